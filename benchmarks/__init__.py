@@ -1,4 +1,5 @@
-"""Measurements, most of them next to peers. Run them as modules: `python -m benchmarks.captions`."""
+"""Measurements, most of them next to peers. Run them as modules: `python -m
+benchmarks.captions`."""
 
 import logging
 import os
@@ -7,4 +8,6 @@ from open_diht.common.run_command import ONE_THREAD
 
 for _variable, _value in ONE_THREAD.items():  # before NumPy is imported
     os.environ.setdefault(_variable, _value)
-logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used
+logging.basicConfig(
+    level=logging.ERROR
+)  # before Beam is imported: it warns about clouds that are not used

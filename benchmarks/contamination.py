@@ -1,12 +1,15 @@
-"""How many changed copies of evaluation images `--decontaminate` finds, and how many other images it rejects.
+"""How many changed copies of evaluation images `--decontaminate` finds, and how many other images
+it rejects.
 
-    python -m benchmarks.contamination --images flickr8k-test.tar --others flickr8k-train.tar,openstax.tar
+    python -m benchmarks.contamination --images flickr8k-test.tar --others
+    flickr8k-train.tar,openstax.tar
 
-Each image of --images is planted once for each change: resized, saved as JPEG at quality 50, cropped at a random place
-by 10 and 20 % of each side, mirrored, framed, with a caption written over it or in a band below it, and gray. Recall is
-the fraction of the copies for which the nearest image is the original; intervals are Wilson's. Every image of --others
-that is found is listed with the nearest evaluation image, to be looked at. --embedded N also compares embeddings, of
-the first N images. Times are of one core, of this process.
+Each image of --images is planted once for each change: resized, saved as JPEG at quality 50,
+cropped at a random place by 10 and 20 % of each side, mirrored, framed, with a caption written over
+it or in a band below it, and gray. Recall is the fraction of the copies for which the nearest image
+is the original; intervals are Wilson's. Every image of --others that is found is listed with the
+nearest evaluation image, to be looked at. --embedded N also compares embeddings, of the first N
+images. Times are of one core, of this process.
 """
 
 from __future__ import annotations
@@ -45,12 +48,16 @@ def images(paths: str, most: int | None = None) -> Iterator[tuple[str, bytes]]:
 
 def _scaled(image: Image.Image, side: int) -> Image.Image:
     factor = side / max(image.size)
-    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+    return image.resize(
+        (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
+    )
 
 
 def _cropped(image: Image.Image, part: float, dice: np.random.Generator) -> Image.Image:
-    width, height = round(image.width * (1 - part)), round(image.height * (1 - part))
-    x, y = int(dice.integers(image.width - width + 1)), int(dice.integers(image.height - height + 1))
+    width = round(image.width * (1 - part))
+    height = round(image.height * (1 - part))
+    x = int(dice.integers(image.width - width + 1))
+    y = int(dice.integers(image.height - height + 1))
     return image.crop((x, y, x + width, y + height))
 
 
@@ -91,17 +98,25 @@ CHANGES: Mapping[str, Change] = {
 def changed(data: bytes, change: str, dice: np.random.Generator) -> bytes:
     if change == "the same file":
         return data
-    image, content = Image.open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    content = io.BytesIO()
     CHANGES[change](image, dice).save(content, "JPEG", quality=50 if change == "JPEG 50" else 90)
     return content.getvalue()
 
 
 def main() -> int:
     parser = parser_of("benchmarks.contamination", __doc__)
-    parser.add_argument("--images", required=True, help="tars of evaluation images, comma-separated")
+    parser.add_argument(
+        "--images", required=True, help="tars of evaluation images, comma-separated"
+    )
     parser.add_argument("--others", required=True, help="tars of other images")
     parser.add_argument("--most", type=int, help="most images of each tar")
-    parser.add_argument("--embedded", type=int, default=0, help="evaluation images, and as many others x 10, to embed")
+    parser.add_argument(
+        "--embedded",
+        type=int,
+        default=0,
+        help="evaluation images, and as many others x 10, to embed",
+    )
     options = parser.parse_args()
     known = list(images(options.images, options.most))
     lumas = [copies.look(data).luma for _, data in known]
@@ -111,9 +126,12 @@ def main() -> int:
     owners = np.repeat(np.arange(len(known)), [len(one) for one in hashes])
     index = copies.HashIndex(np.concatenate(hashes), owners)
     print(
-        f"{len(known):,} evaluation images, {len(owners):,} hashes, {1e3 * taken / len(known):.2f} ms each", flush=True
+        f"{len(known):,} evaluation images, {len(owners):,} hashes, {1e3 * taken / len(known):.2f}"
+        " ms each",
+        flush=True,
     )
-    dice, rows = np.random.default_rng(0), list[tuple[str, ...]]()
+    dice = np.random.default_rng(0)
+    rows = list[tuple[str, ...]]()
     for change in CHANGES:
         looks = [copies.views(copies.look(changed(data, change, dice)).luma) for _, data in known]
         found, bits = index.nearest(np.stack(looks), MOST_BITS)
@@ -121,38 +139,57 @@ def main() -> int:
         for most in THRESHOLDS:
             hits = int((right & (bits <= most)).sum())
             low, high = wilson(hits, len(known))
-            rows.append((change, str(most), f"{hits / len(known):.3f}", f"{low:.3f}", f"{high:.3f}"))
+            rows.append(
+                (change, str(most), f"{hits / len(known):.3f}", f"{low:.3f}", f"{high:.3f}")
+            )
         print(*rows[-len(THRESHOLDS) :], sep="\n", flush=True)
-    names, views, began = list[str](), list[NDArray[np.void]](), time.process_time()
+    names = list[str]()
+    views = list[NDArray[np.void]]()
+    began = time.process_time()
     for name, data in images(options.others, options.most):
         names.append(name)
         views.append(copies.views(copies.look(data).luma))
     read, began = (time.process_time() - began) / len(names), time.process_time()
     found, bits = index.nearest(np.stack(views), MOST_BITS)
     asked = (time.process_time() - began) / len(names)
-    print(f"{len(names):,} others: {1e3 * read:.2f} ms to read and hash, {1e3 * asked:.3f} ms to compare, each")
+    print(
+        f"{len(names):,} others: {1e3 * read:.2f} ms to read and hash, {1e3 * asked:.3f} ms to"
+        " compare, each"
+    )
     for place in sorted(np.flatnonzero(bits >= 0), key=lambda place: bits[place]):
         if bits[place] <= max(THRESHOLDS):
             print(f"  {bits[place]} bits: {names[place]} = {known[found[place]][0]}")
     print_table(("change", "bits", "recall", "low", "high"), rows)
     counts = [int(((bits >= 0) & (bits <= most)).sum()) for most in THRESHOLDS]
-    print_table(("bits", "others found"), [(str(a), str(b)) for a, b in zip(THRESHOLDS, counts, strict=True)])
+    print_table(
+        ("bits", "others found"),
+        [(str(a), str(b)) for a, b in zip(THRESHOLDS, counts, strict=True)],
+    )
     many = np.random.default_rng(1).integers(0, 1 << 63, (1_000_000, copies.WORDS), np.uint64)
-    large, began = copies.HashIndex(many, np.arange(len(many))), time.process_time()
+    large = copies.HashIndex(many, np.arange(len(many)))
+    began = time.process_time()
     large.nearest(np.stack(views[:1000]), MOST_BITS)
     print(f"compared with a million random hashes: {time.process_time() - began:.3f} ms each")
     if options.embedded:
-        _embedded(known[: options.embedded], list(images(options.others, options.embedded * 10)), hashes=index)
+        _embedded(
+            known[: options.embedded],
+            list(images(options.others, options.embedded * 10)),
+            hashes=index,
+        )
     return 0
 
 
-def _embedded(known: list[tuple[str, bytes]], others: list[tuple[str, bytes]], hashes: copies.HashIndex) -> None:
-    model, dice = Encoder(find_encoder("efficientnet-lite0")), np.random.default_rng(0)
+def _embedded(
+    known: list[tuple[str, bytes]], others: list[tuple[str, bytes]], hashes: copies.HashIndex
+) -> None:
+    model = Encoder(find_encoder("efficientnet-lite0"))
+    dice = np.random.default_rng(0)
 
     def vectors(files: list[bytes]) -> NDArray[np.float32]:
         return np.stack(model.encode(files)).astype(np.float32)  # type: ignore[arg-type]
 
-    own, rows = vectors([data for _, data in known]), list[tuple[str, ...]]()
+    own = vectors([data for _, data in known])
+    rows = list[tuple[str, ...]]()
     for change in CHANGES:
         files = [changed(data, change, dice) for _, data in known]
         looks = np.stack([copies.views(copies.look(data).luma) for data in files])

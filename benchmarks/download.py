@@ -2,9 +2,10 @@
 
     python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
-A server process on this machine answers from memory. Each side is a separate process with one download unit, as in a
-worker; the sides take turns, and rates and memory are medians. Both sides reduce images to 512 pixels on the longest
-side and leave small JPEGs unchanged. CPU time excludes the server and the loading of the tools.
+A server process on this machine answers from memory. Each side is a separate process with one
+download unit, as in a worker; the sides take turns, and rates and memory are medians. Both sides
+reduce images to 512 pixels on the longest side and leave small JPEGs unchanged. CPU time excludes
+the server and the loading of the tools.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
     """Return smooth colors with grain, which compress about as well as a photograph."""
     rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     grain = rng.normal(0, 6, (size[1], size[0], 1))
     return Image.fromarray((np.asarray(small) + grain).clip(0, 255).astype(np.uint8))
 
@@ -52,7 +55,8 @@ def bodies() -> list[bytes]:
 async def serve() -> None:
     """Print the port, and answer requests from memory until standard input is closed."""
     answers = [
-        f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        + body
         for body in bodies()
     ]
 
@@ -73,8 +77,8 @@ async def serve() -> None:
 
 
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
-    """Run one download unit of a side. The seconds exclude the loading of the tools. `place` is a host and port from
-    which our side may read although the address is local."""
+    """Run one download unit of a side. The seconds exclude the loading of the tools. `place` is a
+    host and port from which our side may read although the address is local."""
     from open_diht.pipelines.fetch.fetcher import Fetcher
     from open_diht.pipelines.fetch.records import REQUESTED
     from open_diht.pipelines.fetch.settings import DownloadSettings
@@ -82,9 +86,13 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
     from open_diht.pipelines.fetch.tool import load_tool
 
     load_tool()  # before the clock starts
-    rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url} for n, url in enumerate(urls)]
+    rows = [
+        {"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url}
+        for n, url in enumerate(urls)
+    ]
     table = pa.Table.from_pylist(rows, REQUESTED)
-    began, cpu = time.monotonic(), time.process_time()
+    began = time.monotonic()
+    cpu = time.process_time()
     if side == "ours":
         settings = DownloadSettings(threads=threads, allow=(place,))
         records, _ = fetch_shard(table, folder, "unit", settings, Fetcher(settings))
@@ -100,12 +108,16 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
 
 
 def plain(table: pa.Table, folder: Path, threads: int) -> int:
-    """Download with img2dataset's classes, with one retry; obey opt-out headers. Return the number of stored images."""
+    """Download with img2dataset's classes, with one retry; obey opt-out headers. Return the number
+    of stored images."""
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
 
-    with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(folder / "asked.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
     Downloader(
         WebDatasetSampleWriter,
@@ -150,14 +162,20 @@ def main() -> None:
         asyncio.run(serve())
     elif options.side:
         urls = sys.stdin.read().splitlines()
-        print(json.dumps(download(options.side, urls, Path(options.folder), options.threads, options.place)))
+        print(
+            json.dumps(
+                download(options.side, urls, Path(options.folder), options.threads, options.place)
+            )
+        )
     else:
         compare(options.images, options.repeats, options.threads)
 
 
 def compare(images: int, repeats: int, threads: int) -> None:
     command = [sys.executable, "-m", "benchmarks.download", "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None and server.stdin is not None
         place = f"127.0.0.1:{int(server.stdout.readline())}"
         urls = [f"http://{place}/{n}" for n in range(images)]
@@ -169,12 +187,24 @@ def compare(images: int, repeats: int, threads: int) -> None:
 
         def cells(side: str) -> list[str]:
             names = ("seconds", "cpu_s", "rss_mib")
-            seconds, cpu, rss = (statistics.median(run[name] for run in runs[side]) for name in names)
+            seconds, cpu, rss = (
+                statistics.median(run[name] for run in runs[side]) for name in names
+            )
             stored = str(runs[side][0]["stored"])
-            return [side, stored, f"{images / seconds:.0f}", f"{images / cpu:.0f}", f"{base / cpu:.2f}", f"{rss:.0f}"]
+            return [
+                side,
+                stored,
+                f"{images / seconds:.0f}",
+                f"{images / cpu:.0f}",
+                f"{base / cpu:.2f}",
+                f"{rss:.0f}",
+            ]
 
         print(f"{images} images, {threads} threads, median of {repeats} runs\n")
-        print_table(["side", "stored", "images/s", "per core-second", "ratio", "peak, MiB"], map(cells, SIDES))
+        print_table(
+            ["side", "stored", "images/s", "per core-second", "ratio", "peak, MiB"],
+            map(cells, SIDES),
+        )
         server.stdin.close()
 
 

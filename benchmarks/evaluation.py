@@ -1,8 +1,10 @@
-"""The evaluation compared with clip-benchmark: images per second, and memory against the number of captions.
+"""The evaluation compared with clip-benchmark: images per second, and memory against the number of
+captions.
 
-For the rates both sides get the same model, the same data on disk in the webdataset layout and the same number of
-loader processes, in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this
-machine; the ratios are more general. Run `make bench-eval`, or `python -m benchmarks.evaluation --help`.
+For the rates both sides get the same model, the same data on disk in the webdataset layout and the
+same number of loader processes, in turn in one run; their numbers must agree, or the benchmark
+fails. Absolute rates are those of this machine; the ratios are more general. Run `make bench-eval`,
+or `python -m benchmarks.evaluation --help`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from webdataset import ShardWriter
 
-from benchmarks.measuring import apart, in_turn, memory_mib, parser_of, print_table, ratios, start_peak
+from benchmarks.measuring import (
+    apart,
+    in_turn,
+    memory_mib,
+    parser_of,
+    print_table,
+    ratios,
+    start_peak,
+)
 from open_diht.eval.data import DataSet, Memo
 from open_diht.eval.features import FeatureCache
 from open_diht.eval.fetch.archives import Sample, jpeg
@@ -60,13 +70,21 @@ TOLD = dataclasses.replace(
 def main() -> int:
     """Print the tables. Return 1 if the two sides disagree on a number."""
     parser = parser_of("benchmarks.evaluation", __doc__)
-    parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
+    parser.add_argument(
+        "--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights"
+    )
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--captions", type=int, nargs="+", default=[5_000, 25_000, 100_000], help="of the memory table")
+    parser.add_argument(
+        "--captions",
+        type=int,
+        nargs="+",
+        default=[5_000, 25_000, 100_000],
+        help="of the memory table",
+    )
     parser.add_argument("--only", choices=("speed", "memory"))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -104,23 +122,36 @@ def speed(options: argparse.Namespace) -> bool:
         templates = look_up("templates", "clip_benchmark:cifar10")
         names = look_up("class_names", "clip_benchmark:imagenet1k")[: options.classes]
         labelled = (
-            (key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.images))
+            (key, {"jpg": shot, "cls": str(i % len(names))})
+            for i, (key, shot) in enumerate(shots(options.images))
         )
         lists = {"classnames.txt": names, "zeroshot_classification_templates.txt": templates}
         write_set(root / "classes", labelled, lists)
         write_set(root / "captions", captioned(options.images), {"dataset_type.txt": ["retrieval"]})
         task, told = (open_task(one, root, Memo(root / "hashes")) for one in (TASK, TOLD))
 
-        def theirs(name: str, evaluate: Callable[..., dict[str, float]], **arguments: Any) -> dict[str, float]:
+        def theirs(
+            name: str, evaluate: Callable[..., dict[str, float]], **arguments: Any
+        ) -> dict[str, float]:
             data = build_wds_dataset(name, model.preprocess, "test", str(root / name))
             loader = DataLoader(
-                data.batched(options.batch), batch_size=None, shuffle=False, num_workers=options.workers
+                data.batched(options.batch),
+                batch_size=None,
+                shuffle=False,
+                num_workers=options.workers,
             )
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-                return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
+                return evaluate(
+                    model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments
+                )
 
         def cache() -> FeatureCache:
-            return FeatureCache(Path(tempfile.mkdtemp(dir=root)), model, batch=options.batch, workers=options.workers)
+            return FeatureCache(
+                Path(tempfile.mkdtemp(dir=root)),
+                model,
+                batch=options.batch,
+                workers=options.workers,
+            )
 
         works: dict[tuple[str, str], Callable[[], float]] = {
             ("zero-shot classification", "ours"): lambda: (
@@ -129,10 +160,12 @@ def speed(options: argparse.Namespace) -> bool:
             ("zero-shot classification", "clip-benchmark"): lambda: theirs(
                 "classes", zeroshot_classification.evaluate, classnames=names, templates=templates
             )["acc1"],
-            ("retrieval", "ours"): lambda: evaluate_retrieval(TOLD, told, cache()).results[0].value or 0.0,
-            ("retrieval", "clip-benchmark"): lambda: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
-                "image_retrieval_recall@1"
-            ],
+            ("retrieval", "ours"): lambda: (
+                evaluate_retrieval(TOLD, told, cache()).results[0].value or 0.0
+            ),
+            ("retrieval", "clip-benchmark"): lambda: theirs(
+                "captions", zeroshot_retrieval.evaluate, recall_k_list=[1]
+            )["image_retrieval_recall@1"],
         }
         found: dict[str, set[float]] = {what: set() for what, _ in works}
 
@@ -144,15 +177,24 @@ def speed(options: argparse.Namespace) -> bool:
         evaluate_classification(TASK, task, kept)
         (again,) = in_turn({"again": lambda: evaluate_classification(TASK, task, kept)}, 1)["again"]
     print(
-        f"\n{options.model}, {options.images} images, {len(names)} classes x {len(templates)} templates, "
-        f"{CAPTIONS} captions an image, batch {options.batch}, {options.workers} loader process(es), "
-        f"{torch.get_num_threads()} threads, median of {options.repeats} in turn, from images on disk to the number\n"
+        f"\n{options.model}, {options.images} images, {len(names)} classes x {len(templates)}"
+        f" templates, {CAPTIONS} captions an image, batch {options.batch}, {options.workers} loader"
+        f" process(es), {torch.get_num_threads()} threads, median of {options.repeats} in turn,"
+        " from images on disk to the number\n"
     )
     rows = []
     for name, seconds in times.items():
         anchor = times[name.replace("ours", "clip-benchmark")]
-        rows.append([name, f"{options.images / statistics.median(seconds):.1f}", f"{ratios(anchor, seconds)[1]:.2f}"])
-    rows.append(["zero-shot classification, features kept, ours", f"{options.images / again:.1f}", ""])
+        rows.append(
+            [
+                name,
+                f"{options.images / statistics.median(seconds):.1f}",
+                f"{ratios(anchor, seconds)[1]:.2f}",
+            ]
+        )
+    rows.append(
+        ["zero-shot classification, features kept, ours", f"{options.images / again:.1f}", ""]
+    )
     print_table(["task and side", "images/s", "ratio"], rows)
     agree = all(len(values) == 1 for values in found.values())
     print(f"\nnumbers of both sides: {'equal' if agree else f'DIFFERENT: {found}'}")
@@ -160,8 +202,8 @@ def speed(options: argparse.Namespace) -> bool:
 
 
 def shots(count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield photographs of the sample, at most 320 pixels on the longer edge. If there are too few, yield them again,
-    every second time mirrored."""
+    """Yield photographs of the sample, at most 320 pixels on the longer edge. If there are too few,
+    yield them again, every second time mirrored."""
     paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
     for index in range(count):
         with Image.open(paths[index % len(paths)]) as found:
@@ -176,7 +218,10 @@ def captioned(count: int) -> Iterator[Sample]:
     """Yield the photographs of `shots` with five made-up captions each."""
     words = look_up("class_names", "clip_benchmark:imagenet1k")
     for index, (key, shot) in enumerate(shots(count)):
-        lines = (f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more" for n in range(CAPTIONS))
+        lines = (
+            f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more"
+            for n in range(CAPTIONS)
+        )
         yield key, {"jpg": shot, "txt": "\n".join(lines)}
 
 
@@ -184,8 +229,8 @@ IMAGES = 1000
 
 
 def memory(counts: Sequence[int]) -> None:
-    """Print by how much encoding and retrieval in both directions raise the peak memory. Each side runs in its own
-    process."""
+    """Print by how much encoding and retrieval in both directions raise the peak memory. Each side
+    runs in its own process."""
     sides = ("ours", "clip-benchmark")
 
     def cells(count: int) -> list[str]:
@@ -197,38 +242,48 @@ def memory(counts: Sequence[int]) -> None:
 
 
 def vectors(start: int, stop: int) -> torch.Tensor:
-    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so none are kept in memory."""
+    """Return (stop - start, WIDTH) unit vectors that depend only on their index, so none are kept
+    in memory."""
     index = torch.arange(start, stop, dtype=torch.float64)[:, None]
     wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
     return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)
 
 
 def peak_of(side: str, count: int) -> float:
-    """Return the MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. The
-    captions themselves, whose number is a multiple of IMAGES, are in memory before."""
+    """Return the MiB by which the peak of this process grows while `side` encodes and ranks
+    `count` captions. The captions themselves, whose number is a multiple of IMAGES, are in
+    memory before."""
     per_image = count // IMAGES
     if side == "ours":
         captions = tuple(
-            tuple(f"a made-up caption, number {n} of image {i}" for n in range(per_image)) for i in range(IMAGES)
+            tuple(f"a made-up caption, number {n} of image {i}" for n in range(per_image))
+            for i in range(IMAGES)
         )
         data = DataSet(images=_Numbered(), layout="webdataset", place="captions", captions=captions)
         with tempfile.TemporaryDirectory() as scratch:
             cache = FeatureCache(Path(scratch), _Told())
             before = settled_mib()
             values = [
-                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache).results[1].value
+                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache)
+                .results[1]
+                .value
                 for way in ("text_to_image", "image_to_text")
             ]
     else:
         from clip_benchmark.metrics import zeroshot_retrieval
 
         batches = [
-            (torch.arange(start, start + 50)[:, None], [[str(i)] * per_image for i in range(start, start + 50)])
+            (
+                torch.arange(start, start + 50)[:, None],
+                [[str(i)] * per_image for i in range(start, start + 50)],
+            )
             for start in range(0, IMAGES, 50)
         ]
         model = _Waves(per_image)
         before = settled_mib()
-        given = zeroshot_retrieval.evaluate(model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5])
+        given = zeroshot_retrieval.evaluate(
+            model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5]
+        )
         values = list(given.values())
     print("recall@5", values)
     return memory_mib() - before
@@ -250,12 +305,17 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model with made-up features: `vectors` at the number of an image, or at a text's place in reading order."""
+    """A model with made-up features: `vectors` at the number of an image, or at a text's place in
+    reading order."""
 
     def __init__(self) -> None:
-        self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0
+        self.name = "told"
+        self.width = WIDTH
+        self.logit_scale = 1.0
+        self._read = 0
         self.preprocess = lambda image: torch.from_numpy(np.array(image).astype(np.int64))
-        self.preprocessing, self.record = {}, {"device": "cpu", "precision": "fp32"}
+        self.preprocessing = {}
+        self.record = {"device": "cpu", "precision": "fp32"}
 
     def _images(self, batch: torch.Tensor) -> torch.Tensor:
         first, last = (int(one[0, 0, 1] << 8 | one[0, 0, 2]) for one in (batch[0], batch[-1]))
@@ -273,7 +333,8 @@ class _Waves:
     """A model whose features are `vectors` of the given index."""
 
     def __init__(self, per_image: int):
-        self._next, self._per_image = 0, per_image
+        self._next = 0
+        self._per_image = per_image
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
         start, self._next = self._next, self._next + len(texts)

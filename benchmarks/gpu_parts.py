@@ -1,4 +1,5 @@
-"""The parts of `benchmarks.gpu`. A part is a function of the sizes; it returns the rows of its table."""
+"""The parts of `benchmarks.gpu`. A part is a function of the sizes; it returns the rows of its
+table."""
 
 from __future__ import annotations
 
@@ -57,7 +58,17 @@ class Sizes:
     workers: tuple[int, ...] = (1, 2, 4, 8)
 
 
-TINY = Sizes(tiny=True, models=("ViT-S-32",), batch=2, repeats=1, loss=(64,), exact=64, d=16, images=24, workers=(1,))
+TINY = Sizes(
+    tiny=True,
+    models=("ViT-S-32",),
+    batch=2,
+    repeats=1,
+    loss=(64,),
+    exact=64,
+    d=16,
+    images=24,
+    workers=(1,),
+)
 """Sizes for any device."""
 
 SMALL: dict[str, Any] = {
@@ -69,8 +80,8 @@ SMALL: dict[str, Any] = {
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a call, and the bytes by which its peak memory exceeds the memory before (0 on a
-    CPU)."""
+    """Return the median seconds of a call, and the bytes by which its peak memory exceeds the
+    memory before (0 on a CPU)."""
     on_gpu = device == "cuda"
 
     def clock() -> float:
@@ -98,7 +109,10 @@ def precisions(size: Sizes) -> list[Row]:
     """Train on one batch in each precision, and count the syncs that a step waits for."""
     rows = []
     for precision in ("fp32", "bf16", "fp16"):
-        given: dict[str, Any] = {"model": {"architecture": SMALL}, "optimizer": {"learning_rate": 2e-3}}
+        given: dict[str, Any] = {
+            "model": {"architecture": SMALL},
+            "optimizer": {"learning_rate": 2e-3},
+        }
         stepper = stepper_of("ViT-B-32", 16, 32, size.device, precision, **given)
         batch = pairs("ViT-B-32", 16, 32, size.device, side=32)
         results = [stepper.step(batch, 0, number, 1.0) for number in range(4 if size.tiny else 100)]
@@ -144,9 +158,21 @@ def steps(size: Sizes) -> list[Row]:
                 continue
             batch = pairs(model, size.batch, 10_000, size.device)
             sides = {
-                "open_clip, ClipLoss": theirs(model, batch, size.device, precision, compiled=compiled),
-                "HN-NCE and heads": ours(model, batch, 10_000, size.device, precision, model={"compile": compiled}),
-                "InfoNCE": ours(model, batch, 0, size.device, precision, loss=infonce, model={"compile": compiled}),
+                "open_clip, ClipLoss": theirs(
+                    model, batch, size.device, precision, compiled=compiled
+                ),
+                "HN-NCE and heads": ours(
+                    model, batch, 10_000, size.device, precision, model={"compile": compiled}
+                ),
+                "InfoNCE": ours(
+                    model,
+                    batch,
+                    0,
+                    size.device,
+                    precision,
+                    loss=infonce,
+                    model={"compile": compiled},
+                ),
             }
             anchor = None
             for side, step in sides.items():
@@ -183,7 +209,8 @@ def _mfu(flops_per_s: float, size: Sizes, precision: str) -> float | None:
 
 
 def losses(size: Sizes) -> list[Row]:
-    """Time forward and backward passes, one loss after the other at each n, and measure errors of HN-NCE to float64."""
+    """Time forward and backward passes, one loss after the other at each n, and measure errors of
+    HN-NCE to float64."""
     forms: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
         "open_clip ClipLoss, bf16": (partial(_clip_loss, half=True), False),
         "open_clip ClipLoss, fp32": (partial(_clip_loss, half=False), False),
@@ -217,7 +244,8 @@ def losses(size: Sizes) -> list[Row]:
             if "HN-NCE" in name and n == size.loss[0]:
                 found = _loss_values(loss, size.exact, size, torch.float32)
                 row["error of loss"], row["error of gradient"] = (
-                    float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)
+                    float((a.double() - b).norm() / b.norm())
+                    for a, b in zip(found, exact, strict=True)
                 )
             rows.append(row)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -253,7 +281,9 @@ def _call_of(loss: Callable[..., Tensor], n: int, size: Sizes) -> Callable[[], N
     return call
 
 
-def _loss_values(loss: Callable[..., Tensor], n: int, size: Sizes, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _loss_values(
+    loss: Callable[..., Tensor], n: int, size: Sizes, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     x, y, scale = _features(n, size, dtype)
     value = loss(x, y, scale)
     value.backward()
@@ -268,7 +298,8 @@ def memory(size: Sizes) -> list[Row]:
     for model in size.models:
         batch = pairs(model, size.batch * 2, 10_000, size.device)
         stepper = stepper_of(model, len(batch), 10_000, size.device, precision)
-        shape, tokens = tuple(batch.images.shape[1:]), tokenizer(open_clip.get_model_config(model))(["a caption"])
+        shape = tuple(batch.images.shape[1:])
+        tokens = tokenizer(open_clip.get_model_config(model))(["a caption"])
         needed = need(stepper.student, shape, tokens, len(batch), 1)
         for parts in (1, 2):
             schedule = replace(stepper.config.schedule, micro_batches=parts)
@@ -279,7 +310,9 @@ def memory(size: Sizes) -> list[Row]:
                     "model": model,
                     "pairs of a part": len(batch) // parts,
                     "MiB a pair, probed": needed.per_pair / 2**20,
-                    "MiB a pair, peak": peak / 2**20 / (len(batch) // parts) if peak else "needs CUDA",
+                    "MiB a pair, peak": (
+                        peak / 2**20 / (len(batch) // parts) if peak else "needs CUDA"
+                    ),
                     "s": seconds,
                 }
             )
@@ -290,10 +323,22 @@ def memory(size: Sizes) -> list[Row]:
 
 def _trained(folder: Path, workdir: Path, size: Sizes, **changes: Any) -> TrainingOutcome:
     values: dict[str, Any] = {
-        "model": {"architecture": SMALL} if size.tiny or "resume" in str(workdir) else {"name": "ViT-B-32"},
-        "data": {"sources": [{"path": str(folder)}], "workers": changes.pop("workers", 1), "shuffle": 100},
+        "model": (
+            {"architecture": SMALL}
+            if size.tiny or "resume" in str(workdir)
+            else {"name": "ViT-B-32"}
+        ),
+        "data": {
+            "sources": [{"path": str(folder)}],
+            "workers": changes.pop("workers", 1),
+            "shuffle": 100,
+        },
         "concepts": {"path": ""},
-        "schedule": {"samples": size.images, "batch_size": 8 if size.tiny else 256, "warmup_samples": 16},
+        "schedule": {
+            "samples": size.images,
+            "batch_size": 8 if size.tiny else 256,
+            "warmup_samples": 16,
+        },
         "run": {"precision": "fp32" if size.device == "cpu" else "bf16", "device": size.device},
         "log": {"every_steps": 1, "tensorboard": False},
     }
@@ -311,7 +356,10 @@ def loader(size: Sizes) -> list[Row]:
         write_shards(folder / "shards", size.images, 32 if size.tiny else 320, 4)
         for workers in size.workers:
             _trained(folder / "shards", folder / f"{workers}", size, workers=workers)
-            lines = [json.loads(line) for line in (folder / f"{workers}" / "log.jsonl").read_text().splitlines()]
+            lines = [
+                json.loads(line)
+                for line in (folder / f"{workers}" / "log.jsonl").read_text().splitlines()
+            ]
             later = [line for line in lines if line["kind"] == "step"][1:]
             rows.append(
                 {
@@ -332,7 +380,11 @@ def resume(size: Sizes) -> list[Row]:
         (folder / "shards").mkdir()
         few = replace(size, images=min(size.images, 2048))
         write_shards(folder / "shards", few.images, 32, 2)
-        run = {"deterministic": True, "threads": 1, "precision": "fp32" if size.device == "cpu" else "bf16"}
+        run = {
+            "deterministic": True,
+            "threads": 1,
+            "precision": "fp32" if size.device == "cpu" else "bf16",
+        }
         run["device"] = size.device
         checkpoint = {"every_samples": 8 if size.tiny else 256, "keep_last": 1000}
         for halves in (1, 2):
@@ -345,14 +397,25 @@ def resume(size: Sizes) -> list[Row]:
                 outcome = _trained(folder / "shards", workdir, few, run=run, checkpoint=checkpoint)
             assert outcome.export is not None
             found.append((outcome.export / "open_clip_model.safetensors").read_bytes())
-    return [{"resumed run": "bit-equal" if found[0] == found[1] else "other bits", "steps": outcome.step}]
+    return [
+        {
+            "resumed run": "bit-equal" if found[0] == found[1] else "other bits",
+            "steps": outcome.step,
+        }
+    ]
 
 
 def nccl(size: Sizes) -> list[Row]:
-    """Run a barrier, the gather with its gradient, and steps with DDP on one rank. Without CUDA, only report that."""
+    """Run a barrier, the gather with its gradient, and steps with DDP on one rank. Without CUDA,
+    only report that."""
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29533",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+    }
     begin_group("cuda", 0, 60)
     try:
         with joined_ranks("cuda", 60) as ranks:
@@ -369,7 +432,12 @@ def nccl(size: Sizes) -> list[Row]:
         batch = pairs("ViT-B-32", 16, 32, "cuda", side=32)
         stepper.settle(len(batch), batch.images.shape[1:], batch.texts[:1])
         results = [stepper.step(batch, 0, number, 0.01) for number in range(3)]
-        return [{"gather and its gradient": same, "steps with DDP": sum(result.finite for result in results)}]
+        return [
+            {
+                "gather and its gradient": same,
+                "steps with DDP": sum(result.finite for result in results),
+            }
+        ]
     finally:
         dist.destroy_process_group()
 
@@ -377,22 +445,31 @@ def nccl(size: Sizes) -> list[Row]:
 def concepts(size: Sizes) -> list[Row]:
     """Time the teacher on noise images, and compare its features with those of float32."""
     teacher = find_teacher("efficientnet-lite0").load(size.device)
-    images = [Image.effect_noise((256, 256), 60 + n % 60).convert("RGB") for n in range(4 if size.tiny else 256)]
+    images = [
+        Image.effect_noise((256, 256), 60 + n % 60).convert("RGB")
+        for n in range(4 if size.tiny else 256)
+    ]
     batch = torch.stack([teacher.transform(image) for image in images]).to(size.device)
     found: dict[str, Tensor] = {}
     rows = []
     for name, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
 
         def call(name: str = name, dtype: torch.dtype | None = dtype) -> None:
-            with torch.inference_mode(), torch.autocast(size.device, dtype=dtype, enabled=dtype is not None):
+            with (
+                torch.inference_mode(),
+                torch.autocast(size.device, dtype=dtype, enabled=dtype is not None),
+            ):
                 found[name] = teacher.model(batch).float()
 
         seconds, _ = timed(call, size.device, size.repeats)
         cosine = torch.nn.functional.cosine_similarity(found[name], found["fp32"]).mean()
-        rows.append({"teacher in": name, "images/s": len(images) / seconds, "cosine to fp32": float(cosine)})
+        rows.append(
+            {"teacher in": name, "images/s": len(images) / seconds, "cosine to fp32": float(cosine)}
+        )
     return rows
 
 
 PARTS: dict[str, Callable[[Sizes], list[Row]]] = {
-    part.__name__: part for part in (precisions, steps, losses, memory, loader, resume, nccl, concepts)
+    part.__name__: part
+    for part in (precisions, steps, losses, memory, loader, resume, nccl, concepts)
 }

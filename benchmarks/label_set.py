@@ -1,7 +1,8 @@
 """Read captions, and the labels that a language model gave them.
 
-Captions of others are labeled by row number (labels/GUIDE.md explains how the labels were made). They are read from
-`data/captions`, which has no addresses, or from a folder with the same files as published.
+Captions of others are labeled by row number (labels/GUIDE.md explains how the labels were made).
+They are read from `data/captions`, which has no addresses, or from a folder with the same files as
+published.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 Bools = NDArray[np.bool_]
 Readings = tuple[frozenset[str], ...]
-"""Verb words of the stated actions, one set per reading. The tuple is empty if there is no reading."""
+"""Verb words of the stated actions, one set per reading. The tuple is empty if there is no
+reading."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Labelled:
     complex: bool
     verbs: frozenset[str]
     part: str
-    """train, development (thresholds are chosen there) or test. A hash of the row number divides LAION's rows."""
+    """train, development (thresholds are chosen there) or test. A hash of the row number divides
+    LAION's rows."""
     medium: Readings = ()
     """Verb words of each reading under the medium guideline."""
     lenient: Readings = ()
@@ -66,17 +69,20 @@ class Truth:
 
     @staticmethod
     def of(readings: Sequence[Sequence[bool]]) -> Truth:
-        """Build labels from two readings per caption. A caption counts if they agree. Without readings it is False."""
+        """Build labels from two readings per caption. A caption counts if they agree. Without
+        readings it is False."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
-        return Truth(first, first == second)  # captions on which the readings differ are not counted
+        return Truth(
+            first, first == second
+        )  # captions on which the readings differ are not counted
 
     def __str__(self) -> str:
         return f"{int((self.says & self.counted).sum())} of {int(self.counted.sum())}"
 
 
 def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
-    """Return the labels of actions and complexity, by guideline. `laion400m_sample.tsv` has one strict label per
-    row."""
+    """Return the labels of actions and complexity, by guideline. `laion400m_sample.tsv` has one
+    strict label per row."""
     actions = {
         "strict": Truth.of([(e.action, e.action) for e in labelled]),
         "medium": Truth.of([tuple(map(bool, e.medium)) for e in labelled]),
@@ -103,21 +109,29 @@ def samples_folder(argument: str | None = None) -> Path:
 
 
 def numbered(captions: Sequence[str], row: int) -> str:
-    """Return the caption of a row of any number: after the last caption they begin again, each with the row's number.
-    Equal captions of a batch would be annotated once."""
+    """Return the caption of a row of any number: after the last caption they begin again, each with
+    the row's number. Equal captions of a batch would be annotated once."""
     return captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "")
 
 
 def laion_captions(folder: Path) -> list[str]:
-    return [str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()]
+    return [
+        str(text) for text in pq.read_table(folder / LAION, columns=["TEXT"])["TEXT"].to_pylist()
+    ]
 
 
 def laion_hosts(folder: Path) -> list[str]:
-    """Return the host of each LAION-400M caption's image, with the port if the URL has one. If the file has no URLs,
-    exit with a message."""
+    """Return the host of each LAION-400M caption's image, with the port if the URL has one. If the
+    file has no URLs, exit with a message."""
     if "URL" not in pq.read_schema(folder / LAION).names:
-        sys.exit(f"{folder / LAION} has no addresses; give the folder of the published file with --captions")
-    return [urlsplit(str(url)).netloc for url in pq.read_table(folder / LAION, columns=["URL"])["URL"].to_pylist()]
+        sys.exit(
+            f"{folder / LAION} has no addresses; give the folder of the published file with"
+            " --captions"
+        )
+    return [
+        urlsplit(str(url)).netloc
+        for url in pq.read_table(folder / LAION, columns=["URL"])["URL"].to_pylist()
+    ]
 
 
 def cc3m_captions(folder: Path) -> list[str]:
@@ -135,7 +149,9 @@ def laion_labels(folder: Path) -> list[Labelled]:
             medium=_readings(actions.get(entry.row, {}), "medium"),
             lenient=_readings(actions.get(entry.row, {}), "lenient"),
             lenient_complex=tuple(
-                complex_[entry.row][reader] == "1" for reader in ("first", "second") if entry.row in complex_
+                complex_[entry.row][reader] == "1"
+                for reader in ("first", "second")
+                if entry.row in complex_
             ),
         )
         for entry in _labelled("laion400m_sample.tsv", laion_captions(folder))
@@ -143,7 +159,11 @@ def laion_labels(folder: Path) -> list[Labelled]:
 
 
 def _readings(read: Mapping[str, str], kind: str) -> Readings:
-    return tuple(frozenset(read[name].split()) for name in (f"{kind}_first", f"{kind}_second") if name in read)
+    return tuple(
+        frozenset(read[name].split())
+        for name in (f"{kind}_first", f"{kind}_second")
+        if name in read
+    )
 
 
 def _letters(verb: str) -> str:
@@ -151,8 +171,8 @@ def _letters(verb: str) -> str:
 
 
 def written_labels(name: str = "written.tsv") -> list[Labelled]:
-    """Return the captions of a file of captions written for training, of kinds that are rare in LAION or hard, with
-    labels of actions only."""
+    """Return the captions of a file of captions written for training, of kinds that are rare in
+    LAION or hard, with labels of actions only."""
     return [
         Labelled(
             row,
@@ -172,7 +192,8 @@ def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...
     strict = list(_entries("laion400m_readings.tsv"))
     found: dict[str, list[tuple[bool, ...]]] = {
         f"strict annotations of `{question}`": [
-            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1") for entry in strict
+            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1")
+            for entry in strict
         ]
         for question in ("action", "complex")
     }
@@ -184,7 +205,8 @@ def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
-    """Return the labelled CC3M captions, as extra training material for actions. `complex` is not labelled there."""
+    """Return the labelled CC3M captions, as extra training material for actions. `complex` is not
+    labelled there."""
     return _labelled("cc3m_validation.tsv", cc3m_captions(folder))
 
 

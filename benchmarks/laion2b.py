@@ -1,11 +1,13 @@
 """Estimate the core-hours of LAION-2B-en: captions, OCR and decisions, without the download.
 
-    python -m benchmarks.laion2b [--captions FOLDER] [--rows 2.32e9] [--caption-rate R] [--image-ms WITHOUT WITH]
+    python -m benchmarks.laion2b [--captions FOLDER] [--rows 2.32e9] [--caption-rate R] [--image-ms
+    WITHOUT WITH]
 
-A run of preset `paper` reads an image if its caption passes `paper` or a preset that the run foresees, so this counts
-the captions of 10,000 LAION rows that pass any of these presets. Rates are CPU time of one warm thread, measured here
-or given: captions after the first 2,000, decisions and export of a real run, and OCR of the sample's images. How many
-of LAION's images hold text is not known, so OCR is a range, from none to half of them.
+A run of preset `paper` reads an image if its caption passes `paper` or a preset that the run
+foresees, so this counts the captions of 10,000 LAION rows that pass any of these presets. Rates are
+CPU time of one warm thread, measured here or given: captions after the first 2,000, decisions and
+export of a real run, and OCR of the sample's images. How many of LAION's images hold text is not
+known, so OCR is a range, from none to half of them.
 """
 
 from __future__ import annotations
@@ -56,15 +58,34 @@ def decision_rate(captions: Sequence[str]) -> float:
     with tempfile.TemporaryDirectory(prefix="laion2b-") as folder:
         urls = [f"https://example.org/some/path/of/a/image-{n}.jpg" for n in range(len(captions))]
         pq.write_table(pa.table({"URL": urls, "TEXT": captions}), Path(folder) / "laion.parquet")
-        words = ["--dataset", "laion2b", "--input", f"{folder}/laion.parquet", "--output", f"{folder}/out"]
-        words += ["--stages", "captions,export", "--workers", "1", "--unit-rows", str(len(captions))]
-        subprocess.run([sys.executable, "-m", "open_diht.pipelines", *words], check=True, stdout=subprocess.DEVNULL)
+        words = [
+            "--dataset",
+            "laion2b",
+            "--input",
+            f"{folder}/laion.parquet",
+            "--output",
+            f"{folder}/out",
+        ]
+        words += [
+            "--stages",
+            "captions,export",
+            "--workers",
+            "1",
+            "--unit-rows",
+            str(len(captions)),
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "open_diht.pipelines", *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         records = (Path(folder) / "out" / "work" / "decide" / "commits").glob("*.json")
         return len(captions) / sum(read_json(path)["cpu_seconds"] for path in records)
 
 
 def image_ms() -> list[float]:
-    """Return the CPU milliseconds of OCR for an image of the sample without text, and for one with text."""
+    """Return the CPU milliseconds of OCR for an image of the sample without text, and for one with
+    text."""
     groups = split(readable(SAMPLE), "ours")
     cost = run_side("ours", groups)["cpu_s"]
     return [1e3 * cost[name] / len(files) for name, files in groups.items()]
@@ -74,7 +95,9 @@ def main() -> None:
     parser = parser_of("benchmarks.laion2b", __doc__)
     parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--rows", type=float, default=2.32e9)
-    parser.add_argument("--caption-rate", type=float, help="captions per core-second (default: measured)")
+    parser.add_argument(
+        "--caption-rate", type=float, help="captions per core-second (default: measured)"
+    )
     parser.add_argument(
         "--image-ms",
         type=float,
@@ -90,8 +113,14 @@ def main() -> None:
     paper = load_preset("paper")
     own = passing(annotations, "paper")
     read = np.logical_or.reduce([own, *(passing(annotations, name) for name in paper.foresee)])
-    print(f"{processor()}\n{options.rows:,.0f} rows; {own.mean():.1%} pass paper, {read.mean():.1%} paper or one that")
-    print(f"it foresees ({', '.join(paper.foresee)}); a core-second: {rate:,.0f} captions, {decisions:,.0f} decisions;")
+    print(
+        f"{processor()}\n{options.rows:,.0f} rows; {own.mean():.1%} pass paper, {read.mean():.1%}"
+        " paper or one that"
+    )
+    print(
+        f"it foresees ({', '.join(paper.foresee)}); a core-second: {rate:,.0f} captions,"
+        f" {decisions:,.0f} decisions;"
+    )
     print(f"OCR: {without:.1f} ms without text, {with_text:.1f} ms with text\n")
     images = options.rows * read.mean()
     hours = {
@@ -101,10 +130,14 @@ def main() -> None:
     }
     hours["all"] = [sum(ends) for ends in zip(*hours.values(), strict=True)]
     print_table(
-        ["core-hours", "low", "high"], ([name, *(f"{end:,.0f}" for end in ends)] for name, ends in hours.items())
+        ["core-hours", "low", "high"],
+        ([name, *(f"{end:,.0f}" for end in ends)] for name, ends in hours.items()),
     )
     print()
-    whole = [[f"{workers}", *(f"{end / workers / CORES:,.1f}" for end in hours["all"])] for workers in WORKERS]
+    whole = [
+        [f"{workers}", *(f"{end / workers / CORES:,.1f}" for end in hours["all"])]
+        for workers in WORKERS
+    ]
     print_table([f"workers of {CORES} cores", "hours, low", "hours, high"], whole)
 
 

@@ -1,17 +1,20 @@
-"""Filter millions of pairs as a user would, kill the run in the middle, resume it, and say what it took.
+"""Filter millions of pairs as a user would, kill the run in the middle, resume it, and say what it
+took.
 
-    python -m benchmarks.large_run FOLDER [--rows 10000000] [--kill-at 0.5] [--workers 2] [--captions FOLDER]
+    python -m benchmarks.large_run FOLDER [--rows 10000000] [--kill-at 0.5] [--workers 2]
+    [--captions FOLDER]
 
-The pairs are made: LAION's 10,000 sample captions in turn, each copy with its own number so that it is another caption,
-with one JPEG image of 8 x 8 pixels, in tars of 10,000 pairs as img2dataset writes them. They are kept in
-`FOLDER/pairs` (2.5 KiB a pair). The run is
+The pairs are made: LAION's 10,000 sample captions in turn, each copy with its own number so that it
+is another caption, with one JPEG image of 8 x 8 pixels, in tars of 10,000 pairs as img2dataset
+writes them. They are kept in `FOLDER/pairs` (2.5 KiB a pair). The run is
 
-    open-diht filter --input FOLDER/pairs --output FOLDER/out --stages captions,export --export index
+    open-diht filter --input FOLDER/pairs --output FOLDER/out --stages captions,export --export
+    index
 
-It ends at `--kill-at` of the caption stage by SIGKILL to all its processes; the same command then completes it. CPU
-time and memory (the proportional set size) are those of all processes of the run, read every two seconds. After the
-run, the first tars are filtered by themselves without a kill, and their kept rows must be those that the large run
-kept.
+It ends at `--kill-at` of the caption stage by SIGKILL to all its processes; the same command then
+completes it. CPU time and memory (the proportional set size) are those of all processes of the run,
+read every two seconds. After the run, the first tars are filtered by themselves without a kill, and
+their kept rows must be those that the large run kept.
 """
 
 from __future__ import annotations
@@ -58,7 +61,10 @@ def make_tar(captions: list[str], folder: Path, rows: int, number: int) -> None:
     Image.new("RGB", (8, 8), "gray").save(image, "JPEG")
     parts = []
     for row in range(number * TAR_ROWS, min(rows, (number + 1) * TAR_ROWS)):
-        for ending, content in (("jpg", image.getvalue()), ("txt", numbered(captions, row).encode())):
+        for ending, content in (
+            ("jpg", image.getvalue()),
+            ("txt", numbered(captions, row).encode()),
+        ):
             member = tarfile.TarInfo(f"{row:09d}.{ending}")
             member.size = len(content)
             # Blocks of 512 bytes, joined here: `TarFile.addfile` would take three times as long.
@@ -69,20 +75,35 @@ def make_tar(captions: list[str], folder: Path, rows: int, number: int) -> None:
 
 def command(pairs: str, output: Path, workers: int) -> list[str]:
     words = ["--stages", "captions,export", "--export", "index", "--workers", str(workers)]
-    return [sys.executable, "-m", "open_diht.pipelines", "--input", pairs, "--output", str(output), *words]
+    return [
+        sys.executable,
+        "-m",
+        "open_diht.pipelines",
+        "--input",
+        pairs,
+        "--output",
+        str(output),
+        *words,
+    ]
 
 
 def committed(output: Path) -> dict[str, int]:
     """Return the units of the caption stage that are done, with the times at which they were."""
-    return {path.name: path.stat().st_mtime_ns for path in (output / "work" / "captions" / "commits").glob("[!.]*")}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in (output / "work" / "captions" / "commits").glob("[!.]*")
+    }
 
 
 def run(words: list[str], output: Path, kill_at: float = 1.0) -> Took:
     """Run a command to its end, or kill it when this fraction of its caption units is done."""
-    began, peak, cpu = time.perf_counter(), 0.0, dict[int, float]()
+    began = time.perf_counter()
+    peak = 0.0
+    cpu = dict[int, float]()
     started = psutil.Popen(words)
     while started.poll() is None:
-        own, used = [started, *started.children(recursive=True)], 0
+        own = [started, *started.children(recursive=True)]
+        used = 0
         for one in own:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
                 cpu[one.pid] = sum(one.cpu_times()[:2])
@@ -105,7 +126,9 @@ def run(words: list[str], output: Path, kill_at: float = 1.0) -> Took:
 def kept_of(output: Path) -> list[str]:
     """Return the ids of the rows that a run kept of the first tars, sorted."""
     first = pc.less(ds.field("__key__"), f"{20 * TAR_ROWS:09d}")
-    return sorted(ds.dataset(output / "kept").to_table(columns=["uid"], filter=first)["uid"].to_pylist())
+    return sorted(
+        ds.dataset(output / "kept").to_table(columns=["uid"], filter=first)["uid"].to_pylist()
+    )
 
 
 def main() -> None:

@@ -1,15 +1,17 @@
 """Samples per second of our loader against open_clip's webdataset pipeline on the same shards.
 
-    python -m benchmarks.loader [--workers 1 2 4] [--samples N] [--side 256] [--image-size 224] [--repeats 5]
+    python -m benchmarks.loader [--workers 1 2 4] [--samples N] [--side 256] [--image-size 224]
+    [--repeats 5]
                                 [--data DIR]
 
-Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the longer side, JPEG) are
-written to a temporary folder. With --data, the shards of that folder are read. Both sides get the same crop, tokenizer,
-batch size and number of worker processes; rates count the samples that a side returns. Each side runs one warm-up
-epoch, which starts workers and fills caches, then the sides take turns. Ours has three rows: float32 images by
-open_clip's transform; bytes, which the training normalizes on its device; and bytes with `decode_side`, which decodes
-large JPEGs at a fraction of their size. Samples per second of processor time (of all processes of a side) depend less
-on other work on the machine.
+Without --data, shards of photographs (scikit-image's, cropped at random, `--side` pixels on the
+longer side, JPEG) are written to a temporary folder. With --data, the shards of that folder are
+read. Both sides get the same crop, tokenizer, batch size and number of worker processes; rates
+count the samples that a side returns. Each side runs one warm-up epoch, which starts workers and
+fills caches, then the sides take turns. Ours has three rows: float32 images by open_clip's
+transform; bytes, which the training normalizes on its device; and bytes with `decode_side`, which
+decodes large JPEGs at a fraction of their size. Samples per second of processor time (of all
+processes of a side) depend less on other work on the machine.
 
 "open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library.
 """
@@ -45,8 +47,11 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
-    """Write equally large shards of random crops of photographs. `side` is the longest side in pixels."""
-    photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
+    """Write equally large shards of random crops of photographs. `side` is the longest side in
+    pixels."""
+    photographs = [
+        Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS
+    ]
     draw = random.Random(0)
     per_shard = samples // shards
 
@@ -55,10 +60,13 @@ def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
             photograph = draw.choice(photographs)
             scale = draw.uniform(0.5, 1)
             width, height = (int(length * scale) for length in photograph.size)
-            left, top = draw.randint(0, photograph.width - width), draw.randint(0, photograph.height - height)
+            left = draw.randint(0, photograph.width - width)
+            top = draw.randint(0, photograph.height - height)
             cut = photograph.crop((left, top, left + width, top + height))
             factor = side / max(cut.size)
-            cut = cut.resize((max(1, round(cut.width * factor)), max(1, round(cut.height * factor))))
+            cut = cut.resize(
+                (max(1, round(cut.width * factor)), max(1, round(cut.height * factor)))
+            )
             about = json.dumps({"uid": f"{shard * per_shard + number:032x}", "about": "0" * 250})
             content = {"jpg": jpeg(cut, 90), "txt": "a brown dog runs past a house", "json": about}
             yield f"{shard:05d}{number:05d}", content
@@ -74,8 +82,11 @@ def processor_s() -> float:
 
 
 def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tuple[float, float]:
-    """Return samples per second and per processor-second of a whole epoch, from the request of the first batch on."""
-    began, processor, samples = time.perf_counter(), processor_s(), 0
+    """Return samples per second and per processor-second of a whole epoch, from the request of the
+    first batch on."""
+    began = time.perf_counter()
+    processor = processor_s()
+    samples = 0
     for batch in batches:
         samples += len(images(batch))
     if not samples:
@@ -100,15 +111,22 @@ def main() -> None:
             write_shards(Path(folder), options.samples, options.side, max(4, *options.workers))
         urls = find_shards(options.data or folder).urls
         print(
-            f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px, torch {torch.__version__}, "
-            f"webdataset {version('webdataset')}, median of {options.repeats} in turn; ratios to the first side\n"
+            f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px, torch"
+            f" {torch.__version__}, webdataset {version('webdataset')}, median of {options.repeats}"
+            " in turn; ratios to the first side\n"
         )
         head = ["workers", "side", "samples/s", "ratio", "samples/CPU-s", "ratio of CPU time"]
-        rows = (row for workers in options.workers for row in measure(options, urls, workers, transform, tokenizer))
+        rows = (
+            row
+            for workers in options.workers
+            for row in measure(options, urls, workers, transform, tokenizer)
+        )
         print_table(head, rows)
 
 
-def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> Iterator[list[str]]:
+def measure(
+    options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any
+) -> Iterator[list[str]]:
     """Yield the rows of all sides with one number of workers."""
     folder = str(Path(urls[0]).parent)
 
@@ -121,7 +139,9 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
         )
 
     own = bytes_of(TransformSettings(), options.image_size, training=True)
-    plain, as_bytes, reduced = ours(transform), ours(own), ours(own, decode_side=options.image_size)
+    plain = ours(transform)
+    as_bytes = ours(own)
+    reduced = ours(own, decode_side=options.image_size)
     info = open_clip_data.get_wds_dataset(
         SimpleNamespace(
             train_data=urls[0] if len(urls) == 1 else braces(urls),
@@ -148,7 +168,9 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
         "open_clip webdataset": lambda: drained(theirs(), lambda batch: batch[0]),
         "ours, float32": lambda: drained(plain.epoch(next(epochs)), lambda batch: batch.images),
         "ours, bytes": lambda: drained(as_bytes.epoch(next(epochs)), lambda batch: batch.images),
-        "ours, bytes, decode_side": lambda: drained(reduced.epoch(next(epochs)), lambda batch: batch.images),
+        "ours, bytes, decode_side": lambda: drained(
+            reduced.epoch(next(epochs)), lambda batch: batch.images
+        ),
     }
     rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for repeat in range(options.repeats + 1):
@@ -167,7 +189,8 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
 
 def braces(urls: list[str]) -> str:
     """Return the shards, which must be numbered without gaps, as a brace pattern for open_clip."""
-    first, last = Path(urls[0]).stem, Path(urls[-1]).stem
+    first = Path(urls[0]).stem
+    last = Path(urls[-1]).stem
     return f"{Path(urls[0]).parent}/{{{first}..{last}}}.tar"
 
 

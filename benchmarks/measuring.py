@@ -1,4 +1,5 @@
-"""Common parts of the benchmarks: command lines, sides that take turns, separate processes, peak memory and tables."""
+"""Common parts of the benchmarks: command lines, sides that take turns, separate processes, peak
+memory and tables."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from open_diht.common.run_command import ONE_THREAD
 def parser_of(module: str, doc: str | None) -> argparse.ArgumentParser:
     """Return a parser that shows a module's docstring as written."""
     return argparse.ArgumentParser(
-        prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -27,9 +30,9 @@ def in_turn(
     clock: Callable[[], float] = time.perf_counter,
     warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Run the sides in turn, so that other work on the machine slows all, and return the seconds of each run, by side.
-    `time.process_time` as the clock excludes other processes. With `warm`, each side runs once before, outside the
-    clock."""
+    """Run the sides in turn, so that other work on the machine slows all, and return the seconds of
+    each run, by side. `time.process_time` as the clock excludes other processes. With `warm`, each
+    side runs once before, outside the clock."""
     for side in sides.values() if warm else ():
         side()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -42,14 +45,16 @@ def in_turn(
 
 
 def ratios(values: Sequence[float], anchor: Sequence[float]) -> list[float]:
-    """Return the lowest, median and highest ratio of a run to the anchor's run in the same round."""
+    """Return the lowest, median and highest ratio of a run to the anchor's run in the same
+    round."""
     # Per round, so that slow moments of the machine cancel.
     each = [value / known for value, known in zip(values, anchor, strict=True)]
     return [min(each), statistics.median(each), max(each)]
 
 
 def apart(*words: object, given: str = "", **environment: str) -> str:
-    """Run `python` in a separate process whose numeric libraries use one thread, and return its output."""
+    """Run `python` in a separate process whose numeric libraries use one thread, and return its
+    output."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         input=given,
@@ -67,18 +72,22 @@ def start_peak() -> None:
 
 
 def memory_mib(field: str = "VmHWM", process: int | str = "self") -> float:
-    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB (Linux). A child's peak by `getrusage`
-    would begin with its parent's."""
+    """Return the peak (VmHWM) or present (VmRSS) memory of a process in MiB (Linux). A child's peak
+    by `getrusage` would begin with its parent's."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
 
 
 def processor() -> str:
-    """Return the processor's name and its vector features among five that matter here (Linux, x86)."""
+    """Return the processor's name and its vector features among five that matter here (Linux,
+    x86)."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     facts = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
-    return f"{facts['model name']}: {', '.join(flag for flag in wanted if flag in facts['flags'].split())}"
+    return (
+        f"{facts['model name']}:"
+        f" {', '.join(flag for flag in wanted if flag in facts['flags'].split())}"
+    )
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

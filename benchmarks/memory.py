@@ -2,11 +2,12 @@
 
     python -m benchmarks.memory [CONFIG ...]
 
-For each configuration, without concept heads, it prints: weights; gradients, moments, images and features of a rank;
-MiB that a pair takes from the forward to the backward pass; and, for GPUs of several sizes, the
-`schedule.micro_batches` that the configuration's batch needs on eight such GPUs, or "no" if it does not fit.
-`open_diht.trainer.memory` counts all but the weights. This takes seconds, on tensors without memory (torch's
-FakeTensorMode for a CPU, in the configuration's precision).
+For each configuration, without concept heads, it prints: weights; gradients, moments, images and
+features of a rank; MiB that a pair takes from the forward to the backward pass; and, for GPUs of
+several sizes, the `schedule.micro_batches` that the configuration's batch needs on eight such GPUs,
+or "no" if it does not fit. `open_diht.trainer.memory` counts all but the weights. This takes
+seconds, on tensors without memory (torch's FakeTensorMode for a CPU, in the configuration's
+precision).
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def row(name: str) -> str:
             config.model, config.concepts, {}, config.transform, config.run.precision
         )
         student.train()
-        shape, tokens = input_shape(student.clip, architecture), tokenizer(architecture)(["a caption"])
+        shape = input_shape(student.clip, architecture)
+        tokens = tokenizer(architecture)(["a caption"])
         needed = need(student, shape, tokens, pairs, RANKS)
     weights = 4 * sum(parameter.numel() for parameter in student.parameters())
     cells = []

@@ -1,4 +1,5 @@
-"""Write a small ONNX model without the package `onnx`: the few messages of its format that are needed."""
+"""Write a small ONNX model without the package `onnx`: the few messages of its format that are
+needed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _CONTRIBUTED = ("MatMulIntegerToFloat", "MultiHeadAttention")
 
 
 class Graph:
-    """A graph of operators that is built in the order of its execution. Values are named by strings."""
+    """A graph of operators that is built in the order of its execution. Values are named by
+    strings."""
 
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
@@ -39,7 +41,8 @@ class Graph:
         """Add a constant, with a new name unless one is given, and return its name."""
         name = name or self._new()
         dims = b"".join(_field(1, size) for size in array.shape)
-        kind, raw = _field(2, TYPES[array.dtype.name]), _field(9, np.ascontiguousarray(array).tobytes())
+        kind = _field(2, TYPES[array.dtype.name])
+        raw = _field(9, np.ascontiguousarray(array).tobytes())
         self._constants.append(dims + kind + _field(8, name.encode()) + raw)
         return name
 
@@ -47,17 +50,30 @@ class Graph:
         """Add an operator with one output and return the output's name."""
         return self.ops(kind, inputs, 1, **attributes)[0]
 
-    def ops(self, kind: str, inputs: Sequence[str], count: int, **attributes: float | Sequence[int]) -> list[str]:
+    def ops(
+        self, kind: str, inputs: Sequence[str], count: int, **attributes: float | Sequence[int]
+    ) -> list[str]:
         """Add an operator and return the names of its outputs."""
         outputs = [self._new() for _ in range(count)]
         self._nodes.append(_node(kind, inputs, outputs, attributes))
         return outputs
 
     def model(self, metadata: Mapping[str, str]) -> bytes:
-        parts = ((1, self._nodes), (2, [b"opinion"]), (5, self._constants), (11, self._inputs), (12, self._outputs))
+        parts = (
+            (1, self._nodes),
+            (2, [b"opinion"]),
+            (5, self._constants),
+            (11, self._inputs),
+            (12, self._outputs),
+        )
         graph = b"".join(_field(number, one) for number, ones in parts for one in ones)
-        texts = [_field(1, key.encode()) + _field(2, text.encode()) for key, text in metadata.items()]
-        opsets = [_field(1, name) + _field(2, number) for name, number in ((b"", _OPSET), (_CONTRIB.encode(), 1))]
+        texts = [
+            _field(1, key.encode()) + _field(2, text.encode()) for key, text in metadata.items()
+        ]
+        opsets = [
+            _field(1, name) + _field(2, number)
+            for name, number in ((b"", _OPSET), (_CONTRIB.encode(), 1))
+        ]
         return (
             _field(1, _IR)
             + _field(7, graph)
@@ -70,9 +86,14 @@ class Graph:
 
 
 def _node(
-    kind: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, float | Sequence[int]]
+    kind: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    attributes: Mapping[str, float | Sequence[int]],
 ) -> bytes:
-    parts = [_field(1, one.encode()) for one in inputs] + [_field(2, one.encode()) for one in outputs]
+    parts = [_field(1, one.encode()) for one in inputs] + [
+        _field(2, one.encode()) for one in outputs
+    ]
     parts += [_field(5, _attribute(name, value)) for name, value in attributes.items()]
     domain = _field(7, _CONTRIB.encode()) if kind in _CONTRIBUTED else b""
     return b"".join(parts) + _field(4, kind.encode()) + domain

@@ -1,4 +1,5 @@
-"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper compared with ours.
+"""How often the overlap rule is wrong, in both directions: the plain window rule of the paper
+compared with ours.
 
     python -m benchmarks.overlap_false_positives [--captions FOLDER]
 
@@ -6,7 +7,8 @@
 2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
    miss is a loss.
 
-Only odd rows of the caption samples are used, because the table of common words was counted on the even ones.
+Only odd rows of the caption samples are used, because the table of common words was counted on the
+even ones.
 """
 
 from __future__ import annotations
@@ -18,14 +20,22 @@ from collections.abc import Callable, Sequence
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table
 from open_diht.filters.spotting.folding import fold
-from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap_lengths
+from open_diht.filters.spotting.overlap import (
+    PAPER,
+    TOLERANT,
+    OverlapRule,
+    SpottedText,
+    overlap_lengths,
+)
 
 RULES: dict[str, OverlapRule] = {"plain": PAPER, "ours": TOLERANT}
 SCORE = 0.95
 LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that is drawn
 
 
-def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:
+def rate(
+    captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule
+) -> float:
     """Return the percentage of rows that the rule drops."""
     lengths = overlap_lengths(captions, spotted, rule)
     return 100 * sum(length >= rule.min_chars for length in lengths) / len(lengths)
@@ -43,10 +53,12 @@ def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
 
 
 def piece_of(caption: str, rng: random.Random) -> str | None:
-    """Draw one to five neighboring ASCII words, in all LEAST_PIECE or more characters. Return None after ten draws."""
+    """Draw one to five neighboring ASCII words, in all LEAST_PIECE or more characters. Return None
+    after ten draws."""
     words = caption.split()
     for _ in range(10):
-        start, count = rng.randrange(len(words)), rng.randint(1, 5)
+        start = rng.randrange(len(words))
+        count = rng.randint(1, 5)
         piece = " ".join(words[start : start + count])
         if len(fold(piece).chars) >= LEAST_PIECE and piece.isascii():
             return piece
@@ -57,7 +69,9 @@ def wrong_letters(piece: str, count: int, rng: random.Random) -> str:
     places = [index for index, char in enumerate(piece) if char.isalpha()]
     letters = list(piece)
     for index in rng.sample(places, min(count, len(places))):
-        letters[index] = rng.choice([char for char in string.ascii_lowercase if char != letters[index].lower()])
+        letters[index] = rng.choice(
+            [char for char in string.ascii_lowercase if char != letters[index].lower()]
+        )
     return "".join(letters)
 
 
@@ -84,7 +98,14 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
                 if lines := [line for text in drawn for line in as_lines(text, rng, 6)]:
                     pairs.append((caption, lines))
             columns = [caption for caption, _ in pairs], [lines for _, lines in pairs]
-            rows.append([name, amount, str(len(pairs)), *(f"{rate(*columns, rule):.2f}" for rule in RULES.values())])
+            rows.append(
+                [
+                    name,
+                    amount,
+                    str(len(pairs)),
+                    *(f"{rate(*columns, rule):.2f}" for rule in RULES.values()),
+                ]
+            )
     print("Accidents, in percent: text of other rows\n")
     print_table(["captions", "text in the image", "rows", *RULES], rows)
 
@@ -94,7 +115,10 @@ def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
     rows = []
     for name, damage in ERRORS.items():
         spotted = [[(damage(piece, rng), SCORE)] for _, piece in pieces]
-        rates = [f"{rate([caption for caption, _ in pieces], spotted, rule):.1f}" for rule in RULES.values()]
+        rates = [
+            f"{rate([caption for caption, _ in pieces], spotted, rule):.1f}"
+            for rule in RULES.values()
+        ]
         rows.append([name, str(len(pieces)), *rates])
     print("\nHits, in percent: a piece of the caption with errors\n")
     print_table(["errors", "rows", *RULES], rows)
@@ -105,7 +129,8 @@ def main() -> None:
     parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    folder, rng = samples_folder(options.captions), random.Random(options.seed)
+    folder = samples_folder(options.captions)
+    rng = random.Random(options.seed)
     samples = {
         name: [" ".join(caption.split()) for caption in captions[1::2] if caption]
         for name, captions in (("LAION", laion_captions(folder)), ("CC3M", cc3m_captions(folder)))

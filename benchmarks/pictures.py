@@ -3,10 +3,11 @@
     make filter OUTPUT=out/sample
     python -m benchmarks.pictures out/sample docs/images
 
-`rejected-pair.png` shows, from the report, a rejected pair with its evidence, and the funnel. `view.png` shows the page
-of thresholds of `make view`. A text file next to each picture has the words in it, so that a test notices an outdated
-picture. This program needs playwright and a Chromium. The pair is one of the sample whose photograph may be
-redistributed (data/sample/PROVENANCE.tsv).
+`rejected-pair.png` shows, from the report, a rejected pair with its evidence, and the funnel.
+`view.png` shows the page of thresholds of `make view`. A text file next to each picture has the
+words in it, so that a test notices an outdated picture. This program needs playwright and a
+Chromium. The pair is one of the sample whose photograph may be redistributed
+(data/sample/PROVENANCE.tsv).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 CAPTION = "Countdown to launch"
 """Beginning of the pair's caption. The photograph (SpaceX) is in the public domain."""
 KEEP = """beginning => {
-  const card = [...document.querySelectorAll("article.card")].find(one => one.innerText.includes(beginning));
+  const cards = [...document.querySelectorAll("article.card")];
+  const card = cards.find(one => one.innerText.includes(beginning));
   const reason = card.closest("section[id]");
   const shown = document.createElement("div");
   shown.id = "picture";
@@ -46,10 +48,14 @@ THRESHOLDS = "thresholds?captions.min_complexity=2&text_spotting.min_chars=9"
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Start the system's Chromium, without a screen, for the `with` block. Raises SystemExit if none is on PATH."""
+    """Start the system's Chromium, without a screen, for the `with` block. Raises SystemExit if
+    none is on PATH."""
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
-        raise SystemExit("no Chromium on PATH; on Debian: apt-get install chromium-headless-shell fonts-dejavu-core")
+        raise SystemExit(
+            "no Chromium on PATH; on Debian: apt-get install chromium-headless-shell"
+            " fonts-dejavu-core"
+        )
     # Chromium refuses to run as root with its sandbox.
     no_sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as started:
@@ -59,20 +65,30 @@ def browser() -> Iterator[Browser]:
 
 
 def main(output: str, folder: str) -> None:
-    """Write the pictures and their words to `folder`, from a finished output of `make filter` on the sample."""
+    """Write the pictures and their words to `folder`, from a finished output of `make filter` on
+    the sample."""
     view = subprocess.Popen(
-        [sys.executable, "-m", "open_diht", "view", "--output", output], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "open_diht", "view", "--output", output],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert view.stdout is not None
     try:
         address = view.stdout.readline().split()[0]
         with browser() as chromium:
-            report = chromium.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
+            report = chromium.new_page(
+                viewport={"width": 1100, "height": 900}, color_scheme="light"
+            )
             report.goto((Path(output) / "report.html").resolve().as_uri())
             report.evaluate(KEEP, CAPTION)
-            thresholds = chromium.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
+            thresholds = chromium.new_page(
+                viewport={"width": 1200, "height": 800}, color_scheme="light"
+            )
             thresholds.goto(address + THRESHOLDS)
-            for name, shown in (("rejected-pair", report.locator("#picture")), ("view", thresholds.locator("body"))):
+            for name, shown in (
+                ("rejected-pair", report.locator("#picture")),
+                ("view", thresholds.locator("body")),
+            ):
                 shown.screenshot(path=Path(folder) / f"{name}.png")
                 words = " ".join(shown.inner_text().split()).replace(output, "out/sample")
                 (Path(folder) / f"{name}.txt").write_text(words + "\n", encoding="utf-8")

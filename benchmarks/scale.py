@@ -1,13 +1,15 @@
-"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's memory against its rows.
+"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's
+memory against its rows.
 
     python -m benchmarks.scale [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.scale --memory 100000 1000000
 
-A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same in
-four ways: through FnApiRunner; in two shards, as two invocations that each do every second unit; through Prism in one
-worker process (if `make prism` has built it); and through Dask on a scheduler and two workers of this machine. Times
-are wall times and include the start of the workers and the loading of the models. Only Dask's workers are started
-before, as on a cluster, and have imported this program. The sides run in turn. Memory is the peak resident set of one
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit.
+Beam does the same in four ways: through FnApiRunner; in two shards, as two invocations that each do
+every second unit; through Prism in one worker process (if `make prism` has built it); and through
+Dask on a scheduler and two workers of this machine. Times are wall times and include the start of
+the workers and the loading of the models. Only Dask's workers are started before, as on a cluster,
+and have imported this program. The sides run in turn. Memory is the peak resident set of one
 process that does all the rows. Captions are LAION's; a number makes each copy a new caption.
 """
 
@@ -79,13 +81,25 @@ def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
 def in_processes(code: str, output: Path, units: list[str], processes: int) -> list[str]:
     """Run a program on parts of the units in parallel processes, and return the output of each."""
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(lambda part: apart("-c", code, output, *units[part::processes]), range(processes)))
+        return list(
+            pool.map(
+                lambda part: apart("-c", code, output, *units[part::processes]), range(processes)
+            )
+        )
 
 
 def run_beam(output: Path, units: list[str], workers: int, backend: Backend | None = None) -> None:
-    """Process the units with Beam: FnApiRunner, Prism with one worker process, or Dask on a running cluster."""
+    """Process the units with Beam: FnApiRunner, Prism with one worker process, or Dask on a running
+    cluster."""
     with worker_log(output / "workers.log"):
-        run_units("captions", units, DoUnit(stage_of(output)), workers, backend=backend or Direct(), todo=output)
+        run_units(
+            "captions",
+            units,
+            DoUnit(stage_of(output)),
+            workers,
+            backend=backend or Direct(),
+            todo=output,
+        )
 
 
 @contextlib.contextmanager
@@ -97,7 +111,9 @@ def dask_cluster() -> Iterator[str]:
         cluster = Cluster(Path(folder), port, 2)
         print(cluster.up(), flush=True)
         try:
-            make_backend("dask", workers=Workers(scheduler=cluster.address)).check([])  # the workers import it now
+            make_backend("dask", workers=Workers(scheduler=cluster.address)).check(
+                []
+            )  # the workers import it now
             yield cluster.address
         finally:
             cluster.down()
@@ -110,11 +126,15 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
         "Beam, 1 worker": lambda output, units: run_beam(output, units, 1),
         "2 plain processes": lambda output, units: in_processes(PLAIN, output, units, 2),
         "Beam, 2 workers": lambda output, units: run_beam(output, units, 2),
-        "2 shards of Beam, 1 worker each": lambda output, units: in_processes(SHARD, output, units, 2),
+        "2 shards of Beam, 1 worker each": lambda output, units: in_processes(
+            SHARD, output, units, 2
+        ),
         "Dask, 2 workers": lambda output, units: run_beam(output, units, 2, dask),
     }
     if BUILT.exists():
-        sides["Prism, its 1 worker"] = lambda output, units: run_beam(output, units, 1, make_backend("prism"))
+        sides["Prism, its 1 worker"] = lambda output, units: run_beam(
+            output, units, 1, make_backend("prism")
+        )
     else:
         print("Prism is not there (`make prism` builds it): its row is left out\n")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -128,28 +148,46 @@ def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> Non
                 began = time.perf_counter()
                 work(output, units)
                 seconds[name].append(time.perf_counter() - began)
-    print(f"{rows:,} captions in units of {UNIT_ROWS:,}, {repeats} repeats in turn, wall time with start-up\n")
+    print(
+        f"{rows:,} captions in units of {UNIT_ROWS:,}, {repeats} repeats in turn, wall time with"
+        " start-up\n"
+    )
 
     def cells(name: str) -> list[str]:
         plain = seconds["2 plain processes" if "2" in name else "1 plain process"]
         low, middle, high = ratios(plain, seconds[name])
-        return [name, f"{rows / statistics.median(seconds[name]):,.0f}", f"{middle:.0%}", f"{low:.0%}", f"{high:.0%}"]
+        return [
+            name,
+            f"{rows / statistics.median(seconds[name]):,.0f}",
+            f"{middle:.0%}",
+            f"{low:.0%}",
+            f"{high:.0%}",
+        ]
 
-    print_table(["side", "captions per second", "of plain processes", "least", "most"], map(cells, sides))
+    print_table(
+        ["side", "captions per second", "of plain processes", "least", "most"], map(cells, sides)
+    )
 
 
 def memory(captions: list[str], counts: list[int]) -> None:
 
     def cells(rows: int) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
-            manifest, output = Path(folder) / "manifest.parquet", Path(folder) / "out"
+            manifest = Path(folder) / "manifest.parquet"
+            output = Path(folder) / "out"
             write_manifest(manifest, captions, rows)
             units = units_of(manifest, output, 50_000)
             began = time.perf_counter()
             (peak,) = in_processes(PLAIN, output, units, 1)
-            return [f"{rows:,}", f"{float(peak):,.0f}", f"{rows / (time.perf_counter() - began):,.0f}"]
+            return [
+                f"{rows:,}",
+                f"{float(peak):,.0f}",
+                f"{rows / (time.perf_counter() - began):,.0f}",
+            ]
 
-    print_table(["rows in one process", "peak memory, MiB", "captions per second"], map(cells, counts))
+    print_table(
+        ["rows in one process", "peak memory, MiB", "captions per second"], map(cells, counts)
+    )
 
 
 def main() -> None:
@@ -157,7 +195,9 @@ def main() -> None:
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--rows", type=int, default=40_000)
     arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--memory", type=int, nargs="+", help="measure memory at these numbers of rows instead")
+    arguments.add_argument(
+        "--memory", type=int, nargs="+", help="measure memory at these numbers of rows instead"
+    )
     options = arguments.parse_args()
     captions = laion_captions(samples_folder(options.captions))
     if options.memory:

@@ -1,11 +1,13 @@
-"""Exact duplicates among keys: the passes over files of a run, next to the shuffle of Beam's runners.
+"""Exact duplicates among keys: the passes over files of a run, next to the shuffle of Beam's
+runners.
 
     python -m benchmarks.shuffle [--keys 1000000] [--sides files,embedded,prism,dask]
 
-A tenth of the keys occur twice. `files` writes each unit's sorted keys and compares ranges of all keys, as stages
-`pair_keys` and `pair_duplicates` do. The others group the positions of equal keys by `GroupByKey` on 16 bytes, which is
-the least that a shuffle must do: `CombinePerKey` would name the first row, but the run needs the rows to reject. Each
-side runs in a process of its own; memory is the peak of all its processes, sampled, and includes the libraries.
+A tenth of the keys occur twice. `files` writes each unit's sorted keys and compares ranges of all
+keys, as stages `pair_keys` and `pair_duplicates` do. The others group the positions of equal keys
+by `GroupByKey` on 16 bytes, which is the least that a shuffle must do: `CombinePerKey` would name
+the first row, but the run needs the rows to reject. Each side runs in a process of its own; memory
+is the peak of all its processes, sampled, and includes the libraries.
 """
 
 from __future__ import annotations
@@ -50,11 +52,15 @@ def by_files(keys: int) -> int:
             own = keys_of(unit, keys)
             records = key_records(own, np.arange(len(own)), own)
             Path(folder, str(unit)).write_bytes(pack(records, key_parts(records), PARTS))
-        ranges, found = ranges_of(keys, 64 << 20), 0
+        ranges = ranges_of(keys, 64 << 20)
+        found = 0
         for part in range(ranges):
-            first, stop = part * PARTS // ranges, (part + 1) * PARTS // ranges
+            first = part * PARTS // ranges
+            stop = (part + 1) * PARTS // ranges
 
-            def slices(first: int = first, stop: int = stop) -> Iterator[tuple[int, NDArray[np.void]]]:
+            def slices(
+                first: int = first, stop: int = stop
+            ) -> Iterator[tuple[int, NDArray[np.void]]]:
                 for unit in units:
                     with open(Path(folder, str(unit)), "rb") as file:
 
@@ -80,7 +86,11 @@ def later(positions: tuple[bytes, Sequence[int]]) -> int:
 def by_shuffle(side: str, keys: int) -> int:
     runners = {
         "embedded": ["--runner=FnApiRunner"],
-        "prism": ["--runner=PrismRunner", "--prism_location=.prism/prism", "--environment_type=LOOPBACK"],
+        "prism": [
+            "--runner=PrismRunner",
+            "--prism_location=.prism/prism",
+            "--environment_type=LOOPBACK",
+        ],
         "dask": ["--runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
     }
     options = PipelineOptions(runners[side])
@@ -116,11 +126,13 @@ class _Count(beam.DoFn):
 
 
 def measured(side: str, keys: int) -> tuple[float, float, int]:
-    """Run a side in a process of its own. Return its seconds without imports, the peak MiB of its processes, and the
-    number of duplicates found."""
+    """Run a side in a process of its own. Return its seconds without imports, the peak MiB of its
+    processes, and the number of duplicates found."""
     words = [sys.executable, "-m", "benchmarks.shuffle", "--keys", str(keys), "--one", side]
     peak = 0
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
+    ) as process:
         root = psutil.Process(process.pid)
         while process.poll() is None:
             total = 0
@@ -140,11 +152,17 @@ def main() -> None:
     parser = parser_of("benchmarks.shuffle", __doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated")
-    parser.add_argument("--one", choices=SIDES, help="run this side alone, and print its seconds and duplicates")
+    parser.add_argument(
+        "--one", choices=SIDES, help="run this side alone, and print its seconds and duplicates"
+    )
     options = parser.parse_args()
     if options.one:
         began = time.perf_counter()
-        found = by_files(options.keys) if options.one == "files" else by_shuffle(options.one, options.keys)
+        found = (
+            by_files(options.keys)
+            if options.one == "files"
+            else by_shuffle(options.one, options.keys)
+        )
         print(time.perf_counter() - began, found)
         return
     print(f"{processor()}; {options.keys:,} keys")

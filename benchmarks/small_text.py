@@ -1,19 +1,24 @@
-"""Measure what each effort of the text spotter finds of small text in photographs of streets, and what it costs.
+"""Measure what each effort of the text spotter finds of small text in photographs of streets, and
+what it costs.
 
     python -m benchmarks.small_text [--data FOLDER] [--repeats 3]
 
-The words are those that people transcribed in images 1 to 212 of ICDAR 2015, "Incidental Scene Text" (three letters or
-more). The images are fetched from a public repository into FOLDER and serve as a measure alone: their license is
-unknown, so they must not be passed on. Settings were chosen on images 1 to 100; 101 to 212 chose nothing. As in a run,
-images are stored with 512 pixels on the longer side.
+The words are those that people transcribed in images 1 to 212 of ICDAR 2015, "Incidental Scene
+Text" (three letters or more). The images are fetched from a public repository into FOLDER and serve
+as a measure alone: their license is unknown, so they must not be passed on. Settings were chosen on
+images 1 to 100; 101 to 212 chose nothing. As in a run, images are stored with 512 pixels on the
+longer side.
 
-- Recall, by a word's height where the image has 336 pixels on the longer side, as for a ViT-L/14 at 336: a line at the
-  middle of the word contains it, and has a score of .8 or more.
-- Legible: the small recognizer reads a word in the box that people drew, at 336 or 512 pixels, with a score of .8.
-- Captions: "A sign that says WORD", with the longest word of an image (five letters or more, the first of equals). By
-  the plain rule each should be rejected for its own image, and for no other one whose words do not share five letters.
-- Ordinary pictures are those of data/sample at 512 pixels. Cost is CPU time of one thread for all of them, as a ratio
-  to low; efforts take turns. Found are captions whose text is in the image; other rejected captions are false.
+- Recall, by a word's height where the image has 336 pixels on the longer side, as for a ViT-L/14 at
+  336: a line at the middle of the word contains it, and has a score of .8 or more.
+- Legible: the small recognizer reads a word in the box that people drew, at 336 or 512 pixels, with
+  a score of .8.
+- Captions: "A sign that says WORD", with the longest word of an image (five letters or more, the
+  first of equals). By the plain rule each should be rejected for its own image, and for no other
+  one whose words do not share five letters.
+- Ordinary pictures are those of data/sample at 512 pixels. Cost is CPU time of one thread for all
+  of them, as a ratio to low; efforts take turns. Found are captions whose text is in the image;
+  other rejected captions are false.
 """
 
 from __future__ import annotations
@@ -49,10 +54,14 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.tool import load_tool
 
 REPOSITORY = "minsu1206/OCRdistill/885d1416608d3e26e031e624cc7d474a16a84edc"
-PLACES = {"ch4_training_images": "img_{}.jpg", "ch4_training_localization_transcription_gt": "gt_img_{}.txt"}
+PLACES = {
+    "ch4_training_images": "img_{}.jpg",
+    "ch4_training_localization_transcription_gt": "gt_img_{}.txt",
+}
 SHA256 = "eb42a9f088041408ee95e4931b29c81aae245090463e212f1b034b3d5a792b77"
 """Digest of FOLDER with all images and transcriptions."""
-IMAGES, DEVELOPMENT = range(1, 213), 100
+IMAGES = range(1, 213)
+DEVELOPMENT = 100
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SIDES = (336, 512)
 HEIGHTS = (0, 3, 4, 5, 6, 7, 8, 10, 14)
@@ -98,16 +107,24 @@ def fetched(folder: Path, address: str) -> list[Picture]:
             download(f"{address}/{REPOSITORY}/{place}/{file}", folder / file)
     check_pinned(folder, SHA256, FetchFailed, "remove it and run the same command again")
     reader = Engine(SpotterSettings(model="small"))
-    return [picture([folder / name.format(number) for name in PLACES.values()], reader) for number in IMAGES]
+    return [
+        picture([folder / name.format(number) for name in PLACES.values()], reader)
+        for number in IMAGES
+    ]
 
 
 def picture(files: Sequence[Path], reader: Engine) -> Picture:
-    """Read an image and its transcription: eight coordinates and a text a line, ### for what people cannot read."""
+    """Read an image and its transcription: eight coordinates and a text a line, ### for what people
+    cannot read."""
     image, transcription = files
     data = image.read_bytes()
     pixels: Pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[assignment]
-    longest, kept = max(pixels.shape), stored([data])[0]
-    views = [cv2.resize(pixels, None, fx=s / longest, fy=s / longest, interpolation=cv2.INTER_AREA) for s in SIDES]
+    longest = max(pixels.shape)
+    kept = stored([data])[0]
+    views = [
+        cv2.resize(pixels, None, fx=s / longest, fy=s / longest, interpolation=cv2.INTER_AREA)
+        for s in SIDES
+    ]
     rows = [line.split(",", 8) for line in transcription.read_text("utf-8-sig").splitlines()]
     words = []
     for *numbers, text in (row for row in rows if row[-1] != "###" and letters(row[-1]) >= 3):
@@ -136,14 +153,20 @@ def stored(files: Iterable[bytes]) -> list[bytes]:
 
 def read(engine: Engine, files: Sequence[bytes]) -> list[list[Spotted]]:
     """Return the lines of each image, read as in the OCR process of a run."""
-    size, limits = engine.settings.batch, engine.settings.limits
+    size = engine.settings.batch
+    limits = engine.settings.limits
     some = (files[at : at + size] for at in range(0, len(files), size))
     said = (reply for batch in some for reply in answers(batch, limits, engine, decode_jpeg))
-    return [[Spotted(text=text, score=score, box=box) for text, score, box in reply["spotted"]] for reply in said]
+    return [
+        [Spotted(text=text, score=score, box=box) for text, score, box in reply["spotted"]]
+        for reply in said
+    ]
 
 
 def rejects(text: str, lines: Sequence[Spotted]) -> bool:
-    return overlap(text, [(line.text, line.score) for line in lines], PAPER).length >= PAPER.min_chars
+    return (
+        overlap(text, [(line.text, line.score) for line in lines], PAPER).length >= PAPER.min_chars
+    )
 
 
 def finds(word: Word, lines: Sequence[Spotted]) -> bool:
@@ -160,27 +183,46 @@ def caption(word: Word) -> str:
     return f"A sign that says {word.text}"
 
 
-def print_recall(pictures: Sequence[Picture], lines: Mapping[str, Sequence[Sequence[Spotted]]]) -> None:
-    """Print the recall by height: of the efforts, and of the small recognizer in boxes that people drew."""
+def print_recall(
+    pictures: Sequence[Picture], lines: Mapping[str, Sequence[Sequence[Spotted]]]
+) -> None:
+    """Print the recall by height: of the efforts, and of the small recognizer in boxes that people
+    drew."""
     pairs = [(word, index) for index, one in enumerate(pictures) for word in one.words]
     group = np.searchsorted(HEIGHTS, [word.height for word, _ in pairs], side="right") - 1
-    found = {name: [finds(word, some[index]) for word, index in pairs] for name, some in lines.items()}
-    found |= {f"legible at {side} px": [word.legible[at] for word, _ in pairs] for at, side in enumerate(SIDES)}
+    found = {
+        name: [finds(word, some[index]) for word, index in pairs] for name, some in lines.items()
+    }
+    found |= {
+        f"legible at {side} px": [word.legible[at] for word, _ in pairs]
+        for at, side in enumerate(SIDES)
+    }
     groups = [group == at for at in range(len(HEIGHTS))] + [group >= 0]
-    heights = [*(f"{low}-{high}" for low, high in pairwise(HEIGHTS)), f"{HEIGHTS[-1]} and more", "all"]
+    heights = [
+        *(f"{low}-{high}" for low, high in pairwise(HEIGHTS)),
+        f"{HEIGHTS[-1]} and more",
+        "all",
+    ]
     print(f"\nRecall by height (px where the longer side has {SIDES[0]}):\n")
     recalls = [[f"{np.mean(np.array(of)[those]):.2f}" for of in found.values()] for those in groups]
     rows = zip(heights, groups, recalls, strict=True)
-    print_table(["height", "words", *found], [[name, int(those.sum()), *cells] for name, those, cells in rows])
+    print_table(
+        ["height", "words", *found],
+        [[name, int(those.sum()), *cells] for name, those, cells in rows],
+    )
 
 
 def decisions(pictures: Sequence[Picture], lines: Sequence[Sequence[Spotted]]) -> list[str]:
-    """Return how many captions are rejected for their own images, of each legibility, and for others."""
+    """Return how many captions are rejected for their own images, of each legibility, and for
+    others."""
     quoted = [(index, one.quoted) for index, one in enumerate(pictures) if one.quoted]
     own = np.array([rejects(caption(word), lines[index]) for index, word in quoted])
     legible = np.array([(*word.legible, True) for _, word in quoted])
     first = np.array([index < DEVELOPMENT for index, _ in quoted])
-    cells = [f"{(own & first & those).sum()} + {(own & ~first & those).sum()} of {those.sum()}" for those in legible.T]
+    cells = [
+        f"{(own & first & those).sum()} + {(own & ~first & those).sum()} of {those.sum()}"
+        for those in legible.T
+    ]
     others = [
         rejects(caption(word), lines[other])
         for index, word in quoted
@@ -192,24 +234,41 @@ def decisions(pictures: Sequence[Picture], lines: Sequence[Sequence[Spotted]]) -
 
 def shares(text: str, one: Picture) -> bool:
     """Return whether a caption repeats letters of an image according to its transcription."""
-    chars, length = fold(text).chars, PAPER.min_chars
-    return any(chars[at : at + length] in said for said in one.folded for at in range(len(chars) - length + 1))
+    chars = fold(text).chars
+    length = PAPER.min_chars
+    return any(
+        chars[at : at + length] in said
+        for said in one.folded
+        for at in range(len(chars) - length + 1)
+    )
 
 
 def sample() -> tuple[dict[str, bytes], list[tuple[str, str, bool]]]:
-    """Return the ordinary pictures, by name, and each caption with its picture's name and whether its text is there."""
-    files = {path.name: kept for path in sorted((SAMPLE / "images").iterdir()) for kept in stored([path.read_bytes()])}
+    """Return the ordinary pictures, by name, and each caption with its picture's name and whether
+    its text is there."""
+    files = {
+        path.name: kept
+        for path in sorted((SAMPLE / "images").iterdir())
+        for kept in stored([path.read_bytes()])
+    }
     with (SAMPLE / "manifest.tsv").open(encoding="utf-8", newline="") as rows:
         manifest = list(csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE))
     with (SAMPLE / "expected.tsv").open(encoding="utf-8") as rows:
         styles = [row["style"] for row in csv.DictReader(rows, delimiter="\t")]
-    pairs = [(Path(row["image_path"]).name, row["caption"], style) for row, style in zip(manifest, styles, strict=True)]
-    return files, [(name, said, style == "text_overlap") for name, said, style in pairs if name in files]
+    pairs = [
+        (Path(row["image_path"]).name, row["caption"], style)
+        for row, style in zip(manifest, styles, strict=True)
+    ]
+    return files, [
+        (name, said, style == "text_overlap") for name, said, style in pairs if name in files
+    ]
 
 
 def measure(options: argparse.Namespace) -> int:
     pictures = fetched(options.data, options.address)
-    engines: dict[str, Engine] = {name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS}
+    engines: dict[str, Engine] = {
+        name: Engine(SpotterSettings(effort=name).resolved()) for name in EFFORTS
+    }
     lines = {name: read(engine, [one.data for one in pictures]) for name, engine in engines.items()}
     print(processor())
     print_recall(pictures, lines)
@@ -225,12 +284,30 @@ def measure(options: argparse.Namespace) -> int:
     def row(name: str) -> list[str]:
         low, middle, high = ratios(costs[name], costs["low"])
         judged = [(own, rejects(said, ordinary[name][file])) for file, said, own in captions]
-        groups = [[rejected for own, rejected in judged if own == wanted] for wanted in (True, False)]
+        groups = [
+            [rejected for own, rejected in judged if own == wanted] for wanted in (True, False)
+        ]
         counts = [f"{sum(some)} of {len(some)}" for some in groups]
-        return [name, *decisions(pictures, lines[name]), f"{middle:.2f} ({low:.2f} to {high:.2f})", *counts]
+        return [
+            name,
+            *decisions(pictures, lines[name]),
+            f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            *counts,
+        ]
 
-    print(f"\nCaptions rejected, images 1-{DEVELOPMENT} + the others; {len(files)} ordinary pictures:\n")
-    head = ["effort", *(f"legible at {side}" for side in SIDES), "all", "false", "ordinary cost", "found", "false"]
+    print(
+        f"\nCaptions rejected, images 1-{DEVELOPMENT} + the others; {len(files)} ordinary"
+        " pictures:\n"
+    )
+    head = [
+        "effort",
+        *(f"legible at {side}" for side in SIDES),
+        "all",
+        "false",
+        "ordinary cost",
+        "found",
+        "false",
+    ]
     print_table(head, map(row, engines))
     return OK
 
@@ -238,8 +315,14 @@ def measure(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Return 0, or 2 if a file cannot be fetched."""
     parser = parser_of("benchmarks.small_text", __doc__)
-    parser.add_argument("--data", type=Path, default=Path("out/small-text"), help="default out/small-text")
-    parser.add_argument("--address", default="https://raw.githubusercontent.com", help="of GitHub's files, or a copy")
+    parser.add_argument(
+        "--data", type=Path, default=Path("out/small-text"), help="default out/small-text"
+    )
+    parser.add_argument(
+        "--address",
+        default="https://raw.githubusercontent.com",
+        help="of GitHub's files, or a copy",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     return exit_status(lambda: measure(parser.parse_args(arguments)), wrong_use=(FetchFailed,))
 

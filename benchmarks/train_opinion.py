@@ -1,9 +1,11 @@
-"""Fine-tune MiniLM's layers 1, 3 and 6 on the annotated captions, and write them as int8 for ONNX Runtime.
+"""Fine-tune MiniLM's layers 1, 3 and 6 on the annotated captions, and write them as int8 for ONNX
+Runtime.
 
-`python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads are learned: one on
-each word (the fraction of readings that call it a stated verb) and one on the mean of all pieces (the fractions of
-readings that find an action, and that call the caption complex). Rows of CC3M and written captions have less weight,
-and about half of the rows without a verb candidate are drawn in each epoch. Deterministic for one kind of processor.
+`python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads
+are learned: one on each word (the fraction of readings that call it a stated verb) and one on the
+mean of all pieces (the fractions of readings that find an action, and that call the caption
+complex). Rows of CC3M and written captions have less weight, and about half of the rows without a
+verb candidate are drawn in each epoch. Deterministic for one kind of processor.
 """
 
 from __future__ import annotations
@@ -58,9 +60,11 @@ DRAWN = 0.5
 """Probability that an epoch draws a row without a verb candidate."""
 SEED = 0
 CALIBRATED = 2_000
-"""Number of captions whose activations set the ranges of int8: all if there are fewer, else up to twice as many."""
+"""Number of captions whose activations set the ranges of int8: all if there are fewer, else up to
+twice as many."""
 BITS7 = 63
-"""Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 * 63 < 2 ** 15."""
+"""Int8 weights of linear layers have seven bits, so no processor without VNNI saturates: 2 * 255 *
+63 < 2 ** 15."""
 WIDTH = 384
 
 State = Mapping[str, Tensor]
@@ -83,7 +87,8 @@ class Example:
 def examples_of(
     labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], pieces: WordPieces, laion: bool
 ) -> list[Example]:
-    """Return one example per caption. LAION's captions have full weight and labels of complexity."""
+    """Return one example per caption. LAION's captions have full weight and labels of
+    complexity."""
     found = []
     for entry, graph in zip(labelled, graphs, strict=True):
         encoded = encode(graph.parse.words, pieces)
@@ -106,16 +111,21 @@ def examples_of(
 class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.norm, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12), nn.LayerNorm(WIDTH, eps=1e-12)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.up = nn.Linear(WIDTH, 4 * WIDTH)
+        self.down = nn.Linear(4 * WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, x: Tensor, mask: Tensor, seen: dict[str, Tensor] | None, name: str) -> Tensor:
-        """Return the layer's output for x (captions, pieces, width). The mask (captions, pieces) is False for padding.
-        A dict `seen` is filled with the inputs of the linear layers, by name."""
+        """Return the layer's output for x (captions, pieces, width). The mask (captions, pieces) is
+        False for padding. A dict `seen` is filled with the inputs of the linear layers, by name."""
         b, n, _ = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        odds = (q @ k.transpose(2, 3)) / math.sqrt(WIDTH // HEADS) + torch.where(mask, 0.0, -1e4)[:, None, None, :]
+        odds = (q @ k.transpose(2, 3)) / math.sqrt(WIDTH // HEADS) + torch.where(mask, 0.0, -1e4)[
+            :, None, None, :
+        ]
         mixed = (odds.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(b, n, WIDTH)
         y = self.norm(x + F.dropout(self.out(mixed), 0.1, self.training))
         inner = F.gelu(self.up(y))
@@ -134,7 +144,9 @@ class Net(nn.Module):
         self.table = nn.Embedding.from_pretrained(table, freeze=True)
         self.places = nn.Parameter(told["embeddings.position_embeddings.weight"][:LONGEST].clone())
         # A word's case enters through the token types; all begin as MiniLM's first type.
-        self.kinds = nn.Parameter(told["embeddings.token_type_embeddings.weight"][:1].repeat(KINDS, 1))
+        self.kinds = nn.Parameter(
+            told["embeddings.token_type_embeddings.weight"][:1].repeat(KINDS, 1)
+        )
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         _copy(self.norm, told, "embeddings.LayerNorm")
         self.layers = nn.ModuleList(Layer() for _ in LAYERS)
@@ -149,16 +161,21 @@ class Net(nn.Module):
             ):
                 _copy(getattr(layer, part), told, f"{at}.{name}")
             for end in ("weight", "bias"):
-                parts = [told[f"{at}.attention.self.{one}.{end}"] for one in ("query", "key", "value")]
+                parts = [
+                    told[f"{at}.attention.self.{one}.{end}"] for one in ("query", "key", "value")
+                ]
                 getattr(layer.qkv, end).data = torch.cat(parts)
-        self.word, self.caption = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, 2)
+        self.word = nn.Linear(WIDTH, 1)
+        self.caption = nn.Linear(WIDTH, 2)
         for head, odds in ((self.word, (-2.0,)), (self.caption, (-2.0, 0.0))):
             nn.init.zeros_(head.weight)
             head.bias.data = torch.tensor(odds)
 
-    def forward(self, ids: Tensor, kinds: Tensor, seen: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the logits of the pieces (captions, pieces), and (captions, 2) of action and complexity. `ids` are 0
-        for padding; for `seen` see `Layer.forward`."""
+    def forward(
+        self, ids: Tensor, kinds: Tensor, seen: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of the pieces (captions, pieces), and (captions, 2) of action and
+        complexity. `ids` are 0 for padding; for `seen` see `Layer.forward`."""
         mask = ids != 0
         x = self.norm(self.table(ids) + self.places[: ids.shape[1]] + self.kinds[kinds])
         x = F.dropout(x, 0.1, self.training)
@@ -173,13 +190,19 @@ def _copy(module: nn.Module, state: State, name: str) -> None:
 
 
 def fine_tune(minilm: State, examples: Sequence[Example]) -> Net:
-    """Return MiniLM fine-tuned on captions: the average of its weights in the last part of the training."""
-    # Batches are small, so more threads would wait for each other, and sums would depend on their number.
+    """Return MiniLM fine-tuned on captions: the average of its weights in the last part of the
+    training."""
+    # Batches are small, so more threads would wait for each other, and sums would depend on their
+    # number.
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     net = Net(minilm).train()
     heads = [*net.word.parameters(), *net.caption.parameters()]
-    body = [one for name, one in net.named_parameters() if one.requires_grad and not name.startswith(("word", "capt"))]
+    body = [
+        one
+        for name, one in net.named_parameters()
+        if one.requires_grad and not name.startswith(("word", "capt"))
+    ]
     groups = [{"params": body, "lr": RATE}, {"params": heads, "lr": HEAD_RATE}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     draw = np.random.default_rng(SEED)
@@ -231,15 +254,21 @@ def _loss(net: Net, batch: Sequence[Example]) -> Tensor:
             for share, candidate in zip(one.shares, one.candidates, strict=True)
         ]
     )
-    of_words = F.binary_cross_entropy_with_logits(words.float()[rows, places], shares, weights, reduction="sum")
+    of_words = F.binary_cross_entropy_with_logits(
+        words.float()[rows, places], shares, weights, reduction="sum"
+    )
     told = [(one.stated, one.complex or 0.0) for one in batch]
     known = torch.tensor([(one.weight, one.weight * (one.complex is not None)) for one in batch])
-    of_captions = F.binary_cross_entropy_with_logits(captions.float(), torch.tensor(told), known, reduction="sum")
+    of_captions = F.binary_cross_entropy_with_logits(
+        captions.float(), torch.tensor(told), known, reduction="sum"
+    )
     return of_words / weights.sum() + of_captions / len(batch)
 
 
 def train_opinion(
-    labelled: Sequence[tuple[Sequence[Labelled], Sequence[CaptionGraph]]], seen: Mapping[str, Any], out: Path
+    labelled: Sequence[tuple[Sequence[Labelled], Sequence[CaptionGraph]]],
+    seen: Mapping[str, Any],
+    out: Path,
 ) -> None:
     """Fine-tune MiniLM and write the weights with their provenance."""
     folder = minilm_folder()
@@ -256,8 +285,11 @@ def train_opinion(
         "version": VERSION,
         "sha256": hashlib.sha256(content).hexdigest(),
         "license": "Apache-2.0, see LICENSE; the weights that it began with are Apache-2.0 as well",
-        "source": f"layers {', '.join(str(one + 1) for one in LAYERS)} of all-MiniLM-L6-v2 (model.safetensors, sha256 "
-        f"{MINILM_WEIGHTS}), fine-tuned by benchmarks/train_opinion.py",
+        "source": (
+            f"layers {', '.join(str(one + 1) for one in LAYERS)} of all-MiniLM-L6-v2"
+            f" (model.safetensors, sha256 {MINILM_WEIGHTS}), fine-tuned by"
+            " benchmarks/train_opinion.py"
+        ),
         "trained on": seen,
     }
     (out / WEIGHTS.name).write_bytes(content)
@@ -266,30 +298,43 @@ def train_opinion(
 
 
 def minilm_folder() -> Path:
-    """Return the folder of MiniLM's pinned weights, which `open-diht bench-data --task reference` fetches."""
+    """Return the folder of MiniLM's pinned weights, which `open-diht bench-data --task reference`
+    fetches."""
     folder = data_root() / REFERENCE / REFERENCE_TEXTS
     if not (folder / "model.safetensors").is_file():
-        raise SystemExit(f"error: no MiniLM weights in {folder}; run: open-diht bench-data --task reference")
+        raise SystemExit(
+            f"error: no MiniLM weights in {folder}; run: open-diht bench-data --task reference"
+        )
     check_pinned(folder / "model.safetensors", MINILM_WEIGHTS, RuntimeError, "fetch them again")
     return folder
 
 
 def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]) -> bytes:
-    """Return the content of the int8 model for ONNX Runtime. The layers' linear maps have one scale per column and one
-    fixed range of their inputs, so that a caption's scores do not depend on the captions next to it."""
+    """Return the content of the int8 model for ONNX Runtime. The layers' linear maps have one scale
+    per column and one fixed range of their inputs, so that a caption's scores do not depend on the
+    captions next to it.
+    """
     ranges = _ranges(net, calibration)
     graph = Graph()
     table = net.table.weight.detach().numpy()
     scale = np.abs(table).max(axis=1, keepdims=True) / 127
     graph.input("ids")
     graph.input("kinds")
-    rows = graph.op("Cast", [graph.op("Gather", [_int8(graph, table / scale, "table"), "ids"])], to=1)
-    x = graph.op("Mul", [rows, graph.op("Gather", [graph.constant(scale.astype(np.float32)), "ids"])])
+    rows = graph.op(
+        "Cast", [graph.op("Gather", [_int8(graph, table / scale, "table"), "ids"])], to=1
+    )
+    x = graph.op(
+        "Mul", [rows, graph.op("Gather", [graph.constant(scale.astype(np.float32)), "ids"])]
+    )
     x = graph.op("Add", [x, graph.op("Gather", [_floats(graph, net.kinds), "kinds"])])
-    length = graph.op("Slice", [graph.op("Shape", ["ids"]), *(graph.constant(np.array([at])) for at in (1, 2))])
+    length = graph.op(
+        "Slice", [graph.op("Shape", ["ids"]), *(graph.constant(np.array([at])) for at in (1, 2))]
+    )
     places = graph.op("Slice", [_floats(graph, net.places), graph.constant(np.array([0])), length])
     x = _norm(graph, graph.op("Add", [x, places]), net.norm)
-    is_piece = graph.op("Cast", [graph.op("Not", [graph.op("Equal", ["ids", graph.constant(np.array(0))])])], to=1)
+    is_piece = graph.op(
+        "Cast", [graph.op("Not", [graph.op("Equal", ["ids", graph.constant(np.array(0))])])], to=1
+    )
     mask = graph.op("Cast", [is_piece], to=6)
     thirds = graph.constant(np.array([WIDTH] * 3))
     for number, layer in enumerate(net.layers):
@@ -299,7 +344,9 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
         mixed = graph.op("MultiHeadAttention", [*parts, "", mask], num_heads=HEADS)
         y = _linear(graph, mixed, layer.out.weight, layer.out.bias, ranges[f"{number}.out"])
         x = _norm(graph, graph.op("Add", [x, y]), layer.norm)
-        inner = graph.op("Gelu", [_linear(graph, x, layer.up.weight, layer.up.bias, ranges[f"{number}.up"])])
+        inner = graph.op(
+            "Gelu", [_linear(graph, x, layer.up.weight, layer.up.bias, ranges[f"{number}.up"])]
+        )
         y = _linear(graph, inner, layer.down.weight, layer.down.bias, ranges[f"{number}.down"])
         x = _norm(graph, graph.op("Add", [x, y]), layer.norm2)
     words = graph.op("MatMul", [x, graph.constant(net.word.weight.detach().numpy().T.copy())])
@@ -309,14 +356,16 @@ def model_of(net: Net, calibration: Sequence[Encoded], vocabulary: Sequence[str]
     axis = graph.constant(np.array([1]))
     total = graph.op("ReduceSum", [graph.op("Mul", [x, shown]), axis], keepdims=0)
     mean = graph.op("Div", [total, graph.op("ReduceSum", [shown, axis], keepdims=0)])
-    captions = graph.op("MatMul", [mean, graph.constant(net.caption.weight.detach().numpy().T.copy())])
+    captions = graph.op(
+        "MatMul", [mean, graph.constant(net.caption.weight.detach().numpy().T.copy())]
+    )
     graph.output(graph.op("Add", [captions, _floats(graph, net.caption.bias)]), "captions")
     return graph.model({VOCABULARY: "\n".join(vocabulary)})
 
 
 def _ranges(net: Net, calibration: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
-    """Return the range of the inputs of each linear layer. A batch's range leaves out the highest and the lowest
-    ten-thousandth; each end is the median over batches."""
+    """Return the range of the inputs of each linear layer. A batch's range leaves out the highest
+    and the lowest ten-thousandth; each end is the median over batches."""
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
     chosen = calibration[:: max(1, len(calibration) // CALIBRATED)]
@@ -340,7 +389,8 @@ def _linear(graph: Graph, x: str, weight: Tensor, bias: Tensor, ends: tuple[floa
     whole = graph.op("QuantizeLinear", [x, graph.constant(np.array(step)), zero])
     scales = [graph.constant(one) for one in (np.array(step), scale.astype(np.float32))]
     return graph.op(
-        "MatMulIntegerToFloat", [whole, _int8(graph, columns / scale), *scales, zero, "", _floats(graph, bias)]
+        "MatMulIntegerToFloat",
+        [whole, _int8(graph, columns / scale), *scales, zero, "", _floats(graph, bias)],
     )
 
 

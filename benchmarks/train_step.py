@@ -1,13 +1,15 @@
 """Our training step against open_clip's own model and loss at the same sizes.
 
-    python -m benchmarks.train_step [--model ViT-B-32] [--batch 16] [--concepts 10000] [--repeats 7] [--device cpu]
+    python -m benchmarks.train_step [--model ViT-B-32] [--batch 16] [--concepts 10000] [--repeats 7]
+    [--device cpu]
                                     [--precision fp32] [--all]
 
-Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for non-finite values, AdamW
-with a separate group for the heads, clamp of the scale, through the `Stepper` that trains. Theirs:
-`open_clip.create_model`, ClipLoss, AdamW with open_clip's two groups, clamp, as in open_clip_train's loop (without its
-logging and loss scaling). Both use the same random pairs and precision, and steps in turn; the result is the median of
-the ratios of steps of one round. `--all` adds our step with two micro-batches, and our step with InfoNCE and no heads,
+Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for
+non-finite values, AdamW with a separate group for the heads, clamp of the scale, through the
+`Stepper` that trains. Theirs: `open_clip.create_model`, ClipLoss, AdamW with open_clip's two
+groups, clamp, as in open_clip_train's loop (without its logging and loss scaling). Both use the
+same random pairs and precision, and steps in turn; the result is the median of the ratios of steps
+of one round. `--all` adds our step with two micro-batches, and our step with InfoNCE and no heads,
 which shows the cost of the heads and HN-NCE.
 """
 
@@ -39,7 +41,8 @@ ANCHOR = "open_clip, ClipLoss"
 
 
 def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
-    """Return random pairs with targets of ten concepts. Images are bytes, of `side` or the model's size."""
+    """Return random pairs with targets of ten concepts. Images are bytes, of `side` or the model's
+    size."""
     size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
     texts[:, -1] = 49407  # the end-of-text token, whose place open_clip pools at
@@ -64,7 +67,8 @@ def stepper_of(
     distillation: Distillation | None = None,
     **changes: Any,
 ) -> Stepper:
-    """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` override sections of the configuration."""
+    """Return a stepper of the trainer. 0 `concepts` mean no heads. `changes` override sections of
+    the configuration."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
         "model": {"name": name},
@@ -82,8 +86,11 @@ def stepper_of(
     return Stepper(student, config, Ranks(), torch.device(device), distillation)
 
 
-def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
-    """Return a step of the trainer, which also normalizes the images. For the arguments see `stepper_of`."""
+def ours(
+    name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any
+) -> Step:
+    """Return a step of the trainer, which also normalizes the images. For the arguments see
+    `stepper_of`."""
     stepper = stepper_of(name, len(batch), concepts, device, precision, **changes)
     number = 0
 
@@ -96,7 +103,8 @@ def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **
 
 
 def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
-    """Return a step like open_clip_train's (in fp16 without its gradient scaler) on images already normalized."""
+    """Return a step like open_clip_train's (in fp16 without its gradient scaler) on images already
+    normalized."""
     torch.manual_seed(0)
     net = open_clip.create_model(model).to(device).train()
     images = Pixels(TransformSettings()).to(device)(batch.images)
@@ -109,7 +117,9 @@ def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool
         {"params": [p for n, p in named if no_decay(n, p)], "weight_decay": 0.0},
         {"params": [p for n, p in named if not no_decay(n, p)], "weight_decay": 0.2},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=5e-6, betas=(0.9, 0.98), eps=1e-6, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(
+        groups, lr=5e-6, betas=(0.9, 0.98), eps=1e-6, fused=device == "cuda"
+    )
     loss = ClipLoss()
     forward = torch.compile(net) if compiled else net
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -135,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--all", action="store_true", help="also InfoNCE without heads, and two micro-batches")
+    parser.add_argument(
+        "--all", action="store_true", help="also InfoNCE without heads, and two micro-batches"
+    )
     options = parser.parse_args(arguments)
     common = (options.device, options.precision)
     batch = pairs(options.model, options.batch, options.concepts, options.device)
@@ -144,25 +156,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ours, HN-NCE + both heads": ours(options.model, batch, options.concepts, *common),
     }
     if options.all:
-        steps["ours, InfoNCE, no heads"] = ours(options.model, batch, 0, *common, loss={"name": "infonce"})
+        steps["ours, InfoNCE, no heads"] = ours(
+            options.model, batch, 0, *common, loss={"name": "infonce"}
+        )
         two: dict[str, Any] = {"schedule": {"micro_batches": 2}}
-        steps["ours, two micro-batches"] = ours(options.model, batch, options.concepts, *common, **two)
+        steps["ours, two micro-batches"] = ours(
+            options.model, batch, options.concepts, *common, **two
+        )
 
     def on_gpu() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    times = in_turn(steps, options.repeats, time.process_time if options.device == "cpu" else on_gpu, warm=True)
+    times = in_turn(
+        steps, options.repeats, time.process_time if options.device == "cpu" else on_gpu, warm=True
+    )
     clock = "processor" if options.device == "cpu" else "elapsed"
     print(
-        f"{clock} time, {options.model}, batch {options.batch}, {options.device} {options.precision}, "
-        f"{torch.get_num_threads()} threads, median of {options.repeats}; torch {torch.__version__}\n"
+        f"{clock} time, {options.model}, batch {options.batch}, {options.device}"
+        f" {options.precision}, {torch.get_num_threads()} threads, median of {options.repeats};"
+        f" torch {torch.__version__}\n"
     )
 
     def cells(name: str) -> list[str]:
         low, middle, high = ratios(times[name], times[ANCHOR])
         seconds = statistics.median(times[name])
-        return [name, f"{seconds:.3f}", f"{options.batch / seconds:.1f}", f"{middle:.3f}", f"{low:.3f}", f"{high:.3f}"]
+        return [
+            name,
+            f"{seconds:.3f}",
+            f"{options.batch / seconds:.1f}",
+            f"{middle:.3f}",
+            f"{low:.3f}",
+            f"{high:.3f}",
+        ]
 
     print_table(["side", "seconds", "pairs/s", "ratio", "least", "most"], map(cells, steps))
 

@@ -1,18 +1,21 @@
-"""Train the verifier of caption candidates and its second opinion on the labels, and write their weights.
+"""Train the verifier of caption candidates and its second opinion on the labels, and write their
+weights.
 
-    python -m benchmarks.train_verifier                             # the weights that ship, into filters/captions
-    python -m benchmarks.train_verifier --out FOLDER --train-part   # without the development part
+    python -m benchmarks.train_verifier                             # the weights that ship, into
+    filters/captions python -m benchmarks.train_verifier --out FOLDER --train-part   # without the
+    development part
 
-No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that ship. A row that is
-removed from the files in benchmarks/labels is removed from training. The number of the rows that the weights saw and a
-hash of the row numbers are stored with them. The second opinion is a transformer, see `benchmarks/train_opinion.py`; it
-takes some minutes on one core.
+No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
+ship. A row that is removed from the files in benchmarks/labels is removed from training. The number
+of the rows that the weights saw and a hash of the row numbers are stored with them. The second
+opinion is a transformer, see `benchmarks/train_opinion.py`; it takes some minutes on one core.
 
-The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the examples are verb
-candidates; CC3M captions, which are cleaner than LAION's, and captions written for training have less weight; the
-parser's vector of the verb is added as a linear probe. Details (attributes and relations): only the caption has a
-label. In captions that most readings call complex, all candidates count at first; in two further rounds, only those
-that the model itself believes in and the most likely one. Deterministic.
+The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the
+examples are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written
+for training have less weight; the parser's vector of the verb is added as a linear probe. Details
+(attributes and relations): only the caption has a label. In captions that most readings call
+complex, all candidates count at first; in two further rounds, only those that the model itself
+believes in and the most likely one. Deterministic.
 """
 
 from __future__ import annotations
@@ -40,21 +43,32 @@ from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.numpy_spacy.encoder import Floats
 from open_diht.filters.captions.parse import CaptionParser
 
-STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
+STRENGTH = {
+    "actions": 0.15,
+    "details": 0.1,
+}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.15
 WRITTEN_WEIGHT = 0.1
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column, next to features of 0 and 1
 MIN_COUNT = 3  # candidates in which a feature must occur
-MIN_WEIGHT = 0.01  # smaller weights of features are dropped: they hardly matter and would fill the file
+MIN_WEIGHT = (
+    0.01  # smaller weights of features are dropped: they hardly matter and would fill the file
+)
 
 
 def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[CaptionGraph]:
-    return [build_graph(parse) for parse in parser.parse([normalize(entry.caption) for entry in labelled])]
+    return [
+        build_graph(parse)
+        for parse in parser.parse([normalize(entry.caption) for entry in labelled])
+    ]
 
 
-def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, Any]]:
+def train(
+    laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser
+) -> dict[str, dict[str, Any]]:
     """Return the two tables of weights, from LAION's captions and, for actions only, CC3M's."""
-    graphs, written = graphs_of(laion, parser), written_labels()
+    graphs = graphs_of(laion, parser)
+    written = written_labels()
     examples = [
         *_action_examples(laion, graphs, 1.0),
         # CC3M was labelled only for words that the tagger calls verbs and for words in -ing.
@@ -86,9 +100,12 @@ class _Example(NamedTuple):
     weight: float
 
 
-def _action_examples(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], weight: float) -> Iterator[_Example]:
+def _action_examples(
+    labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], weight: float
+) -> Iterator[_Example]:
     captions = Captions(graphs, [entry.caption for entry in labelled])
-    columns, actions = captions.actions, (action for graph in graphs for action in graph.actions)
+    columns = captions.actions
+    actions = (action for graph in graphs for action in graph.actions)
     for place, (caption, action) in enumerate(zip(columns.captions, actions, strict=True)):
         entry = labelled[caption]
         features = captions.facts.features(caption) | columns.features(place)
@@ -103,13 +120,23 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         for columns in (captions.attributes, captions.relations)
         for place, caption in enumerate(columns.captions)
     ]
-    details.sort(key=lambda detail: detail[0])  # for each caption its attributes, then its relations
-    rows = [captions.facts.features(caption) | columns.features(place) for caption, place, columns in details]
+    details.sort(
+        key=lambda detail: detail[0]
+    )  # for each caption its attributes, then its relations
+    rows = [
+        captions.facts.features(caption) | columns.features(place)
+        for caption, place, columns in details
+    ]
     owner = [caption for caption, *_ in details]
     shares = np.array([labelled[place].complex_share for place in owner])
 
     def fit(places: NDArray[np.int64]) -> dict[str, Any]:
-        return _fit([rows[place] for place in places], shares[places], np.ones(len(places)), STRENGTH["details"])
+        return _fit(
+            [rows[place] for place in places],
+            shares[places],
+            np.ones(len(places)),
+            STRENGTH["details"],
+        )
 
     table = fit(np.arange(len(rows)))
     for _ in range(2):
@@ -134,14 +161,20 @@ def _fit(
     vectors: Floats | None = None,
 ) -> dict[str, Any]:
     counts = Counter(name for row in rows for name, value in row.items() if value)
-    kept = [{name: value for name, value in row.items() if counts[name] >= MIN_COUNT} for row in rows]
+    kept = [
+        {name: value for name, value in row.items() if counts[name] >= MIN_COUNT} for row in rows
+    ]
     vectorizer = DictVectorizer()
     columns = vectorizer.fit_transform(kept)
-    if vectors is not None:  # scaled to one spread, so that the penalty affects all its columns equally
+    if (
+        vectors is not None
+    ):  # scaled to one spread, so that the penalty affects all its columns equally
         scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
         columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
-    # Use each row twice: weighted by the fraction of positive readings, and by that of negative ones.
-    yes, weight = np.array(list(shares), float), np.array(list(weights), float)
+    # Use each row twice: weighted by the fraction of positive readings, and by that of negative
+    # ones.
+    yes = np.array(list(shares), float)
+    weight = np.array(list(weights), float)
     said = np.flatnonzero(yes > 0), np.flatnonzero(yes < 1)
     model = LogisticRegression(C=strength, max_iter=5_000, tol=1e-5)
     model.fit(
@@ -149,7 +182,8 @@ def _fit(
         np.repeat([True, False], [len(some) for some in said]),
         np.concatenate(((weight * yes)[said[0]], (weight * (1 - yes))[said[1]])),
     )
-    bias, learned = float(model.intercept_[0]), model.coef_[0]
+    bias = float(model.intercept_[0])
+    learned = model.coef_[0]
     names = vectorizer.get_feature_names_out()
     table: dict[str, Any] = {
         "weights": {
@@ -171,7 +205,9 @@ def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
         name: {
             "rows": len(rows),
             "parts": sorted({row.part for row in rows}),
-            "sha256 of the row numbers": hashlib.sha256(" ".join(str(row.row) for row in rows).encode()).hexdigest(),
+            "sha256 of the row numbers": (
+                hashlib.sha256(" ".join(str(row.row) for row in rows).encode()).hexdigest()
+            ),
         }
         for name, rows in labelled.items()
     }
@@ -180,21 +216,33 @@ def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
 def main() -> None:
     arguments = parser_of("benchmarks.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
-    arguments.add_argument("--out", type=Path, default=Path(verifier.__file__).parent, help="folder of the weights")
-    arguments.add_argument("--train-part", action="store_true", help="leave the development part out")
+    arguments.add_argument(
+        "--out", type=Path, default=Path(verifier.__file__).parent, help="folder of the weights"
+    )
+    arguments.add_argument(
+        "--train-part", action="store_true", help="leave the development part out"
+    )
     arguments.add_argument("--only", choices=("verifier", "opinion"), help="train one of the two")
     options = arguments.parse_args()
     folder = samples_folder(options.captions)
     parts = ("train",) if options.train_part else ("train", "development")
     laion = [entry for entry in laion_labels(folder) if entry.part in parts]
-    cc3m, parser = cc3m_labels(folder), CaptionParser()
-    labelled = {"laion400m_sample.tsv": laion, "cc3m_validation.tsv": cc3m, "written.tsv": written_labels()}
+    cc3m = cc3m_labels(folder)
+    parser = CaptionParser()
+    labelled = {
+        "laion400m_sample.tsv": laion,
+        "cc3m_validation.tsv": cc3m,
+        "written.tsv": written_labels(),
+    }
     seen = rows_seen(labelled)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.only != "opinion":
         tables = train(laion, cc3m, parser)
         out = options.out / verifier.WEIGHTS
-        out.write_text(json.dumps(tables | {"trained on": seen}, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        out.write_text(
+            json.dumps(tables | {"trained on": seen}, indent=0, sort_keys=True) + "\n",
+            encoding="utf-8",
+        )
         sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]
         print(f"{out}: {', '.join(sizes)}")
     if options.only != "verifier":
@@ -202,7 +250,9 @@ def main() -> None:
 
         labelled["scenes.tsv"] = written_labels("scenes.tsv")  # the verifier has seen none of them
         seen = rows_seen(labelled)
-        train_opinion([(rows, graphs_of(rows, parser)) for rows in labelled.values()], seen, options.out)
+        train_opinion(
+            [(rows, graphs_of(rows, parser)) for rows in labelled.values()], seen, options.out
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Measure how well our presets and simpler rules find stated actions and complex captions, on the test part of the
-labels.
+"""Measure how well our presets and simpler rules find stated actions and complex captions, on the
+test part of the labels.
 
-    python -m benchmarks.verifier [--captions FOLDER]
-    python -m benchmarks.verifier --part development --weights FOLDER   # of `train_verifier --train-part`
-    python -m benchmarks.verifier --folds                               # choose the threshold of details
+    python -m benchmarks.verifier [--captions FOLDER] python -m benchmarks.verifier --part
+    development --weights FOLDER   # of `train_verifier --train-part` python -m benchmarks.verifier
+    --folds                               # choose the threshold of details
 
-No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each annotation is counted by
-itself, without rows whose two readings of it differ. `--folds` cross-validates the verifier on the other parts, in five
-folds that share no host, and scores the complexity of captions of shops and of other captions.
+No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each
+annotation is counted by itself, without rows whose two readings of it differ. `--folds`
+cross-validates the verifier on the other parts, in five folds that share no host, and scores the
+complexity of captions of shops and of other captions.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def measure(found: Bools, truth: Truth) -> str:
     """Return precision, recall, F1 and the fraction of negatives rejected, as table cells."""
     found, says = found[truth.counted], truth.says[truth.counted]
     hits = int((found & says).sum())
-    precision, recall = hits / max(int(found.sum()), 1), hits / max(int(says.sum()), 1)
+    precision = hits / max(int(found.sum()), 1)
+    recall = hits / max(int(says.sum()), 1)
     f1 = 2 * hits / max(int(found.sum() + says.sum()), 1)
     rejected = int((~found & ~says).sum()) / max(int((~says).sum()), 1)
     return f"{precision:.2f} | {recall:.2f} | **{f1:.2f}** | {rejected:.2f}"
@@ -60,12 +62,16 @@ def measure(found: Bools, truth: Truth) -> str:
 def _has_subject(graph: CaptionGraph) -> bool:
     parse = graph.parse
     verbs = {action.token for action in graph.actions if action.tagged}
-    return any(dep == "nsubj" and parse.heads[token] in verbs for token, dep in enumerate(parse.deps))
+    return any(
+        dep == "nsubj" and parse.heads[token] in verbs for token, dep in enumerate(parse.deps)
+    )
 
 
 def _has_children(graph: CaptionGraph) -> bool:
     parse = graph.parse
-    return any(head != token and parse.deps[token] != "punct" for token, head in enumerate(parse.heads))
+    return any(
+        head != token and parse.deps[token] != "punct" for token, head in enumerate(parse.heads)
+    )
 
 
 BARS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75)
@@ -74,9 +80,8 @@ PRESETS = ("paper", "balanced", "strict", "precise")
 
 def print_table(what: str, readers: Mapping[str, Truth], finders: Mapping[str, Bools]) -> None:
     """Print how well each finder agrees with each guideline."""
-    print(
-        f"\n| {what} | {' | '.join(f'{reader} annotation ({truth}): {CELLS}' for reader, truth in readers.items())} |"
-    )
+    columns = (f"{reader} annotation ({truth}): {CELLS}" for reader, truth in readers.items())
+    print(f"\n| {what} | {' | '.join(columns)} |")
     print(f"|{'---|' * (1 + 4 * len(readers))}")
     for name, found in finders.items():
         print(f"| {name} | {' | '.join(measure(found, truth) for truth in readers.values())} |")
@@ -120,21 +125,27 @@ def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) 
     is_shop = [re.search(SHOPS, host) is not None for host in hosts]
     fold_of = {name: place % FOLDS for place, name in enumerate(dict.fromkeys(names))}
     cc3m = cc3m_labels(folder)
-    rows, tables = list[Labelled](), list[pa.Table]()
+    rows = list[Labelled]()
+    tables = list[pa.Table]()
     for fold in range(FOLDS):
-        tables_of = train([one for one in labelled if fold_of[names[one.row]] != fold], cc3m, parser)
+        tables_of = train(
+            [one for one in labelled if fold_of[names[one.row]] != fold], cc3m, parser
+        )
         verifier = Verifier(*(Scorer.of(tables_of[part]) for part in ("actions", "details")))
         own = [one for one in labelled if fold_of[names[one.row]] == fold]
         rows += own
         tables.append(annotated(own, parser, verifier))
-    table, shop = pa.concat_tables(tables), np.array([is_shop[one.row] for one in rows])
+    table = pa.concat_tables(tables)
+    shop = np.array([is_shop[one.row] for one in rows])
     strict = load_preset("strict").captions
     truth = truths(rows)[1]["lenient"]
     for what, which in (("shops", shop), ("others", ~shop)):
         shops = len({names[row.row] for row, mine in zip(rows, which, strict=True) if mine})
         mine = Truth(truth.says[which], truth.counted[which])
         found = {
-            f"threshold {bar}": decide_captions(table, replace(strict, min_attribute_score=bar, min_relation_score=bar))
+            f"threshold {bar}": decide_captions(
+                table, replace(strict, min_attribute_score=bar, min_relation_score=bar)
+            )
             for bar in BARS
         }
         print_table(
@@ -145,24 +156,39 @@ def by_shops(labelled: Sequence[Labelled], folder: Path, parser: CaptionParser) 
 
 
 def annotated(
-    labelled: Sequence[Labelled], parser: CaptionParser, verifier: Verifier, opinion: Opinion | None = None
+    labelled: Sequence[Labelled],
+    parser: CaptionParser,
+    verifier: Verifier,
+    opinion: Opinion | None = None,
 ) -> pa.Table:
     graphs = graphs_of(labelled, parser)
-    return table_of([one.caption for one in labelled], [one.parse.text for one in graphs], graphs, verifier, opinion)
+    return table_of(
+        [one.caption for one in labelled],
+        [one.parse.text for one in graphs],
+        graphs,
+        verifier,
+        opinion,
+    )
 
 
 def highest(table: pa.Table, columns: Sequence[str]) -> Floats:
     """Return the highest score among the candidates of each caption, or 0 for none."""
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    return np.array([max([one["score"] for part in row for one in part], default=0.0) for row in rows])
+    return np.array(
+        [max([one["score"] for part in row for one in part], default=0.0) for row in rows]
+    )
 
 
 def ranked(scores: Floats, truth: Truth) -> str:
-    """Return average precision, best F1, and specificity at recalls of at least .90 and .92, as table cells."""
+    """Return average precision, best F1, and specificity at recalls of at least .90 and .92, as
+    table cells."""
     scores, says = scores[truth.counted], truth.says[truth.counted]
     precision, recall, bars = precision_recall_curve(says, scores)
     best = float((2 * precision * recall / np.maximum(precision + recall, 1e-9)).max())
-    at = [float((scores[~says] < bars[np.flatnonzero(recall[:-1] >= least)[-1]]).mean()) for least in (0.9, 0.92)]
+    at = [
+        float((scores[~says] < bars[np.flatnonzero(recall[:-1] >= least)[-1]]).mean())
+        for least in (0.9, 0.92)
+    ]
     return f"{average_precision_score(says, scores):.3f} | {best:.3f} | {at[0]:.3f} | {at[1]:.3f}"
 
 
@@ -170,16 +196,21 @@ def main() -> None:
     arguments = parser_of("benchmarks.verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--part", choices=("development", "test"), default="test")
-    arguments.add_argument("--weights", type=Path, help="of `train_verifier --train-part`; by default those that ship")
-    arguments.add_argument("--folds", action="store_true", help="captions of shops, by cross-validation")
+    arguments.add_argument(
+        "--weights", type=Path, help="of `train_verifier --train-part`; by default those that ship"
+    )
+    arguments.add_argument(
+        "--folds", action="store_true", help="captions of shops, by cross-validation"
+    )
     options = arguments.parse_args()
     if options.part == "development" and not options.weights:
         arguments.error(
-            "the weights that ship saw the development part; make others with `python -m benchmarks.train_verifier "
-            "--out FOLDER --train-part`, and name them: --weights FOLDER"
+            "the weights that ship saw the development part; make others with `python -m"
+            " benchmarks.train_verifier --out FOLDER --train-part`, and name them: --weights FOLDER"
         )
     folder = samples_folder(options.captions)
-    parser, labelled = Remembering(), laion_labels(folder)
+    parser = Remembering()
+    labelled = laion_labels(folder)
     if options.folds:
         by_shops([one for one in labelled if one.part != "test"], folder, parser)
         return
@@ -199,13 +230,17 @@ def main() -> None:
         return np.array([rule(graph) for graph in graphs], bool)
 
     def decided(rule: CaptionRule) -> CaptionDecisions:
-        return decide_captions(sides["with second opinion" if rule.second_opinion else "verifier"], rule)
+        return decide_captions(
+            sides["with second opinion" if rule.second_opinion else "verifier"], rule
+        )
 
     known = {f"preset `{name}`": load_preset(name).captions for name in PRESETS}
     for name in ("strict", "precise"):
         rule = load_preset(name).captions
         known |= {
-            f"`{name}` at {bar}": replace(rule, min_action_score=bar, min_attribute_score=bar, min_relation_score=bar)
+            f"`{name}` at {bar}": replace(
+                rule, min_action_score=bar, min_attribute_score=bar, min_relation_score=bar
+            )
             for bar in BARS
         }
     found = {name: decided(rule) for name, rule in known.items()}
@@ -214,7 +249,8 @@ def main() -> None:
     print(f"\n{len(test):,} LAION captions of the {options.part} part")
     actions, complexity = truths(test)
     print(
-        "\n| scores | labels | average precision | best F1 | specificity at .90 | at .92 |\n|---|---|---|---|---|---|"
+        "\n| scores | labels | average precision | best F1 | specificity at .90 | at .92"
+        " |\n|---|---|---|---|---|---|"
     )
     for side, table in sides.items():
         for what, columns, readers in (
@@ -232,9 +268,13 @@ def main() -> None:
         "any verb (data-juicer)": each(lambda g: any(a.tagged for a in g.actions)),
         "verb with an nsubj (Fondant)": each(_has_subject),
     }
-    print_table("action", actions, simple | {name: one.n_actions > 0 for name, one in found.items()})
+    print_table(
+        "action", actions, simple | {name: one.n_actions > 0 for name, one in found.items()}
+    )
     simple = {"a token with a child (dependency degree)": each(_has_children)}
-    print_table("complexity", complexity, simple | {name: one.complexity > 0 for name, one in found.items()})
+    print_table(
+        "complexity", complexity, simple | {name: one.complexity > 0 for name, one in found.items()}
+    )
 
 
 if __name__ == "__main__":

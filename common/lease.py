@@ -1,14 +1,15 @@
 """A lock in an object store without locks: a JSON object that its holder renews every ten seconds
-and that expires after 45 seconds. A run that holds a lease measures the age of others with the store's clock, if the
-store reports times, because the clocks of two machines may differ by that much. Later runs remove the leases that were
-not renewed for an hour.
+and that expires after 45 seconds. A run that holds a lease measures the age of others with the
+store's clock, if the store reports times, because the clocks of two machines may differ by that
+much. Later runs remove the leases that were not renewed for an hour.
 
-A holder that is paused or cut off from the store cannot notice that its lease expires and another run acquires one. So
-each lease has a fencing token, a number that only grows: the object `N.token` in the folder of leases, which the holder
-creates without replacing an object (by a conditional put, if the store has that). Shards with equal settings share one
-token. If the folder is removed, the numbers begin at 1 again, so a token also holds the unique name of its creator. All
-code that writes under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if the newest token
-is another one, or is gone.
+A holder that is paused or cut off from the store cannot notice that its lease expires and another
+run acquires one. So each lease has a fencing token, a number that only grows: the object `N.token`
+in the folder of leases, which the holder creates without replacing an object (by a conditional put,
+if the store has that). Shards with equal settings share one token. If the folder is removed, the
+numbers begin at 1 again, so a token also holds the unique name of its creator. All code that writes
+under a lease calls `Fence.check` first, in every process, and ends with LeaseLost if the newest
+token is another one, or is gone.
 """
 
 import json
@@ -29,28 +30,39 @@ from typing import Any
 
 from open_diht.common.stores import create, many_at_once, said_if_slow
 
-RENEW_S, AGAIN_S, VALID_S = 10.0, 5.0, 45.0
-"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease in seconds: several
-renewals may fail before a lease ends, and the lease of a killed run blocks others for less than a minute."""
+RENEW_S = 10.0
+AGAIN_S = 5.0
+VALID_S = 45.0
+"""Seconds between renewals, seconds before the retry of a failed renewal, and lifetime of a lease
+in seconds: several renewals may fail before a lease ends, and the lease of a killed run blocks
+others for less than a minute."""
 RENEWAL_SLOW_S = 4.0
-"""Renewals that take more seconds are reported: other work that waits for the store may be silent for minutes."""
+"""Renewals that take more seconds are reported: other work that waits for the store may be silent
+for minutes."""
 _KEPT_S = 3600.0
-"""A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for some time."""
+"""A run that acquires a lease deletes leases not renewed for longer. A machine may have slept for
+some time."""
 _PAUSES_S = (2.0, 4.0, 8.0)
-"""Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire a lease
-exclusively. The factor is random, since two runs that ask at the same moment could otherwise back off together for
-ever."""
+"""Seconds to back off, times 0.5 to 1.5, after the first, the second and all later tries to acquire
+a lease exclusively. The factor is random, since two runs that ask at the same moment could
+otherwise back off together for ever."""
 _TOKEN = ".token"
 _BYTE = b"\0"  # of a file that grows by `ftruncate`
 
 
 def _clock() -> float:
-    """Return seconds of a clock that also counts while the machine sleeps, if the system has one (Linux)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    """Return seconds of a clock that also counts while the machine sleeps, if the system has one
+    (Linux)."""
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 class LeaseLost(RuntimeError):
-    """Another run has taken the place that this run's lease or lock protects, or the place was removed."""
+    """Another run has taken the place that this run's lease or lock protects, or the place was
+    removed."""
 
 
 class Removed(LeaseLost):
@@ -58,8 +70,8 @@ class Removed(LeaseLost):
 
     def __init__(self, of: str):
         super().__init__(
-            f"{of} was removed or emptied while this run was working in it, so its results are lost; run the same "
-            "command to start over"
+            f"{of} was removed or emptied while this run was working in it, so its results are"
+            " lost; run the same command to start over"
         )
 
 
@@ -88,21 +100,23 @@ class Fence:
             raise Removed(self.of)
         try:
             holder = creator_of(self.fs, self.folder, newest)["holder"]
-        except FileNotFoundError:  # a third run has taken it by now, or the folder is being removed: see the next check
+        except (
+            FileNotFoundError
+        ):  # a third run has taken it by now, or the folder is being removed: see the next check
             holder = self.holder if newest == self.token else "another run"
         if (newest, holder) != (self.token, self.holder):
             raise LeaseLost(
-                f"this run was paused, or cut off from its store, for more than {VALID_S:.0f} seconds, and {holder} "
-                f"has taken {self.of} since; this run has changed nothing there since then. Run the same command to "
-                "resume when that run has ended"
+                f"this run was paused, or cut off from its store, for more than {VALID_S:.0f}"
+                f" seconds, and {holder} has taken {self.of} since; this run has changed nothing"
+                " there since then. Run the same command to resume when that run has ended"
             )
 
 
 @dataclass
 class FileFence:
-    """The fencing token of a lock file, which is the file's content: a random name of the file, which differs if the
-    folder was removed and made again, and a byte for each time that a run has locked the file exclusively. Outputs of
-    earlier versions have only the bytes."""
+    """The fencing token of a lock file, which is the file's content: a random name of the file,
+    which differs if the folder was removed and made again, and a byte for each time that a run has
+    locked the file exclusively. Outputs of earlier versions have only the bytes."""
 
     path: Path
     content: bytes = b""
@@ -121,17 +135,19 @@ class FileFence:
             raise Removed(str(root)) from error
         if found != self.content:
             raise LeaseLost(
-                f"another run has taken {root} since this one began, or after {root} was removed; this run has "
-                "changed nothing there since then. Run the same command to resume when that run has ended"
+                f"another run has taken {root} since this one began, or after {root} was removed;"
+                " this run has changed nothing there since then. Run the same command to resume"
+                " when that run has ended"
             )
 
 
 class FolderFence:
-    """A fence of a folder on a disk without a lock for others, see `held`. It knows the folder by an open handle, which
-    keeps the system from giving its number to another one."""
+    """A fence of a folder on a disk without a lock for others, see `held`. It knows the folder by
+    an open handle, which keeps the system from giving its number to another one."""
 
     def __init__(self, path: Path):
-        self._path, self._handle = path, os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._path = path
+        self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         self.name = ""
 
     def check(self) -> None:
@@ -142,8 +158,9 @@ class FolderFence:
             raise Removed(str(self._path)) from error
         if not os.path.samestat(found, os.fstat(self._handle)):
             raise LeaseLost(
-                f"{self._path} was removed and made again while this run was working in it; this run has changed "
-                "nothing in the new one. Name another folder to have the results of both"
+                f"{self._path} was removed and made again while this run was working in it; this"
+                " run has changed nothing in the new one. Name another folder to have the results"
+                " of both"
             )
 
     def close(self) -> None:
@@ -152,8 +169,8 @@ class FolderFence:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make a folder, and publish files in it while the `with` block runs. Publishing raises LeaseLost if the folder is
-    removed meanwhile."""
+    """Make a folder, and publish files in it while the `with` block runs. Publishing raises
+    LeaseLost if the folder is removed meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     fence = FolderFence(folder)
     set_fence(folder, fence)
@@ -170,7 +187,8 @@ _fences: dict[str, AnyFence] = {}
 
 
 def set_fence(root: object, fence: AnyFence | None) -> None:
-    """Set the fence of a folder for this process, or None without a lock, as for programs that only read."""
+    """Set the fence of a folder for this process, or None without a lock, as for programs that only
+    read."""
     if fence is None:
         _fences.pop(_absolute(root), None)
     else:
@@ -188,10 +206,13 @@ def token_of(root: object) -> str:
 
 
 def check_fence(path: object) -> None:
-    """Raise LeaseLost if a file is in a folder with a fence, and another run has taken this folder, or it was removed.
-    `path` is a local path, or an object that prints as the address of a remote one."""
+    """Raise LeaseLost if a file is in a folder with a fence, and another run has taken this folder,
+    or it was removed. `path` is a local path, or an object that prints as the address of a remote
+    one."""
     place = _absolute(path)
-    for root, fence in list(_fences.items()):  # another thread may begin to work in a folder meanwhile
+    for root, fence in list(
+        _fences.items()
+    ):  # another thread may begin to work in a folder meanwhile
         if place.startswith(f"{root}/"):
             fence.check()
 
@@ -239,15 +260,27 @@ class _Other:
 
 
 class Lease:
-    """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and ask at the same
-    moment may both back off. Other runs see the name `shard` in `at_work`. Shards may share the folder if their names
-    are equal after the last hyphen. `say` receives a message when a renewal takes longer than RENEWAL_SLOW_S, or
-    `take_alone` has to wait."""
+    """A lease on a folder of leases, which holds nothing else. Two runs that exclude each other and
+    ask at the same moment may both back off. Other runs see the name `shard` in `at_work`. Shards
+    may share the folder if their names are equal after the last hyphen. `say` receives a message
+    when a renewal takes longer than RENEWAL_SLOW_S, or `take_alone` has to wait."""
 
-    def __init__(self, fs: Any, folder: str, of: str, shard: str = "", say: Callable[[str], None] = lambda line: None):
-        self._fs, self._folder, self._of, self._shard, self._say = fs, folder.rstrip("/"), of, shard, say
+    def __init__(
+        self,
+        fs: Any,
+        folder: str,
+        of: str,
+        shard: str = "",
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self._fs = fs
+        self._folder = folder.rstrip("/")
+        self._of = of
+        self._shard = shard
+        self._say = say
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._path, self._shared = f"{self._folder}/{self._name}.json", True
+        self._path = f"{self._folder}/{self._name}.json"
+        self._shared = True
         self.fence = Fence(fs, self._folder, of)
         self._taken = 0.0  # on this machine's clock
         self._renewed = 0.0  # on `_clock`
@@ -257,10 +290,12 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
-        """Acquire the lease, or change its mode. `shared` allows other holders with shared leases. Return False, and
-        hold none, if the lease of another run forbids it."""
+        """Acquire the lease, or change its mode. `shared` allows other holders with shared leases.
+        Return False, and hold none, if the lease of another run forbids it."""
         self.release()
-        self._shared, self._taken, self.fence.token = shared, time.time(), 0
+        self._shared = shared
+        self._taken = time.time()
+        self.fence.token = 0
         # Before writing: a run that creates a token later sees this lease.
         tokens = _tokens(self._fs, self._folder)
         self._write()
@@ -280,18 +315,25 @@ class Lease:
         return True
 
     def take_alone(self) -> bool:
-        """Acquire the lease exclusively. Wait up to a minute for the lease of a killed run to expire. Return False, and
-        hold none, if a run that is alive renews a lease that forbids this one."""
-        known, pauses = dict[tuple[str, float], float](), chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
+        """Acquire the lease exclusively. Wait up to a minute for the lease of a killed run to
+        expire. Return False, and hold none, if a run that is alive renews a lease that forbids this
+        one."""
+        known = dict[tuple[str, float], float]()
+        pauses = chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
         while not self.take(shared=False):
             if not known:
-                self._say(f"{self._of} was in use: waiting up to a minute to see if that run was killed")
+                self._say(
+                    f"{self._of} was in use: waiting up to a minute to see if that run was killed"
+                )
             for other in self.refused_by:
-                # A run that waits like this one takes its lease again and again, and must not be taken for one at work.
+                # A run that waits like this one takes its lease again and again, and must not be
+                # taken for one at work.
                 lease = str(other["holder"]), float(other["taken"])
                 if other["renewed"] - known.setdefault(lease, other["renewed"]) > 0.9 * RENEW_S:
                     return False
-            time.sleep(next(pauses) * random.uniform(0.5, 1.5))  # random, because two that meet both back off
+            time.sleep(
+                next(pauses) * random.uniform(0.5, 1.5)
+            )  # random, because two that meet both back off
         return True
 
     def release(self) -> None:
@@ -305,7 +347,8 @@ class Lease:
             self._remove(self._path)
 
     def at_work(self) -> set[str]:
-        """Return the names of the shards that hold a lease, and that of this shard even if it holds none."""
+        """Return the names of the shards that hold a lease, and that of this shard even if it holds
+        none."""
         valid = (other.lease for other in self._found() if other.counts)
         return {str(lease["shard"]) for lease in valid if lease.get("shard")} | {self._shard} - {""}
 
@@ -321,20 +364,23 @@ class Lease:
         return [other for other in many_at_once(partial(self._other, now=now), paths) if other]
 
     def _other(self, path: str, now: datetime | None) -> _Other | None:
-        """Read another run's lease, or return None if it is gone. `now` is the store's time of this run's renewal, if
-        known."""
+        """Read another run's lease, or return None if it is gone. `now` is the store's time of this
+        run's renewal, if known."""
         try:
             lease: dict[str, Any] = json.loads(self._fs.cat_file(path))
         except FileNotFoundError:
             return None
         written = self._written(path)
-        if written is None or now is None:  # without the store's times, the clocks of the machines have to agree
+        if (
+            written is None or now is None
+        ):  # without the store's times, the clocks of the machines have to agree
             return _Other(path, lease, time.time() - float(lease["renewed"]))
         # `now` is the time of this lease's renewal, so add the time since.
         return _Other(path, lease, (now - written).total_seconds() + _clock() - self._renewed)
 
     def _written(self, path: str) -> datetime | None:
-        """Return the store's time when an object was written. Return None if it is unknown or the object is gone."""
+        """Return the store's time when an object was written. Return None if it is unknown or the
+        object is gone."""
         try:
             return self._fs.modified(path)
         except (NotImplementedError, FileNotFoundError):
@@ -346,12 +392,14 @@ class Lease:
         return bool(self._shared and other.get("shared") and alike)
 
     def _next_token(self, known: list[int], others: list[dict[str, Any]]) -> tuple[int, str]:
-        """Return the token of the shards at work, and its creator. If there is none, create the next one and delete the
-        `known` ones."""
+        """Return the token of the shards at work, and its creator. If there is none, create the
+        next one and delete the `known` ones."""
         newest = max(known, default=0)
         if newest and others:  # shards with equal settings, or this lease would have been refused
             holder = self._creator(newest).get("holder")
-            if holder and any(lease["holder"] == holder or lease.get("token") == newest for lease in others):
+            if holder and any(
+                lease["holder"] == holder or lease.get("token") == newest for lease in others
+            ):
                 return newest, holder
         content = {"holder": self._name, "shard": self._shard, "shared": self._shared}
         while True:
@@ -388,16 +436,21 @@ class Lease:
             self._fs.rm_file(path)
 
     def _renew(self) -> None:
-        pause, line = RENEW_S, f"still waiting for the store of {self._of}, which does not answer ..."
+        pause = RENEW_S
+        line = f"still waiting for the store of {self._of}, which does not answer ..."
         while not self._stop.wait(pause):
             try:
                 with said_if_slow(RENEWAL_SLOW_S, line, self._say):
                     self.fence.check()
                     self._write()
                 pause = RENEW_S
-            except LeaseLost:  # `check` raises it in the thread of the work; this lease would keep others out
+            except (
+                LeaseLost
+            ):  # `check` raises it in the thread of the work; this lease would keep others out
                 return
-            except Exception:  # every store has errors of its own; a retry may succeed before the lease expires
+            except (
+                Exception
+            ):  # every store has errors of its own; a retry may succeed before the lease expires
                 pause = AGAIN_S
 
 

@@ -14,7 +14,8 @@ MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def is_pinned(path: Path, sha256: str) -> bool:
-    """Return whether `digest_of` a file or folder is `sha256`. Files are read again only if size or time changed."""
+    """Return whether `digest_of` a file or folder is `sha256`. Files are read again only if size or
+    time changed."""
     return digest_of(path) == sha256
 
 
@@ -25,17 +26,21 @@ def check_pinned(path: Path, sha256: str, error: Callable[[str], Exception], rem
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's file names and contents without `__pycache__`, in hex."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents without `__pycache__`,
+    in hex."""
     if path.is_file():
         state = path.stat()
         return _digest(path, state.st_size, state.st_mtime_ns)
     total = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts):
+    for file in sorted(
+        file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    ):
         total.update(f"{file.relative_to(path).as_posix()} {digest_of(file)}\n".encode())
     return total.hexdigest()
 
 
 @cache
 def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the SHA-256 of a file. `size` and `mtime_ns` are in the cache's key, so a changed file is read again."""
+    """Return the SHA-256 of a file. `size` and `mtime_ns` are in the cache's key, so a changed file
+    is read again."""
     return sha256_file(path)

@@ -12,24 +12,30 @@ class PluginError(ValueError):
 
 
 def load_plugin(name: str) -> None:
-    """Import a module by its dotted name, from the import path or the current folder. Raise PluginError if it is not
-    found, fails while it is imported, or belongs to Python's standard library."""
+    """Import a module by its dotted name, from the import path or the current folder. Raise
+    PluginError if it is not found, fails while it is imported, or belongs to Python's standard
+    library."""
     if name.partition(".")[0] in sys.stdlib_module_names:
-        raise PluginError(f"--plugin {name}: this is a module of Python's standard library; rename yours")
+        raise PluginError(
+            f"--plugin {name}: this is a module of Python's standard library; rename yours"
+        )
     try:
         imported(name)
     except Exception as error:  # the user's module may raise anything
         raise PluginError(
-            f"--plugin {name}: {type(error).__name__}: {error}; the module must be importable here and on every "
-            "worker: installed, in this folder, or on PYTHONPATH"
+            f"--plugin {name}: {type(error).__name__}: {error}; the module must be importable here"
+            " and on every worker: installed, in this folder, or on PYTHONPATH"
         ) from error
     _loaded[name] = None
 
 
 def imported(name: str) -> ModuleType:
-    """Import a user's module from the import path or the current folder. Raises the errors of the module."""
+    """Import a user's module from the import path or the current folder. Raises the errors of the
+    module."""
     if "" not in sys.path:
-        sys.path.append("")  # the current folder; the installed command has its own folder there instead
+        sys.path.append(
+            ""
+        )  # the current folder; the installed command has its own folder there instead
     return importlib.import_module(name)
 
 

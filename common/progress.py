@@ -14,12 +14,14 @@ EVERY_ON_A_PIPE_S = 10.0
 
 
 class ProgressBar(tqdm):
-    """A progress bar such as `captions |████ | 1,200 of about 5,000 rows (24 %) 40/s ETA 1:35`. On a terminal it
-    disappears when the work ends, unless `finish` leaves a last line. `update` and iteration show nothing before the
-    first interval, but `move` shows the bar at once."""
+    """A progress bar such as `captions |████ | 1,200 of about 5,000 rows (24 %) 40/s ETA 1:35`. On
+    a terminal it disappears when the work ends, unless `finish` leaves a last line. `update` and
+    iteration show nothing before the first interval, but `move` shows the bar at once."""
 
     monitor_interval = 0  # no monitor thread that redraws the bar more often
-    _lock = threading.RLock()  # tqdm's lock is shared with forks; one killed while holding it would block all
+    _lock = (
+        threading.RLock()
+    )  # tqdm's lock is shared with forks; one killed while holding it would block all
 
     def __init__(
         self,
@@ -32,7 +34,8 @@ class ProgressBar(tqdm):
         out: TextIO | None = None,
         disable: bool = False,
     ):
-        """Create a bar over `work`, or for `update` or `move`, without showing it. `out` replaces standard error."""
+        """Create a bar over `work`, or for `update` or `move`, without showing it. `out` replaces
+        standard error."""
         self.exact = True
         out = out or sys.stderr
         terminal = out.isatty()
@@ -57,26 +60,42 @@ class ProgressBar(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """The values that `bar_format` may name."""
         known: dict[str, Any] = super().format_dict
-        done, before, seconds = known["n"], known["initial"], known["elapsed"]
+        done = known["n"]
+        before = known["initial"]
+        seconds = known["elapsed"]
         return {
             **known,
-            "running": running(done, known["total"], known["unit"], seconds, before=before, exact=self.exact),
-            "ended": f"{done:>12,} {known['unit']} in {duration(seconds)}, {_rate(done - before, seconds):,.0f}/s",
+            "running": running(
+                done, known["total"], known["unit"], seconds, before=before, exact=self.exact
+            ),
+            "ended": (
+                f"{done:>12,} {known['unit']} in {duration(seconds)},"
+                f" {_rate(done - before, seconds):,.0f}/s"
+            ),
         }
 
     def move(self, done: int, total: int | None, *, exact: bool = True) -> None:
-        """Show a new state. A `total` of None or 0 is unknown, and a `total` below `done` is raised to `done`."""
-        self.n, self.total, self.exact = done, total and max(done, total), exact  # an estimated total may be too small
+        """Show a new state. A `total` of None or 0 is unknown, and a `total` below `done` is raised
+        to `done`."""
+        self.n, self.total, self.exact = (
+            done,
+            total and max(done, total),
+            exact,
+        )  # an estimated total may be too small
         self.refresh()
 
     def finish(self, done: int) -> None:
         """Close the bar and leave a last line with the count, the time taken and the rate."""
-        self.n, self.leave, self.delay, self.bar_format = done, True, 0.0, "{desc:<9} {ended}"
+        self.n = done
+        self.leave = True
+        self.delay = 0.0
+        self.bar_format = "{desc:<9} {ended}"
         self.close()
 
 
 def _has_width(out: TextIO) -> bool:
-    """Return whether the stream is a terminal with a known width. At width 0 tqdm would cut the whole bar."""
+    """Return whether the stream is a terminal with a known width. At width 0 tqdm would cut the
+    whole bar."""
     try:
         return os.get_terminal_size(out.fileno()).columns > 0
     except OSError:
@@ -91,7 +110,9 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n").rstrip():
-            with suppress(OSError):  # standard error is full; missing progress must not end the work
+            with suppress(
+                OSError
+            ):  # standard error is full; missing progress must not end the work
                 self._out.write(line + "\n")
 
     def flush(self) -> None:
@@ -99,13 +120,19 @@ class _Lines:
             self._out.flush()
 
 
-def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """Return the progress line of running work. A `total` of None is unknown. A total that is not `exact` is an
-    estimate, for which the line never shows 100 %."""
-    rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
-    said, left = f"{done:>12,}", "-"
+def running(
+    done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True
+) -> str:
+    """Return the progress line of running work. A `total` of None is unknown. A total that is not
+    `exact` is an estimate, for which the line never shows 100 %."""
+    rate = _rate(done - before, seconds)
+    of = f" {unit}" if unit else ""
+    said = f"{done:>12,}"
+    left = "-"
     if total:
-        percent = min(100 if exact else 99, 100 * done // total)  # 99 at most, because an estimate may grow
+        percent = min(
+            100 if exact else 99, 100 * done // total
+        )  # 99 at most, because an estimate may grow
         of = f" of {'' if exact else 'about '}{total:,}{of} ({percent} %)"
         left = duration(max(1.0, (total - done) / rate)) if rate else "-"
     return f"{said}{of}  {rate:,.0f}/s  ETA {left}"

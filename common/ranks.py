@@ -24,7 +24,8 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     control: Any = None
-    """Process group for small CPU messages that never wait for a GPU. None means the default group."""
+    """Process group for small CPU messages that never wait for a GPU. None means the default
+    group."""
 
     @property
     def first(self) -> bool:
@@ -32,12 +33,13 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return (world * b, ...), the tensors (b, ...) of all ranks in order. With several ranks it has no
-        gradient."""
+        """Return (world * b, ...), the tensors (b, ...) of all ranks in order. With several ranks
+        it has no gradient."""
         return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
 
     def gather_with_gradient(self, tensor: Tensor) -> Tensor:
-        """Like `gather`, always with gradient: each rank's part receives the sum of its gradients over all ranks."""
+        """Like `gather`, always with gradient: each rank's part receives the sum of its gradients
+        over all ranks."""
         return tensor if self.world == 1 else _Gather.apply(tensor, self.rank, self.world)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -56,7 +58,8 @@ class Ranks:
         return box[0]
 
     def collect(self, value: Any) -> list[Any]:
-        """Return the values of all ranks in rank order, on all ranks (all_gather). They must be small and picklable."""
+        """Return the values of all ranks in rank order, on all ranks (all_gather). They must be
+        small and picklable."""
         if self.world == 1:
             return [value]
         box: list[Any] = [None] * self.world
@@ -84,8 +87,10 @@ class Ranks:
         return range(self.rank, count, self.world)
 
     def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
-        """Return all rows (n, ...) in order, on all ranks, gathered from the rows (m, ...) that each rank has computed
-        for its blocks in turn. The blocks cover the rows 0 to n - 1. Rank r has the blocks r, r + world, ..."""
+        """Return all rows (n, ...) in order, on all ranks, gathered from the rows (m, ...) that
+        each rank has computed for its blocks in turn. The blocks cover the rows 0 to n - 1. Rank r
+        has the blocks r, r + world, ...
+        """
         parts = self.collect(mine)
         found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
         for rank, rows in enumerate(parts):
@@ -96,16 +101,19 @@ class Ranks:
                 reached += len(block)
         return found
 
-    def divided(self, count: int, most: int, compute: Callable[[range], np.ndarray], width: int) -> np.ndarray:
-        """Return the rows (count, width) of all items, on all ranks, which divide blocks of at most `most` items among
-        them. `compute` returns the rows of a block."""
+    def divided(
+        self, count: int, most: int, compute: Callable[[range], np.ndarray], width: int
+    ) -> np.ndarray:
+        """Return the rows (count, width) of all items, on all ranks, which divide blocks of at most
+        `most` items among them. `compute` returns the rows of a block."""
         size = min(most, -(-count // self.world))  # small enough to be divided
         blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
         mine = [compute(blocks[index]) for index in self.part(len(blocks))]
         return self.in_order(blocks, np.concatenate([np.empty((0, width)), *mine]))
 
     def all_or_error(self, error: Exception | None) -> None:
-        """Wait for all ranks. If any passed an error, raise the first one on every rank, so that none waits forever."""
+        """Wait for all ranks. If any passed an error, raise the first one on every rank, so that
+        none waits forever."""
         for found in self.collect(error):
             if found is not None:
                 raise found
@@ -119,11 +127,13 @@ def _all_gather(tensor: Tensor, world: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """An all-gather with gradient: the backward pass is a reduce-scatter (sum), or on gloo an all_reduce."""
+    """An all-gather with gradient: the backward pass is a reduce-scatter (sum), or on gloo an
+    all_reduce."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, world: int) -> Tensor:
-        ctx.rank, ctx.world = rank, world
+        ctx.rank = rank
+        ctx.world = world
         return _all_gather(tensor, world)
 
     @staticmethod
@@ -142,9 +152,11 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
-    """Yield the ranks of this run. If torchrun started several processes, join the process group and leave it at the
-    end. An existing process group is used and left as it is. The backend is NCCL on CUDA and gloo on the CPU. Raise
-    WrongUse if WORLD_SIZE is not 1 and another variable is missing, or there is no GPU for this rank."""
+    """Yield the ranks of this run. If torchrun started several processes, join the process group
+    and leave it at the end. An existing process group is used and left as it is. The backend is
+    NCCL on CUDA and gloo on the CPU. Raise WrongUse if WORLD_SIZE is not 1 and another variable is
+    missing, or there is no GPU for this rank.
+    """
     if dist.is_initialized():
         local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, _control(timeout_s))
@@ -153,9 +165,16 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        if name not in os.environ
+    ]
     if missing:
-        raise WrongUse(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
+        raise WrongUse(
+            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with"
+            " torchrun"
+        )
     local_rank = int(os.environ["LOCAL_RANK"])
     begin_group(device_type, local_rank, timeout_s)
     try:
@@ -165,8 +184,10 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
 
 
 def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
-    """Initialize the process group from the environment. On CUDA, this rank's GPU becomes the current device and is
-    bound to the group, so that NCCL starts, or fails, at once. Raise WrongUse if this process sees no such GPU."""
+    """Initialize the process group from the environment. On CUDA, this rank's GPU becomes the
+    current device and is bound to the group, so that NCCL starts, or fails, at once. Raise WrongUse
+    if this process sees no such GPU.
+    """
     timeout = timedelta(seconds=timeout_s)
     if device_type != "cuda":
         dist.init_process_group("gloo", timeout=timeout)
@@ -174,16 +195,19 @@ def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
     seen = torch.cuda.device_count()
     if local_rank >= seen:
         raise WrongUse(
-            f"LOCAL_RANK is {local_rank}, but this process sees {seen} GPUs: start at most one process per GPU, and "
-            "let each process see all GPUs"
+            f"LOCAL_RANK is {local_rank}, but this process sees {seen} GPUs: start at most one"
+            " process per GPU, and let each process see all GPUs"
         )
     torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl", timeout=timeout, device_id=torch.device("cuda", local_rank))
 
 
 def _control(timeout_s: float) -> Any:
-    """Return a gloo group for CPU tensors if the default group is NCCL, which accepts none. Return None otherwise."""
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if _of_gpus() else None
+    """Return a gloo group for CPU tensors if the default group is NCCL, which accepts none. Return
+    None otherwise."""
+    return (
+        dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if _of_gpus() else None
+    )
 
 
 def _of_gpus() -> bool:

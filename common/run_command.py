@@ -1,5 +1,5 @@
-"""Start a command of this package, and end it on signals: Ctrl-C, SIGTERM and SIGHUP become one line
-on standard error and an exit status, unless the command handles them as `make view` does.
+"""Start a command of this package, and end it on signals: Ctrl-C, SIGTERM and SIGHUP become one
+line on standard error and an exit status, unless the command handles them as `make view` does.
 
 Import nothing heavy here: the signal handlers must be active while the rest is imported.
 """
@@ -16,8 +16,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
-"""Environment of the commands of `run_command` and of workers: worker processes provide the parallelism,
-and threads in one process cost more than they gain. NumPy reads these variables when it is imported."""
+"""Environment of the commands of `run_command` and of workers: worker processes provide the
+parallelism, and threads in one process cost more than they gain. NumPy reads these variables when
+it is imported."""
 SAID = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "terminated",
@@ -40,19 +41,26 @@ class Told(KeyboardInterrupt):
 
 
 def run_command(
-    module: str, *arguments: Any, parser: str | None = None, resumes: bool = True, workers: bool = True, **named: Any
+    module: str,
+    *arguments: Any,
+    parser: str | None = None,
+    resumes: bool = True,
+    workers: bool = True,
+    **named: Any,
 ) -> NoReturn:
     """Run the `main` function of a module as this process's command, and exit with its status.
 
-    First call the module's `before_main`, if it has one, when the module is imported and nothing has started. A signal
-    during the imports ends the process at once. A later one raises KeyboardInterrupt, so that locks are released and
-    jobs ended; a second signal does not wait for that.
+    First call the module's `before_main`, if it has one, when the module is imported and nothing
+    has started. A signal during the imports ends the process at once. A later one raises
+    KeyboardInterrupt, so that locks are released and jobs ended; a second signal does not wait for
+    that.
 
-    `parser` names a light module. Before `module` is imported, its function `parse` turns the arguments of `main` into
-    the keyword `options` of `main`. It ends the process if they are wrong or ask for help; otherwise `LOADING` is
-    printed. Without `parser`, `main` parses its arguments itself. `resumes` tells the user that the same command
-    resumes after a signal. `workers` says that worker processes provide the parallelism: numeric libraries of this
-    process then use one thread, see `ONE_THREAD`, and libraries log only errors.
+    `parser` names a light module. Before `module` is imported, its function `parse` turns the
+    arguments of `main` into the keyword `options` of `main`. It ends the process if they are wrong
+    or ask for help; otherwise `LOADING` is printed. Without `parser`, `main` parses its arguments
+    itself. `resumes` tells the user that the same command resumes after a signal. `workers` says
+    that worker processes provide the parallelism: numeric libraries of this process then use one
+    thread, see `ONE_THREAD`, and libraries log only errors.
     """
     global _remedy, _terminal
     _remedy = "; run the same command to resume" if resumes else ""
@@ -60,11 +68,15 @@ def run_command(
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
     _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
-    asked = [number for number in SAID if signal.getsignal(number) is not signal.SIG_IGN]  # in scripts `&` ignores INT
+    asked = [
+        number for number in SAID if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # in scripts `&` ignores INT
     for number in asked:
         signal.signal(number, _end)
     if workers:
-        logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about unused cloud clients
+        logging.basicConfig(
+            level=logging.ERROR
+        )  # before Beam is imported: it warns about unused cloud clients
     if parser is not None:
         if "options" not in named:
             from open_diht.common.command_line import parsed_by
@@ -91,11 +103,14 @@ def run_command(
 
 @contextlib.contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let a signal end the process at once during the `with` block, in which libraries are imported. An exception in
-    the middle of an import may be swallowed, and leaves a library half imported."""
+    """Let a signal end the process at once during the `with` block, in which libraries are
+    imported. An exception in the middle of an import may be swallowed, and leaves a library half
+    imported."""
     is_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
     before = {number: signal.getsignal(number) for number in SAID if is_main}
-    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    handled = [
+        number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)
+    ]
     for number in handled:
         signal.signal(number, _end)
     try:

@@ -1,9 +1,10 @@
-"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`; with it any sample
-can be read without reading those before it.
+"""Index of a shard, which is a webdataset tar. It is usually stored next to the shard in `.index/`;
+with it any sample can be read without reading those before it.
 
-Building an index reads the shard from end to end. It records offsets and sizes of images, captions and JSON, hashes of
-images and captions, uids, and the tar's SHA-256. It also detects defects of a shard before it is used. Stage `export`
-writes an index with each shard. Training builds missing ones, except those of `--export index` and of `make select`.
+Building an index reads the shard from end to end. It records offsets and sizes of images, captions
+and JSON, hashes of images and captions, uids, and the tar's SHA-256. It also detects defects of a
+shard before it is used. Stage `export` writes an index with each shard. Training builds missing
+ones, except those of `--export index` and of `make select`.
 """
 
 import hashlib
@@ -27,13 +28,15 @@ from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
 
 VERSION = 2
-"""Training rebuilds indexes of other versions, except those of `--export index` and of `make select`."""
+"""Training rebuilds indexes of other versions, except those of `--export index` and of `make
+select`."""
 FOLDER = ".index"
 """Folder of the indexes, next to the shards."""
 IMAGES = (*EXTENSIONS, "bin")
 """Endings of images, by priority: if a sample has several, the first counts. Early shards of
 `make filter` use `bin` for formats without an ending."""
-CAPTION, JSON = "txt", "json"
+CAPTION = "txt"
+JSON = "json"
 _FIELDS = [
     ("image_at", "<i8"),
     ("image_size", "<i8"),
@@ -55,8 +58,11 @@ class Defect(StrEnum):
     """A defect of a shard or of a sample. The index omits defective samples."""
 
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
-    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing or corrupt; the part before is used
-    NOT_A_TAR = "not_a_tar"  # something else under a shard's name, or corrupt or cut off before the first sample
+    TRUNCATED_TAR = (  # a shard whose end is missing or corrupt; the part before is used
+        "truncated_tar"
+    )
+    # something else under a shard's name, or corrupt or cut off before the first sample
+    NOT_A_TAR = "not_a_tar"
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
@@ -99,7 +105,8 @@ class ShardIndex:
     bytes: int
     sha256: str
     stamp: str
-    """Stamp of the file, see `stamp_of`. A remote tar has the stamp that its store states, or ""."""
+    """Stamp of the file, see `stamp_of`. A remote tar has the stamp that its store states, or
+    ""."""
     rows: npt.NDArray[Any]
     """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes, uids in two halves."""
     keys: list[str]
@@ -111,13 +118,18 @@ class ShardIndex:
     part: str = ""
     """Hash of the listed samples if only some are listed, otherwise "". See `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, including samples in `bad`, but not an incomplete one at the end of a
-    truncated tar. It is empty for a part."""
+    """Offset of the first header of every sample, including samples in `bad`, but not an incomplete
+    one at the end of a truncated tar. It is empty for a part."""
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the tar. For a part of it, a hash of that SHA-256 and of the listed samples."""
-        return hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest() if self.part else self.sha256
+        """The SHA-256 of the tar. For a part of it, a hash of that SHA-256 and of the listed
+        samples."""
+        return (
+            hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest()
+            if self.part
+            else self.sha256
+        )
 
     @property
     def places_samples(self) -> bool:
@@ -125,10 +137,12 @@ class ShardIndex:
         return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the rows of all samples that begin in a byte range of the tar, in order: (samples,) indices into
-        `rows`, or -1 for samples that `rows` lacks."""
+        """Return the rows of all samples that begin in a byte range of the tar, in order:
+        (samples,) indices into `rows`, or -1 for samples that `rows` lacks."""
         first, last = np.searchsorted(self.starts, [start, stop])
-        numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1  # sample number of each row
+        numbers = (
+            np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1
+        )  # sample number of each row
         here = np.flatnonzero((numbers >= first) & (numbers < last))
         found = np.full(last - first, -1, np.int64)
         found[numbers[here] - first] = here
@@ -154,7 +168,8 @@ def place_beside(name: str) -> PurePosixPath:
 
 
 def stamp_of(path: Path) -> str:
-    """Return a stamp that changes with a local file: its size and modification time. Raise OSError if it is missing."""
+    """Return a stamp that changes with a local file: its size and modification time. Raise OSError
+    if it is missing."""
     state = os.stat(path)
     return f"{state.st_size}-{state.st_mtime_ns}"
 
@@ -166,7 +181,8 @@ def uid_of_key(key: str) -> str:
 
 
 def halves(uid: str) -> tuple[int, int]:
-    """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets. Return (0, 0) for ""."""
+    """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets.
+    Return (0, 0) for ""."""
     return int(uid[:16] or "0", 16), int(uid[16:] or "0", 16)
 
 
@@ -176,9 +192,11 @@ def hash64(content: bytes) -> int:
 
 
 def packed_keys(keys: Iterable[str]) -> npt.NDArray[np.uint8]:
-    """Return keys as bytes, one on each line. A line end in a key becomes NUL, which no name in a tar has."""
+    """Return keys as bytes, one on each line. A line end in a key becomes NUL, which no name in a
+    tar has."""
     return np.frombuffer(
-        "\n".join(key.replace("\n", "\0") for key in keys).encode("utf-8", "surrogateescape"), np.uint8
+        "\n".join(key.replace("\n", "\0") for key in keys).encode("utf-8", "surrogateescape"),
+        np.uint8,
     )
 
 
@@ -197,7 +215,8 @@ class _Hashed:
     """A stream that hashes the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]):
-        self._stream, self._sha = stream, hashlib.sha256()
+        self._stream = stream
+        self._sha = hashlib.sha256()
         self.bytes = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -214,7 +233,8 @@ class _Hashed:
 
 
 def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
-    """Index a tar in one pass, with the stamp of `stamp_of`. Count its defects in `bad`, without raising an error."""
+    """Index a tar in one pass, with the stamp of `stamp_of`. Count its defects in `bad`, without
+    raising an error."""
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []
@@ -240,7 +260,16 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             report(Defect.MISSING_CAPTION, item.key)
         else:
             uid = halves(item.uid or uid_of_key(item.key))
-            rows.append((*item.image[:2], *item.caption[:2], item.image[2], item.caption[2], *item.json, *uid))
+            rows.append(
+                (
+                    *item.image[:2],
+                    *item.caption[:2],
+                    item.image[2],
+                    item.caption[2],
+                    *item.json,
+                    *uid,
+                )
+            )
             keys.append(item.key)
     sha256 = hashed.finish()
     return ShardIndex(
@@ -257,8 +286,9 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
 
 
 def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str]) -> ShardIndex:
-    """Return the index of some samples of a shard, for readers that may read no others. `rows` are their indices in
-    `index.rows`, ascending. `uids`, 32 hex digits each, replace the shard's uids."""
+    """Return the index of some samples of a shard, for readers that may read no others. `rows`
+    are their indices in `index.rows`, ascending. `uids`, 32 hex digits each, replace the shard's
+    uids."""
     chosen = index.rows[rows]
     pairs = np.array([halves(uid) for uid in uids], np.uint64).reshape(-1, 2)
     chosen["uid_high"], chosen["uid_low"] = pairs.T
@@ -286,15 +316,20 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
                 if group is not None:
                     yield group
                 group = _Group(key, member.offset)
-            if extension in IMAGES and (not group.ending or IMAGES.index(extension) < IMAGES.index(group.ending)):
+            if extension in IMAGES and (
+                not group.ending or IMAGES.index(extension) < IMAGES.index(group.ending)
+            ):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
                 group.ending = extension
-            elif extension == CAPTION and group.caption is None:  # the first that is not blank counts
+            elif (
+                extension == CAPTION and group.caption is None
+            ):  # the first that is not blank counts
                 content = tar.content(member)
                 if content.strip():  # a blank caption counts as missing
                     group.caption = (member.content, member.size, caption_hash(content))
             elif extension == JSON and not group.json[0]:
-                group.json, group.uid = (member.content, member.size), uid_of_json(tar.content(member))
+                group.json = (member.content, member.size)
+                group.uid = uid_of_json(tar.content(member))
     except BrokenTar as error:
         if not stream.bytes:
             report(Defect.EMPTY_TAR, "0 bytes")
@@ -325,7 +360,9 @@ def save(index: ShardIndex, path: Path) -> None:
 
 def write(index: ShardIndex, path: Path) -> None:
     """Write an index to a file. See `save` for its arguments."""
-    about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")}
+    about = {
+        key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")
+    }
     with open(path, "wb") as file:
         np.savez(
             file,
@@ -337,8 +374,8 @@ def write(index: ShardIndex, path: Path) -> None:
 
 
 def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
-    """Return a stored index. With its `content`, which the caller has read, `path` is only named in messages. Raise
-    BadIndex if the index is missing, unreadable or of another version."""
+    """Return a stored index. With its `content`, which the caller has read, `path` is only named in
+    messages. Raise BadIndex if the index is missing, unreadable or of another version."""
     try:
         with np.load(path if content is None else io.BytesIO(content)) as arrays:
             about = _about(arrays)
@@ -347,12 +384,14 @@ def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
             return found
     except _UNREADABLE as error:
         raise BadIndex(
-            f"the index {path} cannot be read ({error}); remove it, and run the command that wrote it again"
+            f"the index {path} cannot be read ({error}); remove it, and run the command that wrote"
+            " it again"
         ) from error
 
 
 def is_current(path: Path, stamp: str) -> bool:
-    """Return whether an index of this version exists for a stamp of `stamp_of`. Only its metadata are read."""
+    """Return whether an index of this version exists for a stamp of `stamp_of`. Only its metadata
+    are read."""
     try:
         with np.load(path) as content:
             about = _about(content)

@@ -18,12 +18,16 @@ class Interval(NamedTuple):
 def check_level(level: float) -> None:
     """Raise ValueError unless a confidence level lies between 0 and 1, exclusive."""
     if not 0 < level < 1:
-        raise ValueError(f"confidence level {level}: expected a number between 0 and 1, such as 0.95")
+        raise ValueError(
+            f"confidence level {level}: expected a number between 0 and 1, such as 0.95"
+        )
 
 
 def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a proportion of hits. `hits` need not be a whole number; if it is, the
-    interval lies in [0, 1]. Raise ValueError for n < 1, hits outside 0 to n, or a level outside (0, 1)."""
+    """Return the Wilson score interval of a proportion of hits. `hits` need not be a whole number;
+    if it is, the interval lies in [0, 1]. Raise ValueError for n < 1, hits outside 0 to n, or a
+    level outside (0, 1).
+    """
     check_level(level)
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"wilson: {hits} hits of {n} items; expected n >= 1 and 0 <= hits <= n")
@@ -33,8 +37,8 @@ def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
 
 
 def score_interval(share: float, n: float, z: float) -> Interval:
-    """Return the Wilson score interval of a proportion of `n` items. `n` may be an effective number, and need not be
-    whole. The interval may exceed [0, 1] by rounding."""
+    """Return the Wilson score interval of a proportion of `n` items. `n` may be an effective
+    number, and need not be whole. The interval may exceed [0, 1] by rounding."""
     center = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
@@ -42,8 +46,11 @@ def score_interval(share: float, n: float, z: float) -> Interval:
 
 
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
-    """Return the probability that k candidates, drawn without replacement, include a right one (mean over queries)."""
-    numbers, often = np.unique(np.asarray(right), return_counts=True)  # compute each distinct number once
+    """Return the probability that k candidates, drawn without replacement, include a right one
+    (mean over queries)."""
+    numbers, often = np.unique(
+        np.asarray(right), return_counts=True
+    )  # compute each distinct number once
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):
         missed *= np.maximum(among - numbers - drawn, 0) / (among - drawn)

@@ -25,16 +25,17 @@ class Member:
     name: str
     """Path in the tar. Bytes that are not UTF-8 become surrogate escapes."""
     offset: int
-    """Offset of the member in the uncompressed stream: of its first header, which may be an extended one, or in tars
-    joined with cat, of the zeros before that."""
+    """Offset of the member in the uncompressed stream: of its first header, which may be an
+    extended one, or in tars joined with cat, of the zeros before that."""
     content: int
     """Offset of its content in the uncompressed stream."""
     size: int
     """Size of its content in bytes."""
 
     def sample(self) -> tuple[str, str] | None:
-        """Return the sample's key and the lower-case extension, split at the first dot of the file name. Return None
-        for a file name without an extension or with a dot in front, which belongs to no sample."""
+        """Return the sample's key and the lower-case extension, split at the first dot of the file
+        name. Return None for a file name without an extension or with a dot in front, which belongs
+        to no sample."""
         parts = _SAMPLE.fullmatch(self.name)
         return (parts[1], parts[2].lower()) if parts else None
 
@@ -44,8 +45,8 @@ class BrokenTar(OSError):
 
 
 class TarStream:
-    """An iterator over the regular files of a tar. `size` is the length of a seekable stream. It is None for a stream
-    that is only read, such as a compressed one."""
+    """An iterator over the regular files of a tar. `size` is the length of a seekable stream. It is
+    None for a stream that is only read, such as a compressed one."""
 
     def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
         self._stream = stream
@@ -61,13 +62,21 @@ class TarStream:
     def __next__(self) -> Member:
         self._skip(self._unread)
         self._unread = 0
-        offset, name, size, sparse = self._at, None, None, False
+        offset = self._at
+        name = None
+        size = None
+        sparse = False
         while True:
             header = self._header()
             if header is None:
                 raise StopIteration
             # Extended headers describe the member that follows.
-            if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
+            if header.type in (
+                tarfile.GNUTYPE_LONGNAME,
+                tarfile.GNUTYPE_LONGLINK,
+                tarfile.XHDTYPE,
+                tarfile.XGLTYPE,
+            ):
                 content = self._extension(header)
                 if header.type == tarfile.GNUTYPE_LONGNAME:
                     name = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -77,30 +86,36 @@ class TarStream:
                     sparse |= any(key.startswith("GNU.sparse.") for key in records)
                     digits = records.get("size", "")
                     if len(digits) > _MOST_DIGITS:
-                        raise BrokenTar(f"no tar header before byte {self._at}: a size of {len(digits)} digits")
+                        raise BrokenTar(
+                            f"no tar header before byte {self._at}: a size of {len(digits)} digits"
+                        )
                     size = int(digits) if digits.isdecimal() else size
                 continue
             if sparse or header.type == tarfile.GNUTYPE_SPARSE:
                 raise BrokenTar(
-                    f"'{header.name if name is None else name}' before byte {self._at} is stored as a sparse file, "
-                    "which is not supported; make the tar again without --sparse"
+                    f"'{header.name if name is None else name}' before byte {self._at} is stored as"
+                    " a sparse file, which is not supported; make the tar again without --sparse"
                 )
             length = header.size if size is None else size
             if header.type in _REGULAR:
                 self._unread = length + -length % _BLOCK  # content is padded to whole blocks
                 return Member(header.name if name is None else name, offset, self._at, length)
-            # Folders, links and devices have no content, whatever size they state. Skip unknown types with theirs.
+            # Folders, links and devices have no content, whatever size they state. Skip unknown
+            # types with theirs.
             self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
-            offset, name, size = self._at, None, None
+            offset = self._at
+            name = None
+            size = None
 
     def content(self, member: Member, limit: int | None = None) -> bytes:
-        """Return at most `limit` bytes of the content of the member just returned. Call it at most once per member.
-        Raise BrokenTar if the tar ends inside the content."""
+        """Return at most `limit` bytes of the content of the member just returned. Call it at most
+        once per member. Raise BrokenTar if the tar ends inside the content."""
         wanted = member.size if limit is None else min(member.size, limit)
         data = self._read(wanted)
         if len(data) < wanted:
             raise BrokenTar(
-                f"the tar ends inside the member '{member.name}', at byte {self._at}; fetch or make it again"
+                f"the tar ends inside the member '{member.name}', at byte {self._at}; fetch or make"
+                " it again"
             )
         self._unread -= wanted
         return data
@@ -108,12 +123,16 @@ class TarStream:
     def _header(self) -> tarfile.TarInfo | None:
         ended = False
         while True:
-            at, block = self._at, self._read(_BLOCK)
+            at = self._at
+            block = self._read(_BLOCK)
             if len(block) < _BLOCK:
                 if ended:
                     return None
                 what = "without its end marker" if not block else "inside a header"
-                raise BrokenTar(f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is truncated")
+                raise BrokenTar(
+                    f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is"
+                    " truncated"
+                )
             if block.strip(b"\0"):
                 break
             # Blocks of zeros mark the end, but tars joined with cat continue after them.
@@ -128,7 +147,9 @@ class TarStream:
 
     def _extension(self, header: tarfile.TarInfo) -> bytes:
         if header.size > _MAX_EXTENSION:
-            raise BrokenTar(f"an extended header of {header.size} bytes before byte {self._at} is not a header")
+            raise BrokenTar(
+                f"an extended header of {header.size} bytes before byte {self._at} is not a header"
+            )
         content = self._read(header.size + -header.size % _BLOCK)
         if len(content) < header.size:
             raise BrokenTar(f"the tar ends inside an extended header, at byte {self._at}")
@@ -145,7 +166,9 @@ class TarStream:
     def _skip(self, count: int) -> None:
         if self._size is not None:
             if self._at + count > self._size:  # seeking beyond the end raises no error
-                raise BrokenTar(f"the tar ends inside a member, at byte {self._size}; fetch or make it again")
+                raise BrokenTar(
+                    f"the tar ends inside a member, at byte {self._size}; fetch or make it again"
+                )
             if count:
                 self._stream.seek(count, 1)
                 self._at += count
@@ -154,18 +177,24 @@ class TarStream:
             part = self._stream.read(min(count, _READ_BYTES))
             if not part:
                 raise BrokenTar(
-                    f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make it again"
+                    f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make"
+                    " it again"
                 )
             self._at += len(part)
             count -= len(part)
 
 
 def _pax_records(content: bytes) -> dict[str, str]:
-    """Return the records "length key=value" of a pax header, up to the first malformed one. A value ends at a NUL."""
+    """Return the records "length key=value" of a pax header, up to the first malformed one. A value
+    ends at a NUL."""
     records: dict[str, str] = {}
     while content:
         length, _, _ = content.partition(b" ")
-        if not length.isdigit() or len(length) > _MOST_DIGITS or not len(length) + 1 < int(length) <= len(content):
+        if (
+            not length.isdigit()
+            or len(length) > _MOST_DIGITS
+            or not len(length) + 1 < int(length) <= len(content)
+        ):
             break
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
         value = value.partition(b"\0")[0]

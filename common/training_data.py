@@ -1,4 +1,5 @@
-"""The record of a model's training data: which evaluation sets it was checked against, next to the exported weights."""
+"""The record of a model's training data: which evaluation sets it was checked against, next to the
+exported weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,19 +11,23 @@ from typing import Any
 from open_diht.common.stores import file_system, is_of_store
 
 TRAINING_DATA = "training_data.json"
-"""File of an exported model: for each source of its training its path and, as `checked`, what filtering has recorded of
-`--decontaminate`, or null; and the same for weights that it started from, for a file of weights only path and null."""
+"""File of an exported model: for each source of its training its path and, as `checked`, what
+filtering has recorded of `--decontaminate`, or null; and the same for weights that it started from,
+for a file of weights only path and null."""
 
 
-def record_of(places: Sequence[str], chosen: bool, weights: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps rejected rows too.
-    `weights`: what training started from, whose data count too."""
+def record_of(
+    places: Sequence[str], chosen: bool, weights: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the content of `TRAINING_DATA`. `chosen`: a selection chose the samples, perhaps
+    rejected rows too. `weights`: what training started from, whose data count too."""
     known = [{"path": place, "checked": None if chosen else _checked(place)} for place in places]
     return [*known, *chain.from_iterable(map(record_in, weights))]
 
 
 def record_in(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the record of the model in a folder. If none can be read, return one that says that nothing is known."""
+    """Return the record of the model in a folder. If none can be read, return one that says that
+    nothing is known."""
     with suppress(OSError, ValueError):
         found = json.loads((Path(folder) / TRAINING_DATA).read_text(encoding="utf-8"))
         if isinstance(found, list) and found:
@@ -31,7 +36,8 @@ def record_in(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _checked(place: str) -> Any:
-    """Return `checked` in the funnel.json of the output whose folder, shards or indexes a source names."""
+    """Return `checked` in the funnel.json of the output whose folder, shards or indexes a source
+    names."""
     try:
         fs, inside = file_system(place)
         folder = Path(inside).parent if inside.endswith(".tar") else Path(inside)
@@ -44,8 +50,10 @@ def _checked(place: str) -> Any:
 
 
 def decontaminated(folder: Path | None, task: str) -> str:
-    """Return whether the training data of the model in a folder was checked against a task's images, in words. One
-    source that was checked against other images alone is enough for "not", whatever is known of the others."""
+    """Return whether the training data of the model in a folder was checked against a task's
+    images, in words. One source that was checked against other images alone is enough for "not",
+    whatever is known of the others.
+    """
     try:
         sources = [source["checked"] for source in record_in(folder)] if folder else []
         known = [checked for checked in sources if checked is not None]
@@ -61,4 +69,6 @@ def decontaminated(folder: Path | None, task: str) -> str:
 
 
 def _covers(checked: Mapping[str, Any], task: str) -> bool:
-    return int(checked["compared"]) > 0 and any(task in each.get("tasks", ()) for each in checked["sets"])
+    return int(checked["compared"]) > 0 and any(
+        task in each.get("tasks", ()) for each in checked["sets"]
+    )

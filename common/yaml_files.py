@@ -20,11 +20,14 @@ class BadYaml(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like YAML 1.2, it reads
-    5e-4 as a number and no (the language Norwegian) as a text. The plain loader reads them as a text and as false."""
+    """A safe YAML loader that refuses duplicate keys, where the plain loader keeps the last. Like
+    YAML 1.2, it reads 5e-4 as a number and no (the language Norwegian) as a text. The plain loader
+    reads them as a text and as false.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which are no duplicates.
+        # A composed node holds the keys as written. Later it also holds keys merged by `<<`, which
+        # are no duplicates.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
@@ -42,7 +45,8 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]  # see below
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# Integers with a leading zero (010, octal in YAML 1.1) and numbers with colons (1:30, base 60) are texts.
+# Integers with a leading zero (010, octal in YAML 1.1) and numbers with colons (1:30, base 60) are
+# texts.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$", re.ASCII),
@@ -76,18 +80,21 @@ class Shelf:
         return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
     def path(self, name: str) -> Path:
-        """Return the path of the file of this name, or `name` if it ends in .yaml or .yml. Raise `error` if unknown."""
+        """Return the path of the file of this name, or `name` if it ends in .yaml or .yml. Raise
+        `error` if unknown."""
         if name.endswith((".yaml", ".yml")):
             return Path(name)
         if name not in (known := self.names()):
             raise self.error(
-                f"unknown {self.what} {name!r}{nearest(name, known)}; choose {', '.join(known)}, or a .yaml file"
+                f"unknown {self.what} {name!r}{nearest(name, known)}; choose {', '.join(known)}, or"
+                " a .yaml file"
             )
         return self.folder / f"{name}.yaml"
 
     @contextmanager
     def explained(self, path: Path) -> Iterator[None]:
-        """Turn `BadYaml`, `BadValue` and `error` in the block into `error` with the file's name in front."""
+        """Turn `BadYaml`, `BadValue` and `error` in the block into `error` with the file's name in
+        front."""
         try:
             yield
         except BadYaml as error:
@@ -97,40 +104,52 @@ class Shelf:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raise `BadYaml` as `parse_yaml` does, and if the path is a URL, or the file
-    cannot be opened or is not UTF-8."""
-    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path turns two slashes into one
+    """Return the content of a YAML file. Raise `BadYaml` as `parse_yaml` does, and if the path is a
+    URL, or the file cannot be opened or is not UTF-8."""
+    if address := re.match(
+        r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)
+    ):  # Path turns two slashes into one
         raise BadYaml(
-            f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from local files; download "
-            "it and give the path of the copy"
+            f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from"
+            " local files; download it and give the path of the copy"
         )
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadYaml(f"{path}: {error.strerror or error}; give the path of a readable file") from error
+        raise BadYaml(
+            f"{path}: {error.strerror or error}; give the path of a readable file"
+        ) from error
     except UnicodeDecodeError as error:
         raise BadYaml(f"{path} is not UTF-8 text (byte {error.start}); save it as such") from error
     return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, place: str) -> Any:
-    """Return the content of a YAML text. Raise BadYaml if it is not valid YAML, is nested too deeply, repeats a key, or
-    has a value that cannot be read."""
+    """Return the content of a YAML text. Raise BadYaml if it is not valid YAML, is nested too
+    deeply, repeats a key, or has a value that cannot be read."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
-        line, code = text.count("\n", 0, error.position) + 1, ord(text[error.position])
-        raise BadYaml(f"{place}, line {line}: not YAML, character U+{code:04X}; remove it") from error
+        line = text.count("\n", 0, error.position) + 1
+        code = ord(text[error.position])
+        raise BadYaml(
+            f"{place}, line {line}: not YAML, character U+{code:04X}; remove it"
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = error.problem or error.context or "unreadable"
         if "given twice" in problem:
-            raise BadYaml(f"{place}{where}: {' '.join(problem.split())}; remove one of them") from error
+            raise BadYaml(
+                f"{place}{where}: {' '.join(problem.split())}; remove one of them"
+            ) from error
         said = f"{problem} {error.context}" if error.problem and error.context else problem
         raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
     except RecursionError as error:
         raise BadYaml(f"{place}: the YAML is nested too deeply; flatten it") from error
-    # For example a number of thousands of digits (ValueError), `!!bool foo` (KeyError) or `!!timestamp foo`.
+    # For example a number of thousands of digits (ValueError), `!!bool foo` (KeyError) or
+    # `!!timestamp foo`.
     except (ValueError, LookupError, AttributeError) as error:
-        raise BadYaml(f"{place}: a value cannot be read ({error}); quote it, or correct it") from error
+        raise BadYaml(
+            f"{place}: a value cannot be read ({error}); quote it, or correct it"
+        ) from error

@@ -1,5 +1,5 @@
-"""Start and stop clusters of daemons on this machine without touching other processes. Uses only the standard
-library."""
+"""Start and stop clusters of daemons on this machine without touching other processes. Uses only
+the standard library."""
 
 import argparse
 import contextlib
@@ -23,8 +23,8 @@ class ClusterError(RuntimeError):
 
 
 class LocalCluster(ABC):
-    """A cluster of daemons on this machine, with one state folder for logs, process ids and files. It answers on
-    `port`. `size` is how many of `sizes` the complete cluster has."""
+    """A cluster of daemons on this machine, with one state folder for logs, process ids and files.
+    It answers on `port`. `size` is how many of `sizes` the complete cluster has."""
 
     name: str
     """Name of the cluster in messages."""
@@ -34,7 +34,9 @@ class LocalCluster(ABC):
     """Names of the daemons, in the order in which they start."""
 
     def __init__(self, state: Path, port: int, size: int):
-        self.state, self.port, self.size = state.resolve(), port, size
+        self.state = state.resolve()
+        self.port = port
+        self.size = size
         self.log = self.state / "log"
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -59,7 +61,9 @@ class LocalCluster(ABC):
             self._stop()  # what is left of a cluster that runs only in part, or does not answer
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    raise ClusterError(f"port {self.port} is taken by another process; choose another with --port")
+                    raise ClusterError(
+                        f"port {self.port} is taken by another process; choose another with --port"
+                    )
             self.log.mkdir(exist_ok=True)
             self.start()
             return f"{self.name} is up: {self._describe(self._await())}"
@@ -70,13 +74,21 @@ class LocalCluster(ABC):
         if self.state.is_dir():
             with alone(self.state):
                 stopped = self._stop()
-        return f"stopped {' and '.join(stopped)}" if stopped else f"no {self.name} runs from {self.state}"
+        return (
+            f"stopped {' and '.join(stopped)}"
+            if stopped
+            else f"no {self.name} runs from {self.state}"
+        )
 
     def status(self) -> str:
-        """Return a message with the size and address. Raises ClusterError if no cluster runs and answers."""
+        """Return a message with the size and address. Raises ClusterError if no cluster runs and
+        answers."""
         there = self.count() if self.running() else 0
         if not there:
-            raise ClusterError(f"no {self.name} runs from {self.state}; start one with `make {self.name.lower()}-up`")
+            raise ClusterError(
+                f"no {self.name} runs from {self.state}; start one with `make"
+                f" {self.name.lower()}-up`"
+            )
         return f"{self.name} is up: {self._describe(there)}"
 
     def do(self, command: str) -> int:
@@ -89,8 +101,8 @@ class LocalCluster(ABC):
         return 0
 
     def running(self) -> dict[str, int]:
-        """Return the process id of each running daemon. The command line is checked, since a stale file may name
-        another process."""
+        """Return the process id of each running daemon. The command line is checked, since a stale
+        file may name another process."""
         found = {}
         for daemon in self.daemons:
             file = self.state / f"{daemon}.pid"
@@ -100,11 +112,16 @@ class LocalCluster(ABC):
         return found
 
     def spawn(self, daemon: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start one of `daemons`, which outlives this process. Its output goes to a log. `command` must contain a path
-        in the state folder, by which `running` recognizes it."""
+        """Start one of `daemons`, which outlives this process. Its output goes to a log. `command`
+        must contain a path in the state folder, by which `running` recognizes it."""
         with open(self.log / f"{daemon}.log", "wb") as log:
             process = subprocess.Popen(
-                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         (self.state / f"{daemon}.pid").write_text(f"{process.pid}\n", encoding="ascii")
         self._started.append(process)
@@ -113,26 +130,34 @@ class LocalCluster(ABC):
         return f"{there} {self.sizes}, {self.address} (logs in {self.log})"
 
     def _await(self) -> int:
-        """Wait until the cluster has at least its full size, and return its size. Raises ClusterError."""
+        """Wait until the cluster has at least its full size, and return its size. Raises
+        ClusterError."""
         deadline = time.monotonic() + START_SECONDS
         # `running` would fail here: a new process has no command line for a moment.
-        while time.monotonic() < deadline and all(process.poll() is None for process in self._started):
+        while time.monotonic() < deadline and all(
+            process.poll() is None for process in self._started
+        ):
             if (there := self.count()) >= self.size:
                 return there
             time.sleep(0.3)
         why = self._last_error()
         self._stop()
-        raise ClusterError(f"{self.name} did not start with {self.size} {self.sizes}: {why} (logs in {self.log})")
+        raise ClusterError(
+            f"{self.name} did not start with {self.size} {self.sizes}: {why} (logs in {self.log})"
+        )
 
     def _last_error(self) -> str:
         for daemon in self.daemons:
-            for line in reversed((self.log / f"{daemon}.log").read_text(errors="replace").splitlines()):
+            for line in reversed(
+                (self.log / f"{daemon}.log").read_text(errors="replace").splitlines()
+            ):
                 if any(word in line for word in ("Error", " ERROR ", "Exception")):
                     return line.strip()[:300]
         return "its logs name no error"
 
     def _stop(self) -> list[str]:
-        """End this cluster's processes, the last daemon first, and return the names of those that ran."""
+        """End this cluster's processes, the last daemon first, and return the names of those that
+        ran."""
         found = self.running()
         for daemon in reversed(self.daemons):
             if daemon in found:
@@ -143,7 +168,9 @@ class LocalCluster(ABC):
 
 def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
     """Return the parser of a cluster's command line, with its default state folder and port."""
-    parser = argparse.ArgumentParser(description=f"Run a {cluster} on this machine.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=f"Run a {cluster} on this machine.", allow_abbrev=False
+    )
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--state", type=Path, default=Path(state), help=f"its folder ({state})")
     parser.add_argument("--port", type=int, default=port, help=f"port that it answers on ({port})")
@@ -152,14 +179,15 @@ def options_of(cluster: str, state: str, port: int) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Create a state folder if needed, and hold its lock during the `with` block. Raises ClusterError if it cannot be
-    written."""
+    """Create a state folder if needed, and hold its lock during the `with` block. Raises
+    ClusterError if it cannot be written."""
     try:
         state.mkdir(parents=True, exist_ok=True)
         lock = open(state / "lock", "a", encoding="ascii")  # noqa: SIM115 closed below
     except OSError as error:
         raise ClusterError(
-            f"the state folder {state} cannot be written ({error.strerror}); choose another with --state"
+            f"the state folder {state} cannot be written ({error.strerror}); choose another with"
+            " --state"
         ) from error
     with lock as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -167,13 +195,21 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of a process; empty if there is no such process, or on Linux only a zombie."""
+    """Return the command line of a process; empty if there is no such process, or on Linux only a
+    zombie."""
     if os.path.exists("/proc/self"):
         try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            return (
+                Path(f"/proc/{pid}/cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode("utf-8", "replace")
+            )
         except OSError:
             return ""
-    done = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     return done.stdout
 
 

@@ -1,7 +1,8 @@
 """Write the parts of the pages that are made from the code: python -m docs.generate.
 
-A page has `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`, and a later `<!-- end -->`; the lines between
-them are made from the code, and committed. The pages of the evaluation's tasks are made from the code as a whole.
+A page has `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`, and a later `<!-- end
+-->`; the lines between them are made from the code, and committed. The pages of the evaluation's
+tasks are made from the code as a whole.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ from open_diht.eval.tasks import KINDS, load_suite, suite_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND = "python -m docs.generate"
-_MADE = re.compile(r"^(<!-- (\w+)(?:: (.+?))? -->\n)((?:(?!<!--).)*?)(<!-- end -->)$", re.MULTILINE | re.DOTALL)
+_MADE = re.compile(
+    r"^(<!-- (\w+)(?:: (.+?))? -->\n)((?:(?!<!--).)*?)(<!-- end -->)$", re.MULTILINE | re.DOTALL
+)
 _MARK = re.compile(r"^<!-- (?!end -->).*$", re.MULTILINE)
 _LISTED = 8
-"""Maximum number of class names or templates in a table's cell: enough to show what those of a task are like."""
+"""Maximum number of class names or templates in a table's cell: enough to show what those of a task
+are like."""
 
 
 def main() -> int:
-    """Write each page whose text has changed, remove the pages of tasks that no suite has, and print both."""
+    """Write each page whose text has changed, remove the pages of tasks that no suite has, and
+    print both."""
     for path, text in pages().items():
         before = path.read_text(encoding="utf-8") if path.is_file() else None
         if text is None:
@@ -47,22 +52,28 @@ def main() -> int:
 
 
 def pages() -> dict[Path, str | None]:
-    """Return the text of each page with parts made from the code, and None for the page of a task that no suite has."""
+    """Return the text of each page with parts made from the code, and None for the page of a task
+    that no suite has."""
     folder = REPOSITORY / "docs"
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.md"))}
-    made: dict[Path, str | None] = {path: filled(text, path) for path, text in texts.items() if "<!-- " in text}
-    made |= {path: None for path in texts if path.parent == folder / "tasks" and path.name != "index.md"}
+    made: dict[Path, str | None] = {
+        path: filled(text, path) for path, text in texts.items() if "<!-- " in text
+    }
+    made |= {
+        path: None for path in texts if path.parent == folder / "tasks" and path.name != "index.md"
+    }
     return made | {folder / "tasks" / f"{name}.md": text for name, text in task_pages().items()}
 
 
 def filled(text: str, path: Path) -> str:
-    """Return the text of a page with its parts made again. Raises SystemExit for a mark that nothing makes."""
+    """Return the text of a page with its parts made again. Raises SystemExit for a mark that
+    nothing makes."""
     made = {found[1].strip() for found in _MADE.finditer(text) if found[2] in MAKERS}
     for mark in _MARK.findall(text):
         if mark not in made:
             raise SystemExit(
-                f"error: nothing makes {mark} of {path}; begin it with one of {', '.join(MAKERS)}, and write "
-                "<!-- end --> on a line below"
+                f"error: nothing makes {mark} of {path}; begin it with one of {', '.join(MAKERS)},"
+                " and write <!-- end --> on a line below"
             )
     return _MADE.sub(lambda found: f"{found[1]}{_made(found[2], found[3])}{found[5]}", text)
 
@@ -98,7 +109,8 @@ def _class(name: str) -> type[Any]:
 
 
 def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    said, fields = field_docstrings(kind), dataclasses.fields(kind)
+    said = field_docstrings(kind)
+    fields = dataclasses.fields(kind)
     if any(map(_default, fields)):
         yield from ("", "| setting | default | meaning |", "|---|---|---|")
         for field in fields:
@@ -106,7 +118,9 @@ def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
             yield f"| `{prefix}{field.name}` | {default} | {_cell(said.get(field.name, ''))} |"
     else:  # a record whose fields are results, not settings
         yield from ("", "| field | meaning |", "|---|---|")
-        yield from (f"| `{prefix}{field.name}` | {_cell(said.get(field.name, ''))} |" for field in fields)
+        yield from (
+            f"| `{prefix}{field.name}` | {_cell(said.get(field.name, ''))} |" for field in fields
+        )
     yield ""
 
 
@@ -134,17 +148,22 @@ def _cell(text: str) -> str:
 
 
 def presets() -> Iterator[str]:
-    """Yield the settings of all presets: the values of `paper`, and the values in which other presets differ."""
+    """Yield the settings of all presets: the values of `paper`, and the values in which other
+    presets differ."""
     from open_diht.filters.presets import load_preset, preset_names
 
     loaded = {name: _settings(load_preset(name).as_content()) for name in sorted(preset_names())}
     paper = loaded.pop("paper")
     yield from ("", "| setting | `paper` | other presets |", "|---|---|---|")
-    for setting in dict.fromkeys(setting for values in (paper, *loaded.values()) for setting in values):
+    for setting in dict.fromkeys(
+        setting for values in (paper, *loaded.values()) for setting in values
+    ):
         others: dict[str, list[str]] = {}
         for name, values in loaded.items():
             if values.get(setting) != paper.get(setting):
-                others.setdefault(f"`{values[setting]}`" if setting in values else "none", []).append(f"`{name}`")
+                others.setdefault(
+                    f"`{values[setting]}`" if setting in values else "none", []
+                ).append(f"`{name}`")
         shown = "; ".join(f"{', '.join(names)}: {value}" for value, names in others.items())
         yield f"| `{setting}` | {f'`{paper[setting]}`' if setting in paper else ''} | {shown} |"
     yield ""
@@ -152,8 +171,15 @@ def presets() -> Iterator[str]:
 
 def _settings(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of a preset's sections as YAML, by `section.setting`."""
-    sections = {name: value if isinstance(value, Mapping) else {"": value} for name, value in content.items()}
-    return {f"{name}.{key}".rstrip("."): _yaml(value) for name, each in sections.items() for key, value in each.items()}
+    sections = {
+        name: value if isinstance(value, Mapping) else {"": value}
+        for name, value in content.items()
+    }
+    return {
+        f"{name}.{key}".rstrip("."): _yaml(value)
+        for name, each in sections.items()
+        for key, value in each.items()
+    }
 
 
 def efforts() -> Iterator[str]:
@@ -162,7 +188,10 @@ def efforts() -> Iterator[str]:
 
     yield from ("", f"| effort | {' | '.join(f'`{name}`' for name in EFFORTS['low'])} |")
     yield "|---" * (1 + len(EFFORTS["low"])) + "|"
-    yield from (f"| `{effort}` | {' | '.join(map(_yaml, row.values()))} |" for effort, row in EFFORTS.items())
+    yield from (
+        f"| `{effort}` | {' | '.join(map(_yaml, row.values()))} |"
+        for effort, row in EFFORTS.items()
+    )
     yield ""
 
 
@@ -170,7 +199,11 @@ def datasets() -> Iterator[str]:
     """Yield the known data sets, from `pipelines/datasets/`."""
     from open_diht.pipelines.datasets import dataset_names, load_dataset
 
-    yield from ("", "| `DATASET` | what | where the manifest is | size | license | note |", "|---|---|---|---|---|---|")
+    yield from (
+        "",
+        "| `DATASET` | what | where the manifest is | size | license | note |",
+        "|---|---|---|---|---|---|",
+    )
     for name in dataset_names():
         known = load_dataset(name)
         title = f"[{known.title}]({known.homepage})" if known.homepage else known.title
@@ -181,11 +214,18 @@ def datasets() -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    """Yield a heading and a table for each suite of `eval/suites/`, with a link to the page of each task."""
+    """Yield a heading and a table for each suite of `eval/suites/`, with a link to the page of each
+    task."""
     yield ""
     for name in suite_names():
         suite = load_suite(name)
-        yield from (f"## {name}", "", _cell(suite.about), "", "| task | data | kind | metric | items | license |")
+        yield from (
+            f"## {name}",
+            "",
+            _cell(suite.about),
+            "",
+            "| task | data | kind | metric | items | license |",
+        )
         yield "|---|---|---|---|--:|---|"
         for task in suite.tasks:
             items = "" if task.items is None else f"{task.items:,}"
@@ -203,9 +243,12 @@ def task_pages() -> dict[str, str]:
 
 def _task_page(task: Task, suites: Sequence[Suite]) -> str:
     """Return the page of a task: data, terms, metric, pitfalls."""
-    kind, fetch = KINDS[task.kind], f"make bench-data TASK={task.name}"
+    kind = KINDS[task.kind]
+    fetch = f"make bench-data TASK={task.name}"
     facts: Mapping[str, str] = {
-        "kind": f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else ""),
+        "kind": (
+            f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else "")
+        ),
         "metric": f"`{task.metric}`, of {', '.join(f'`{one}`' for one in kind.metrics)}",
         "published": task.paper,
         "license": task.license,
@@ -234,9 +277,11 @@ def _task_page(task: Task, suites: Sequence[Suite]) -> str:
 
 
 def _size(task: Task) -> str:
-    counted = {"caption_selection": "questions", "pair_selection": "pairs", "association": "cues"}.get(
-        task.kind, "images"
-    )
+    counted = {
+        "caption_selection": "questions",
+        "pair_selection": "pairs",
+        "association": "cues",
+    }.get(task.kind, "images")
     parts = [] if task.items is None else [f"{task.items:,} {counted}"]
     if task.sample is not None:
         parts.append(f"of which {task.sample:,} are drawn by a seed")
@@ -267,7 +312,8 @@ def _captions(task: Task) -> str:
 
 
 def reasons() -> Iterator[str]:
-    """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all scores.
+    """Yield the reasons to reject a row, in the order of the checks, for `paper-dedup` with all
+    scores.
 
     The bound of a score is the preset's own, so it is named and not quoted.
     """
@@ -279,7 +325,9 @@ def reasons() -> Iterator[str]:
     score = ScoreRule(min=0.0, masked=MaskedRule(min=0.0), negatives=NegativesRule(min=0.0))
     steps = cascade(dataclasses.replace(load_preset("paper-dedup"), score=score))
     for step in steps:
-        meaning = step.explanation.replace("below 0.", "below `min`, or not in the fraction `keep`, of the preset.")
+        meaning = step.explanation.replace(
+            "below 0.", "below `min`, or not in the fraction `keep`, of the preset."
+        )
         yield f"| {step.stage} | `{step.reason}` | {_cell(meaning)} |"
     yield ""
 
@@ -289,8 +337,11 @@ def command_help(command: str) -> Iterator[str]:
     from open_diht.cli import COMMANDS
 
     known = COMMANDS.get(command)
-    module, defaults = (known.module, dict(known.defaults)) if known else ("open_diht.trainer.concepts.cli", {})
-    text, program = io.StringIO(), import_module(module)
+    module, defaults = (
+        (known.module, dict(known.defaults)) if known else ("open_diht.trainer.concepts.cli", {})
+    )
+    text = io.StringIO()
+    program = import_module(module)
     # Lines are wrapped with the home in them, so it has the same length for everyone.
     here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="", HOME="/~")
     with here, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
@@ -302,22 +353,31 @@ def make_help() -> Iterator[str]:
     """Yield the output of `make help`."""
     plain = {**os.environ, "MAKEFLAGS": "", "MFLAGS": ""}
     command = ["make", "--no-print-directory", "help"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=plain, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=plain, capture_output=True, text=True, check=True
+    )
     yield from ("```text", done.stdout.strip("\n"), "```")
 
 
 def signatures() -> Iterator[str]:
-    """Yield the signature and the first sentence of each name on the pages of the API, and of its methods."""
+    """Yield the signature and the first sentence of each name on the pages of the API, and of its
+    methods."""
     from griffe import load
 
     package = load("open_diht", search_paths=[REPOSITORY])
     for page in ("open_diht", "filters", "pipelines", "trainer", "eval"):
         text = (REPOSITORY / f"docs/reference/api/{page}.md").read_text(encoding="utf-8")
         yield from (f"## {page}", "")
-        for name, members in re.findall(r"^::: open_diht\.(\S+)(?:\n +options: \{members: \[(.*?)\]\})?", text, re.M):
+        for name, members in re.findall(
+            r"^::: open_diht\.(\S+)(?:\n +options: \{members: \[(.*?)\]\})?", text, re.M
+        ):
             found = _target(package[name])
             if found.is_module:
-                names = members.split(", ") if members else [one for one in found.members if _shown(found[one])]
+                names = (
+                    members.split(", ")
+                    if members
+                    else [one for one in found.members if _shown(found[one])]
+                )
                 yield from (f"### {name}", "")
                 for one in names:
                     yield from _signature(_target(found[one]))
@@ -361,5 +421,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that are not used
+    logging.basicConfig(
+        level=logging.ERROR
+    )  # before Beam is imported: it warns about clouds that are not used
     raise SystemExit(main())

@@ -35,7 +35,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     # Pages outside `docs/` are below `project/` on the site.
     for path in re.findall(r"'project/([^']+)'", str(config.nav)):
         if (REPOSITORY / path).is_file():
-            files.append(File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path)))
+            files.append(
+                File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path))
+            )
     return files
 
 
@@ -50,7 +52,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """
     where = page.file.src_uri
     parts = _FENCE.split(markdown)  # code, which is every other part, does not change
-    parts[::2] = [_LINK.sub(lambda found: _linked(found, where, files), part) for part in parts[::2]]
+    parts[::2] = [
+        _LINK.sub(lambda found: _linked(found, where, files), part) for part in parts[::2]
+    ]
     return "".join(parts)
 
 
@@ -67,17 +71,23 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
     else:
         uri = f"project/{path}/README.md" if (REPOSITORY / path).is_dir() else f"project/{path}"
     if files.get_file_from_path(uri):
-        return f"{before}{posixpath.relpath(uri, posixpath.dirname(where) or '.')}{anchor or ''}{after}"
+        relative = posixpath.relpath(uri, posixpath.dirname(where) or ".")
+        return f"{before}{relative}{anchor or ''}{after}"
     if not (REPOSITORY / path).exists():
         raise PluginError(f"{here}: the link to {target} leads nowhere")
     if path.endswith(".md"):
-        raise PluginError(f"{here}: the link to {target} leads to a page that nav of mkdocs.yml does not name")
-    text = before[before.index("[") + 1 : -2]  # code is not on the site: show its path without a link
+        raise PluginError(
+            f"{here}: the link to {target} leads to a page that nav of mkdocs.yml does not name"
+        )
+    text = before[
+        before.index("[") + 1 : -2
+    ]  # code is not on the site: show its path without a link
     return f"`{path}`" if text.strip("`") == posixpath.basename(path) else f"{text}, `{path}`"
 
 
 class _Addresses(HTMLParser):
-    """Collects what a browser fetches for a page, the targets of its links, and the names that links can lead to."""
+    """Collects what a browser fetches for a page, the targets of its links, and the names that
+    links can lead to."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -99,7 +109,8 @@ class _Addresses(HTMLParser):
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Raise PluginError if a page loads something from another site, or has a link within the site that leads nowhere.
+    """Raise PluginError if a page loads something from another site, or has a link within the site
+    that leads nowhere.
 
     Pages must also work as files and without a network, and must not reveal their readers.
     """
@@ -110,7 +121,9 @@ def on_post_build(config: MkDocsConfig) -> None:
             raise PluginError(f"{page} loads {away[0]}, which is not of the site")
         for url in found.fetched + found.linked:
             parts = urlsplit(url)
-            if parts.scheme or page.name == "404.html":  # it is shown at any address, so its links begin at the root
+            if (
+                parts.scheme or page.name == "404.html"
+            ):  # it is shown at any address, so its links begin at the root
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             names = pages[target].names if target in pages else {parts.fragment}

@@ -1,8 +1,8 @@
 """Find prose that readers have to read twice: python -m docs.prose.
 
-Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for British spelling and for
-tables of more than eight columns. Docstrings and comments are also searched for fragments at their beginning, and all
-files for the marks of merge conflicts.
+Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for
+British spelling and for tables of more than eight columns. Docstrings and comments are also
+searched for fragments at their beginning, and all files for the marks of merge conflicts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ WORDS = ("docs/prose.py", "filters/captions/normalize.py", "filters/captions/par
 MOST_COLUMNS = 8
 FRAGMENT = re.compile(r"(Of|Those|The same|What|As|Its|Who|Whether) ")
 TURN = re.compile(
-    r"\b(anew|at hand|beside|besides|goes on|go on|is said|are said|set aside|sets aside|who reads|what becomes of|"
-    r"broken off|garbled|torn|nobody|whoever|none of which|thereof|licen[c]e[sd]?|colou?rs? of|neighbours?|normalis\w+|"
+    r"\b(anew|at hand|beside|besides|goes on|go on|is said|are said|set aside|sets aside|who"
+    r" reads|what becomes of|"
+    r"broken off|garbled|torn|nobody|whoever|none of which|thereof|licen[c]e[sd]?|colou?rs?"
+    r" of|neighbours?|normalis\w+|"
     r"recognis\w+|behaviours?)\b",
     re.IGNORECASE,
 )
@@ -32,22 +34,28 @@ CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|\"[^\"]*\"")
 
 
 def main() -> int:
-    """Print each odd sentence and each mark of a merge conflict. Return 1 if there is any, else 0."""
-    files = subprocess.run(["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    """Print each odd sentence and each mark of a merge conflict. Return 1 if there is any, else
+    0."""
+    files = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     found = [
         line
         for name in files.stdout.split()
         if not name.startswith(EXEMPT) and not (ROOT / name).is_symlink()
         for line in odd(ROOT / name, messages=name not in WORDS)
     ]
-    marks = subprocess.run(["git", "grep", "-nE", "^(<<<<<<<|>>>>>>>) "], cwd=ROOT, capture_output=True, text=True)
+    marks = subprocess.run(
+        ["git", "grep", "-nE", "^(<<<<<<<|>>>>>>>) "], cwd=ROOT, capture_output=True, text=True
+    )
     found += [f"{mark} is left of a merge" for mark in marks.stdout.splitlines()]
     print("\n".join(found), end="\n" * bool(found))
     return int(bool(found))
 
 
 def odd(path: Path, messages: bool = True) -> Iterator[str]:
-    """Yield a line for each odd sentence of a Python or Markdown file: where it is, and what is odd.
+    """Yield a line for each odd sentence of a Python or Markdown file: where it is, and what is
+    odd.
 
     Args:
         path: the file.
@@ -61,15 +69,18 @@ def odd(path: Path, messages: bool = True) -> Iterator[str]:
         if begins and FRAGMENT.match(prose):
             yield f"{where}begins with a fragment: {prose[:60]}"
         for turn in TURN.finditer(prose):
-            yield f"{where}{turn.group()!r}: {prose[max(0, turn.start() - 30) : turn.end() + 30].strip()}"
+            yield (
+                f"{where}{turn.group()!r}:"
+                f" {prose[max(0, turn.start() - 30) : turn.end() + 30].strip()}"
+            )
         columns = len(re.findall(r"(?<!\\)\|", prose)) - 1
         if prose.startswith("|") and columns > MOST_COLUMNS:
             yield f"{where}a table of {columns} columns; make it two"
 
 
 def of_python(text: str, messages: bool) -> Iterator[tuple[int, str, bool]]:
-    """Yield docstrings, comments and texts of four words or more, each with its line and whether fragments are checked.
-    The docstring of an attribute may begin with "Whether"."""
+    """Yield docstrings, comments and texts of four words or more, each with its line and whether
+    fragments are checked. The docstring of an attribute may begin with "Whether"."""
     nodes = list(ast.walk(ast.parse(text)))
     first = {
         id(statement.value): index == 0
@@ -81,7 +92,11 @@ def of_python(text: str, messages: bool) -> Iterator[tuple[int, str, bool]]:
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if id(node) in first:
-                yield node.lineno, node.value if first[id(node)] else node.value.removeprefix("Whether "), True
+                yield (
+                    node.lineno,
+                    node.value if first[id(node)] else node.value.removeprefix("Whether "),
+                    True,
+                )
             elif messages and node.value.count(" ") > 2:
                 yield node.lineno, node.value, False
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -1,1 +1,2 @@
-"""Measure how good a model is: metrics, baselines and uncertainty. The trainer is imported only to load a model."""
+"""Measure how good a model is: metrics, baselines and uncertainty. The trainer is imported only to
+load a model."""

@@ -19,9 +19,9 @@ Score = Callable[[Choice, str], float]
 
 
 def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
-    """Return the accuracy of each text-only rule, where a tie counts half. `shorter` and `longer` count words and
-    punctuation marks. `likelier` compares the mean log-probability of each word given the word before it, estimated
-    from the right captions of other photographs."""
+    """Return the accuracy of each text-only rule, where a tie counts half. `shorter` and `longer`
+    count words and punctuation marks. `likelier` compares the mean log-probability of each word
+    given the word before it, estimated from the right captions of other photographs."""
     likelihood = _Bigrams(choices)
     rules: dict[str, Score] = {
         "shorter": lambda _, caption: -len(words(caption)),
@@ -32,10 +32,14 @@ def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
     def gain(choice: Choice, rule: Score) -> float:
         scores = [rule(choice, caption) for caption in choice.captions]
         # Every right caption must score above every wrong one.
-        worst, best = min(scores[: choice.right]), max(scores[choice.right :])
+        worst = min(scores[: choice.right])
+        best = max(scores[choice.right :])
         return 0.5 if worst == best else float(worst > best)
 
-    return {name: sum(gain(choice, rule) for choice in choices) / len(choices) for name, rule in rules.items()}
+    return {
+        name: sum(gain(choice, rule) for choice in choices) / len(choices)
+        for name, rule in rules.items()
+    }
 
 
 def words(caption: str) -> list[str]:
@@ -44,7 +48,8 @@ def words(caption: str) -> list[str]:
 
 
 class _Bigrams:
-    """Bigram counts of the right captions, per photograph so that an image's own captions can be left out."""
+    """Bigram counts of the right captions, per photograph so that an image's own captions can be
+    left out."""
 
     def __init__(self, choices: Sequence[Choice]):
         captions: dict[int, set[str]] = defaultdict(set)
@@ -67,13 +72,17 @@ class _Bigrams:
         return counts
 
     def of(self, image: int, caption: str) -> float:
-        """Return the mean log-probability of each word given the word before it, with 0.1 added to each pair count."""
-        # Leave out the captions of this image: its own right caption would otherwise always look likely.
-        own, sequence = self._own[image], [_END, *words(caption), _END]
+        """Return the mean log-probability of each word given the word before it, with 0.1 added to
+        each pair count."""
+        # Leave out the captions of this image: its own right caption would otherwise always look
+        # likely.
+        own = self._own[image]
+        sequence = [_END, *words(caption), _END]
         total = 0.0
         for pair in itertools.pairwise(sequence):
             before = pair[:1]
-            times, of_before = self._all[pair] - own[pair], self._all[before] - own[before]
+            times = self._all[pair] - own[pair]
+            of_before = self._all[before] - own[before]
             # The addition keeps the logarithm of an unseen pair finite.
             total += math.log((times + 0.1) / (of_before + 0.1 * self._words))
         return total / (len(sequence) - 1)

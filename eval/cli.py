@@ -1,9 +1,9 @@
 """Command line of `make bench`: loads a model, runs tasks and writes a folder of results.
 
-Exit status: 0 every task has a number; 1 a task has none, or a training split is broken (a row of the
-results gives the reason), or features contain NaN or infinity, or a file cannot be read or written, or
-ranks do not share the cache, or the folder of results was removed meanwhile; 2 wrong use, or a model that does not
-load.
+Exit status: 0 every task has a number; 1 a task has none, or a training split is broken (a row of
+the results gives the reason), or features contain NaN or infinity, or a file cannot be read or
+written, or ranks do not share the cache, or the folder of results was removed meanwhile; 2 wrong
+use, or a model that does not load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_diht.common.command_line import FAILED, OK, Parser, WrongUse, check_folder, command, complain, number, say
+from open_diht.common.command_line import (
+    FAILED,
+    OK,
+    Parser,
+    WrongUse,
+    check_folder,
+    command,
+    complain,
+    number,
+    say,
+)
 from open_diht.common.fields import Count, Positive
 from open_diht.common.lease import LeaseLost, held
 from open_diht.common.run_command import ended_at_once
@@ -25,48 +35,82 @@ from open_diht.eval.errors import EvalError, ModelError
 if TYPE_CHECKING:
     from open_diht.eval.task import Shots, Task
 
-# Ranks wait for the slowest one at the end of a set. With uneven images that can be long without being a
-# failure.
+# Ranks wait for the slowest one at the end of a set. With uneven images that can be long without
+# being a failure.
 PATIENCE_S = 12 * 3600.0
 
 
-def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> argparse.Namespace:
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval"
+) -> argparse.Namespace:
     """Parse the command line, by default that of this process."""
     parser = Parser(
         prog=prog,
-        description="Evaluate a model. Every number has a protocol, and an interval or a note why it has none.",
+        description=(
+            "Evaluate a model. Every number has a protocol, and an interval or a note why it has"
+            " none."
+        ),
     )
     parser.add_argument(
         "--model",
         default="reference",
-        help=f"a folder that `{spelled('train')}` or open_clip exported, an architecture of open_clip or one of the "
-        "authors' models (with --pretrained), open_clip:<model>:<weights>, or `reference`, the offline reference "
-        "encoder (default)",
+        help=(
+            f"a folder that `{spelled('train')}` or open_clip exported, an architecture of"
+            " open_clip or one of the authors' models (with --pretrained),"
+            " open_clip:<model>:<weights>, or `reference`, the offline reference encoder (default)"
+        ),
     )
     parser.add_argument(
-        "--pretrained", help="path of the weights; of an architecture also a tag fetched before, or `random`"
+        "--pretrained",
+        help="path of the weights; of an architecture also a tag fetched before, or `random`",
     )
-    parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
+    parser.add_argument(
+        "--tasks",
+        default="demo",
+        help="suites, suite files, tasks; comma-separated (default: demo)",
+    )
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument(
-        "--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's cache)"
-    )
-    parser.add_argument("--cache", help="folder of encoded features (default: diht/features in the user's cache)")
-    parser.add_argument(
-        "--batch", type=number(Positive), help="images encoded at once (default: 64 on a CPU, 256 on a GPU)"
-    )
-    parser.add_argument(
-        "--text-batch", type=number(Positive), help="texts encoded at once (default: 256, 1024 on a GPU)"
+        "--data",
+        help=(
+            "folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's"
+            " cache)"
+        ),
     )
     parser.add_argument(
-        "--workers", type=number(Count), help="processes that read images (default: cores - 1, at most 8)"
+        "--cache", help="folder of encoded features (default: diht/features in the user's cache)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=number(Positive),
+        help="images encoded at once (default: 64 on a CPU, 256 on a GPU)",
+    )
+    parser.add_argument(
+        "--text-batch",
+        type=number(Positive),
+        help="texts encoded at once (default: 256, 1024 on a GPU)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=number(Count),
+        help="processes that read images (default: cores - 1, at most 8)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
-    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
-    parser.add_argument("--strict-ties", action="store_true", help="retrieval: rank wrong ties ahead of the right item")
-    parser.add_argument("--sample", type=number(Positive), help="evaluate at most so many random items of each task")
     parser.add_argument(
-        "--shots", default="1,2,4,5,8,16", help="few-shot: images per class (default 1,2,4,5,8,16), or 0"
+        "--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)"
+    )
+    parser.add_argument(
+        "--strict-ties",
+        action="store_true",
+        help="retrieval: rank wrong ties ahead of the right item",
+    )
+    parser.add_argument(
+        "--sample", type=number(Positive), help="evaluate at most so many random items of each task"
+    )
+    parser.add_argument(
+        "--shots",
+        default="1,2,4,5,8,16",
+        help="few-shot: images per class (default 1,2,4,5,8,16), or 0",
     )
     parser.add_argument(
         "--seeds",
@@ -80,7 +124,9 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
         help="also train a linear probe on all training images, after CLIP's protocol",
     )
     parser.add_argument(
-        "--power", action="store_true", help="print the differences that the tasks can detect, and stop"
+        "--power",
+        action="store_true",
+        help="print the differences that the tasks can detect, and stop",
     )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser.parse_args(arguments)
@@ -91,7 +137,9 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR)
     try:
         return _list() if options.list else _bench(options)
-    except OSError as error:  # a full disk, a folder without write permission, a file that disappeared
+    except (
+        OSError
+    ) as error:  # a full disk, a folder without write permission, a file that disappeared
         what = f"{error.filename or 'a file'}: {error.strerror or error}"
         return complain(f"{what}; check --output, --cache and --data")
 
@@ -116,7 +164,8 @@ def _bench(options: argparse.Namespace) -> int:
     from open_diht.eval.tasks import choose_tasks, suite_files
 
     # Before torch is loaded, so that a typing error is reported at once.
-    suite, own = sampled(choose_tasks(options.tasks), options.sample), suite_files(options.tasks)
+    suite = sampled(choose_tasks(options.tasks), options.sample)
+    own = suite_files(options.tasks)
     if options.power:
         from open_diht.eval.power import power_table
 
@@ -136,7 +185,8 @@ def _bench(options: argparse.Namespace) -> int:
         from open_diht.eval.task import Options
 
     check_options(suite.tasks)
-    data, shots = data_root(options.data), _shots(options.shots, options.seeds)
+    data = data_root(options.data)
+    shots = _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     folder = Path(options.cache).expanduser() if options.cache else feature_folder()
     check_folder("--output", output)
@@ -155,7 +205,8 @@ def _bench(options: argparse.Namespace) -> int:
     except ModelError as error:
         raise WrongUse(str(error)) from None
     with joined_ranks("cpu", PATIENCE_S) as group, held(output):
-        cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
+        cores = len(os.sched_getaffinity(0))
+        on_cpu = model.record["device"] == "cpu"
         cache = FeatureCache(
             folder,
             model,
@@ -173,7 +224,9 @@ def _bench(options: argparse.Namespace) -> int:
             root=data,
             memo=Memo(folder / "hashes"),
             output=output,
-            options=Options(strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe),
+            options=Options(
+                strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe
+            ),
         )
         run = run_tasks(suite, session, tell)
         # Features are shared, so all ranks collect examples; the first one writes the report.
@@ -185,15 +238,23 @@ def _bench(options: argparse.Namespace) -> int:
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")
         if run.absent:
-            tell(_how_to_get([task for task in suite.tasks if task.name in run.absent], len(suite.tasks)))
+            tell(
+                _how_to_get(
+                    [task for task in suite.tasks if task.name in run.absent], len(suite.tasks)
+                )
+            )
         return FAILED if run.broken or len(measured) < len(suite.tasks) else OK
 
 
 def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
-    """Return a line with the command for the tasks whose data it can fetch, and the names of the other tasks."""
+    """Return a line with the command for the tasks whose data it can fetch, and the names of the
+    other tasks."""
     # Nothing fetches what comes with the repository.
-    fetchable = [task.name for task in absent if task.fetch.get("from", "repository") != "repository"]
-    fetched, by_hand = ",".join(fetchable), ", ".join(task.name for task in absent if task.name not in fetchable)
+    fetchable = [
+        task.name for task in absent if task.fetch.get("from", "repository") != "repository"
+    ]
+    fetched = ",".join(fetchable)
+    by_hand = ", ".join(task.name for task in absent if task.name not in fetchable)
     ways = [spelled("bench-data", task=fetched)] if fetched else []
     ways += [f"by hand, see their lines above: {by_hand}"] if by_hand else []
     return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"
@@ -217,11 +278,12 @@ def _device(device: str | None) -> str:
     check_device(device)
     if device != "cuda":
         return device
-    rank, count = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
+    rank = os.environ.get("LOCAL_RANK", "0")
+    count = torch.cuda.device_count()
     if int(rank) >= count:
         raise WrongUse(
-            f"process {rank} of this machine has no GPU of its own, as torch sees {count}, counted from 0; start at "
-            f"most {count} processes"
+            f"process {rank} of this machine has no GPU of its own, as torch sees {count}, counted"
+            f" from 0; start at most {count} processes"
         )
     return f"cuda:{rank}"
 
@@ -233,11 +295,16 @@ def _shots(text: str, seeds: int) -> Shots | None:
         return None
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise WrongUse(f"shots {text!r} are not whole numbers above 0, comma-separated (or 0 for none)")
+        raise WrongUse(
+            f"shots {text!r} are not whole numbers above 0, comma-separated (or 0 for none)"
+        )
     return Shots(counts=tuple(sorted({int(word) for word in words})), seeds=tuple(range(seeds)))
 
 
 def _plain(word: str) -> str:
     path = Path(word)
     name = path.parent.name if path.name == "export" else path.name
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "model"
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+        or "model"
+    )

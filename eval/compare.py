@@ -1,10 +1,10 @@
 """Compare two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
-Reads the results of two runs of `make bench`, tests every task that both measured by the same rules on the same items,
-if there are enough items, and writes compare.json, compare.md and compare.html.
+Reads the results of two runs of `make bench`, tests every task that both measured by the same rules
+on the same items, if there are enough items, and writes compare.json, compare.md and compare.html.
 
-Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2 wrong use, nothing was
-written.
+Exit status: 0 compared; 1 no task could be tested, or a file is broken or cannot be written; 2
+wrong use, nothing was written.
 """
 
 import argparse
@@ -27,8 +27,12 @@ from open_diht.eval.report.text import cell
 def _compare(options: argparse.Namespace) -> int:
     for name, folder in (("A", options.a), ("B", options.b)):
         if not folder:
-            raise WrongUse(f"{name} is empty, perhaps from an unset variable; give two folders of `{spelled('bench')}`")
-    a, b = Path(options.a), Path(options.b)
+            raise WrongUse(
+                f"{name} is empty, perhaps from an unset variable; give two folders of"
+                f" `{spelled('bench')}`"
+            )
+    a = Path(options.a)
+    b = Path(options.b)
     if a.resolve() == b.resolve():
         raise WrongUse(f"A and B are the same folder, {a}; give two")
     comparison = compare(a, b)
@@ -71,23 +75,38 @@ class _Part:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return compare.md: the tables and the notes that limit what they show."""
-    lines = ["# B against A, on the same items", "", f"A: `{comparison.a}`  ", f"B: `{comparison.b}`", ""]
+    lines = [
+        "# B against A, on the same items",
+        "",
+        f"A: `{comparison.a}`  ",
+        f"B: `{comparison.b}`",
+        "",
+    ]
     for part in _parts(comparison):
         lines += [f"## {part.heading}", ""] if part.heading else []
         for table in part.tables:
             lines += [
                 _line([column.removesuffix(":") for column in table.columns]),
-                f"|{'|'.join('--:' if column.endswith(':') else '---' for column in table.columns)}|",
+                "|"
+                + "|".join("--:" if column.endswith(":") else "---" for column in table.columns)
+                + "|",
                 *(_line([cell(text) for text in row]) for row in table.rows),
                 "",
             ]
-        lines += [part.about, "", *(f"- {cell(note)}" for note in part.notes), *([""] if part.notes else [])]
+        lines += [
+            part.about,
+            "",
+            *(f"- {cell(note)}" for note in part.notes),
+            *([""] if part.notes else []),
+        ]
     return "\n".join([*lines, comparison.caution, ""])
 
 
 def to_html(comparison: Comparison) -> str:
     """Return compare.html, one file that shows what compare.md shows."""
-    return render_page("open_diht.eval.report", "compare.html.j2", found=comparison, parts=_parts(comparison))
+    return render_page(
+        "open_diht.eval.report", "compare.html.j2", found=comparison, parts=_parts(comparison)
+    )
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -99,7 +118,13 @@ def _parts(comparison: Comparison) -> list[_Part]:
     average = comparison.average
     if average is not None:
         name = f"**average of {average.tasks}**"
-        values = (_percent(average.a), _percent(average.b), _points(average.difference), _ends(average), "")
+        values = (
+            _percent(average.a),
+            _percent(average.b),
+            _points(average.difference),
+            _ends(average),
+            "",
+        )
         tested = ("", _p(average.p), _percent(average.detectable), "paired t over images")
         rows.append(((name, *values), (name, *tested)))
     results, tests = zip(*rows, strict=True) if rows else ((), ())
@@ -109,9 +134,10 @@ def _parts(comparison: Comparison) -> list[_Part]:
             _Table(("task", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), list(results)),
             _Table(("task", "n:", "p:", "MDE:", "test"), list(tests)),
         ),
-        "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the "
-        "number of tasks tested. Intervals are over images; the average counts those of tasks with the same "
-        "images once. MDE: the smallest difference that a t test on as many images detects in 80 % of cases.",
+        "Values in percent, differences in points. p: two-sided, of no difference; Holm's"
+        " correction is for the number of tasks tested. Intervals are over images; the average"
+        " counts those of tasks with the same images once. MDE: the smallest difference that a t"
+        " test on as many images detects in 80 % of cases.",
     )
     return [whole, *_few_shot_parts(comparison.few_shot)]
 
@@ -132,7 +158,9 @@ def _rows_of(found: TaskComparison) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _few_shot_parts(few_shot: Sequence[FewShotComparison]) -> list[_Part]:
     if not few_shot:
         return []
-    results, tests, notes = list[tuple[str, ...]](), list[tuple[str, ...]](), dict[str, None]()
+    results = list[tuple[str, ...]]()
+    tests = list[tuple[str, ...]]()
+    notes = dict[str, None]()
     for found in few_shot:
         if found.difference is None:
             results.append((found.task, f"not compared: {found.note}", "", "", "", "", "", ""))
@@ -140,16 +168,22 @@ def _few_shot_parts(few_shot: Sequence[FewShotComparison]) -> list[_Part]:
         name = (f"{found.task}, {found.metric}", found.method, str(found.shots))
         values = (_percent(found.a), _percent(found.b), _points(found.difference))
         results.append((*name, *values, _ends(found), _p(found.p_holm)))
-        tests.append((*name, f"{found.n:,}", str(len(found.seeds)), _p(found.p), _percent(found.detectable)))
+        tests.append(
+            (*name, f"{found.n:,}", str(len(found.seeds)), _p(found.p), _percent(found.detectable))
+        )
         if found.note:
             notes[f"{found.task}: {found.note}"] = None
     shown = (
-        _Table(("task", "method", "shots:", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), results),
+        _Table(
+            ("task", "method", "shots:", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"),
+            results,
+        ),
         _Table(("task", "method", "shots:", "n:", "seeds:", "p:", "MDE:"), tests),
     )
     about = (
-        "Means over the seeds of the shots, which are the same for both models. Intervals and p values are over test "
-        "images and seeds; few seeds make them wide. Holm's correction is for the number of these tests."
+        "Means over the seeds of the shots, which are the same for both models. Intervals and p"
+        " values are over test images and seeds; few seeds make them wide. Holm's correction is for"
+        " the number of these tests."
     )
     return [_Part("Few-shot, on the same shots", shown, about, tuple(notes))]
 

@@ -40,15 +40,16 @@ from open_diht.eval.statistics import (
 )
 
 NOT_SEED_NOISE = (
-    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items and of shots, not "
-    "another training. Two trainings of one recipe that differ only in the seed differ by about 0.2 points on "
-    "ImageNet and by up to 0.6 points on an average over tasks (DataComp). Comparing recipes takes several seeds of "
-    "each."
+    "A sampling interval is not seed noise. Intervals and p values cover the choice of test items"
+    " and of shots, not another training. Two trainings of one recipe that differ only in the seed"
+    " differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks"
+    " (DataComp). Comparing recipes takes several seeds of each."
 )
 OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
 """Beginnings of the names of metrics that depend on labels."""
 SAME = 1e-6
-"""Largest difference between a number and the mean of its items. They are summed in different orders."""
+"""Largest difference between a number and the mean of its items. They are summed in different
+orders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class TaskComparison(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedAverage:
-    """The average over the compared tasks, equally weighted. Images that several tasks share count once."""
+    """The average over the compared tasks, equally weighted. Images that several tasks share count
+    once."""
 
     tasks: int
     a: float
@@ -100,13 +102,16 @@ def compare(a: Path, b: Path) -> Comparison:
         WrongUse: A folder has no results.json.
         DataBroken: A results.json, or a file in items/ or few_shot/, is corrupt.
     """
-    all_a, all_b = rows_of(a), rows_of(b)
-    rows_a, rows_b = main_rows(all_a), main_rows(all_b)
+    all_a = rows_of(a)
+    all_b = rows_of(b)
+    rows_a = main_rows(all_a)
+    rows_b = main_rows(all_b)
     tasks: list[TaskComparison] = []
     pairs: list[tuple[str, Estimate, Estimate]] = []
     # Keep the order of A; tasks that only B has follow.
     for task in dict.fromkeys([*rows_a, *rows_b]):
-        row_a, row_b = rows_a.get(task), rows_b.get(task)
+        row_a = rows_a.get(task)
+        row_b = rows_b.get(task)
         reason = _not_comparable(row_a, row_b)
         if reason or row_a is None or row_b is None:
             tasks.append(_untested(task, row_a, row_b, reason))
@@ -121,21 +126,29 @@ def compare(a: Path, b: Path) -> Comparison:
         tasks.append(found)
         if estimates is not None:
             pairs.append((images_of(task, row_a["protocol"]), *estimates))
-    shots_a, shots_b = by_task(all_a, few_shot=True), by_task(all_b, few_shot=True)
+    shots_a = by_task(all_a, few_shot=True)
+    shots_b = by_task(all_b, few_shot=True)
     few_shot = [
         one
         for task in dict.fromkeys([*shots_a, *shots_b])
         for one in compare_few_shot(task, a, b, shots_a.get(task, []), shots_b.get(task, []))
     ]
     return Comparison(
-        a=str(a), b=str(b), tasks=_corrected(tasks), average=_average(pairs), few_shot=_corrected(few_shot)
+        a=str(a),
+        b=str(b),
+        tasks=_corrected(tasks),
+        average=_average(pairs),
+        few_shot=_corrected(few_shot),
     )
 
 
 def _corrected(comparisons: Sequence[_Compared]) -> tuple[_Compared, ...]:
     """Return the comparisons with p values corrected for the number of tests among them (Holm)."""
     corrected = iter(holm([test.p for test in comparisons if test.p is not None]))
-    return tuple(replace(test, p_holm=next(corrected)) if test.p is not None else test for test in comparisons)
+    return tuple(
+        replace(test, p_holm=next(corrected)) if test.p is not None else test
+        for test in comparisons
+    )
 
 
 class _OtherItems(Exception):
@@ -143,16 +156,21 @@ class _OtherItems(Exception):
 
 
 def rows_of(folder: Path) -> list[Mapping[str, Any]]:
-    """Return the rows of results.json. Raises `WrongUse` if the file is missing, `DataBroken` if it is corrupt."""
+    """Return the rows of results.json. Raises `WrongUse` if the file is missing, `DataBroken` if it
+    is corrupt."""
     rows = read_written(folder / "results.json") if folder.is_dir() else None
     if rows is None:
-        raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `{spelled('bench')}`")
+        raise WrongUse(
+            f"{folder} has no results.json; name the OUTPUT folder of a `{spelled('bench')}`"
+        )
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is not a list of results")
     try:
         return checked(rows)
     except ValueError as error:
-        raise DataBroken(f"{folder}/results.json: {error}; run `{spelled('bench')}` for it again") from None
+        raise DataBroken(
+            f"{folder}/results.json: {error}; run `{spelled('bench')}` for it again"
+        ) from None
 
 
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -201,15 +219,30 @@ def _compare_task(
     # Different labels would make the two estimates incomparable.
     if metric.startswith(OF_LABELS) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
-    of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
+    of_a = estimate_of(a, metric)
+    of_b = estimate_of(b, metric)
     if of_a is None or of_b is None:
-        return _untested(
-            task, row_a, row_b, f"{metric} is unknown here, or the stored items lack its values or a class"
-        ), None
+        return (
+            _untested(
+                task,
+                row_a,
+                row_b,
+                f"{metric} is unknown here, or the stored items lack its values or a class",
+            ),
+            None,
+        )
     for name, row, found in (("A", row_a, of_a), ("B", row_b, of_b)):
         if abs(found.value - row["value"]) > SAME:
-            other = f"the items of {name} are of another run than its number ({found.value:.4f}, {row['value']:.4f})"
-            return _untested(task, row_a, row_b, f"{other}; run `{spelled('bench')}` for {name} again"), None
+            other = (
+                f"the items of {name} are of another run than its number ({found.value:.4f},"
+                f" {row['value']:.4f})"
+            )
+            return (
+                _untested(
+                    task, row_a, row_b, f"{other}; run `{spelled('bench')}` for {name} again"
+                ),
+                None,
+            )
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
     return (
@@ -228,17 +261,20 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """Test two means: by McNemar if their items are 0 or 1, one per image, otherwise by the paired t test."""
+    """Test two means: by McNemar if their items are 0 or 1, one per image, otherwise by the paired
+    t test."""
     paired = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
-        # Keep the difference and its standard error; replace the interval and the p value, which both hold
-        # for few items.
+        # Keep the difference and its standard error; replace the interval and the p value, which
+        # both hold for few items.
         low, high = disagreement_interval(a.hits, b.hits)
         return replace(paired, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
     return paired
 
 
-def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None, note: str) -> TaskComparison:
+def _untested(
+    task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | None, note: str
+) -> TaskComparison:
     row = row_a or row_b or {}
     return TaskComparison(
         task=task,
@@ -250,7 +286,8 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
 
 
 def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage | None:
-    """Return the average over the tasks that A and B share. Return None if there are fewer than two."""
+    """Return the average over the tasks that A and B share. Return None if there are fewer than
+    two."""
     if len(pairs) < 2:
         return None
     paired = average_difference(pairs)

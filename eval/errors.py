@@ -1,4 +1,5 @@
-"""Errors of the evaluation, by cause. A message names the value and the place, and often the remedy."""
+"""Errors of the evaluation, by cause. A message names the value and the place, and often the
+remedy."""
 
 from open_diht.common.command_line import WrongUse
 
@@ -6,7 +7,8 @@ __all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError"
 
 
 class EvalError(Exception):
-    """Base of the evaluation's errors. The command line prints one that it does not handle, with exit status 1."""
+    """Base of the evaluation's errors. The command line prints one that it does not handle, with
+    exit status 1."""
 
 
 class ModelError(EvalError):
@@ -14,7 +16,8 @@ class ModelError(EvalError):
 
 
 class DataMissing(EvalError):
-    """The data set of a task is not available. The task gets a row without a number; the run continues."""
+    """The data set of a task is not available. The task gets a row without a number; the run
+    continues."""
 
 
 class DataBroken(EvalError):
@@ -22,4 +25,5 @@ class DataBroken(EvalError):
 
 
 class FetchFailed(EvalError):
-    """Data could not be downloaded, unpacked or converted. Complete files in the data folder are kept."""
+    """Data could not be downloaded, unpacked or converted. Complete files in the data folder are
+    kept."""

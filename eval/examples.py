@@ -32,8 +32,8 @@ class FoundTexts:
     texts: Sequence[tuple[str, float, bool]]
     """(caption, cosine, whether the caption belongs to the image), nearest first."""
     rank: int
-    """Rank of the image's first right caption, from 1. In caption selection, 1 plus the number of wrong captions ahead
-    of the last right one."""
+    """Rank of the image's first right caption, from 1. In caption selection, 1 plus the number of
+    wrong captions ahead of the last right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,8 @@ class FoundImages:
     images: Sequence[tuple[Image.Image, float, bool]]
     """(image, cosine, whether the image belongs to the caption or cue), nearest first."""
     rank: int
-    """Rank of the caption's image, from 1. For a cue with several images it is the rank of the last of them."""
+    """Rank of the caption's image, from 1. For a cue with several images it is the rank of the last
+    of them."""
     right: int = 1
     """Number of images that belong to the caption or cue."""
 
@@ -77,8 +78,10 @@ Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:
-    """Return up to MOST indices, spread over the items: two thirds misses and one third hits if there are enough."""
-    wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
+    """Return up to MOST indices, spread over the items: two thirds misses and one third hits if
+    there are enough."""
+    wrong = np.flatnonzero(hits < 0.5)
+    right = np.flatnonzero(hits >= 0.5)
     # Hits fill up where there are too few misses.
     few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))
     return [*_spread(wrong, MOST - few_right), *_spread(right, few_right)]
@@ -86,4 +89,8 @@ def chosen(hits: NDArray[np.float64]) -> list[int]:
 
 def _spread(indices: NDArray[np.int64], count: int) -> list[int]:
     count = min(count, len(indices))
-    return [int(indices[place]) for place in np.linspace(0, len(indices) - 1, count).astype(int)] if count else []
+    return (
+        [int(indices[place]) for place in np.linspace(0, len(indices) - 1, count).astype(int)]
+        if count
+        else []
+    )

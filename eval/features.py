@@ -1,9 +1,10 @@
 """Features of images and texts, encoded once and cached for all tasks and probes.
 
-The cache key covers the model (weights, architecture, precision, kind of device), library versions, the preprocessing,
-and the images or texts. Each batch is written to a temporary name, flushed and renamed as soon as it is encoded, so an
-interrupted run keeps its finished batches and the next run encodes only the others. The name of a batch holds the hash
-of its content, so a damaged batch is encoded again. Several ranks divide the batches; all of them must see the folder.
+The cache key covers the model (weights, architecture, precision, kind of device), library versions,
+the preprocessing, and the images or texts. Each batch is written to a temporary name, flushed and
+renamed as soon as it is encoded, so an interrupted run keeps its finished batches and the next run
+encodes only the others. The name of a batch holds the hash of its content, so a damaged batch is
+encoded again. Several ranks divide the batches; all of them must see the folder.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ COUNTED = 4096
 ENCODING = 1
 """Increased when a code change alters features, so that cached ones are encoded again."""
 _HASHED = 16
-"""Hex digits of the hash in a batch's name; 64 bits are enough to notice damage, and keep names short."""
+"""Hex digits of the hash in a batch's name; 64 bits are enough to notice damage, and keep names
+short."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,28 @@ class Features:
     truncated: int
     """Number of texts that the model truncates."""
     places: np.ndarray | None = None
-    """(n,) the row on disk of each vector, if several share a row. None means that the rows are in order."""
+    """(n,) the row on disk of each vector, if several share a row. None means that the rows are in
+    order."""
 
     @functools.cached_property
     def _files(self) -> list[Batch]:
         return _batches(self.folder)
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return (stop - start, d) float32, in `out` if it is given, reading only these rows from disk."""
+        """Return (stop - start, d) float32, in `out` if it is given, reading only these rows from
+        disk."""
         found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
         if self.places is not None:
             found[:] = self.take(np.arange(start, stop))
             return found
         for first, last, path in self._files:
-            low, high = max(first, start), min(last, stop)
+            low = max(first, start)
+            high = min(last, stop)
             # Rows that both this file and the range have.
             if low < high:
-                found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
+                found[low - start : high - start] = np.load(path, mmap_mode="r")[
+                    low - first : high - first
+                ]
         return found
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -100,13 +107,19 @@ class FeatureCache:
         workers: int = 0,
         progress: bool = False,
     ):
-        """Open the folder, which all ranks of the group must see. With 0 workers, this process reads the images."""
-        self._folder, self.model, self.group = folder, model, group or Ranks()
-        self._batch, self._text_batch, self._workers = batch, text_batch, workers
+        """Open the folder, which all ranks of the group must see. With 0 workers, this process
+        reads the images."""
+        self._folder = folder
+        self.model = model
+        self.group = group or Ranks()
+        self._batch = batch
+        self._text_batch = text_batch
+        self._workers = workers
         self._progress = progress
 
     def images(self, images: Images, what: str = "images") -> Features:
-        """Return the features of all images. Raises `DataBroken` if one is unreadable; finished batches are kept."""
+        """Return the features of all images. Raises `DataBroken` if one is unreadable; finished
+        batches are kept."""
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
             for content in _preprocessed(images, self.model, batches, self._workers):
@@ -116,8 +129,8 @@ class FeatureCache:
         return self._filled(key, what, images.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
-        """Return the features of texts, in their order. Equal texts are encoded once: in two batches they could differ
-        by rounding, and two classes of one name would not be tied."""
+        """Return the features of texts, in their order. Equal texts are encoded once: in two
+        batches they could differ by rounding, and two classes of one name would not be tied."""
         place: dict[str, int] = {}
         places = [place.setdefault(text, len(place)) for text in texts]
         unique = list(place)
@@ -126,8 +139,13 @@ class FeatureCache:
             for batch in batches:
                 yield self.model.texts([unique[index] for index in batch])
 
-        def truncated() -> int:  # in parts: the tokens of all texts at once would need more memory than the texts
-            return sum(self.model.truncated(texts[start : start + COUNTED]) for start in range(0, len(texts), COUNTED))
+        def truncated() -> (
+            int
+        ):  # in parts: the tokens of all texts at once would need more memory than the texts
+            return sum(
+                self.model.truncated(texts[start : start + COUNTED])
+                for start in range(0, len(texts), COUNTED)
+            )
 
         key = sha256_of(["texts", ENCODING, self.model.fingerprint, sha256_texts(texts)])
         found = self._filled(key, what, unique, self._text_batch, encode, truncated)
@@ -146,14 +164,16 @@ class FeatureCache:
         if not keys:
             raise DataBroken(f"{what}: nothing to encode")
         folder = self._folder / key[:32]
-        # The first rank finds the missing batches. Ranks that looked themselves would see each other's work
-        # in progress.
+        # The first rank finds the missing batches. Ranks that looked themselves would see each
+        # other's work in progress.
         missing = self.group.share(_missing(folder, len(keys), batch) if self.group.first else None)
         mine = [missing[index] for index in self.group.part(len(missing))]
         error: EvalError | None = None
         try:
             done = len(keys) - sum(len(part) for part in missing)
-            with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
+            with ProgressBar(
+                desc=what, total=len(keys), initial=done, disable=not self._progress
+            ) as bar:
                 for part, features in zip(mine, encode(mine), strict=True):
                     _write(folder, part, features)
                     # Count the other ranks' batches too: they progress at about the same pace.
@@ -167,15 +187,26 @@ class FeatureCache:
         self.group.collect(None)
         meta = read_record(folder / "meta.json", "width", "truncated")
         if meta is None:
-            raise EvalError(f"rank {self.group.rank} does not see {folder}: the ranks must share one cache folder")
-        return Features(folder=folder, count=len(keys), width=meta["width"], keys=keys, truncated=meta["truncated"])
+            raise EvalError(
+                f"rank {self.group.rank} does not see {folder}: the ranks must share one cache"
+                " folder"
+            )
+        return Features(
+            folder=folder,
+            count=len(keys),
+            width=meta["width"],
+            keys=keys,
+            truncated=meta["truncated"],
+        )
 
 
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:
-    """Write a batch. Raises `ModelError` if a feature is not finite, or features and rows differ in number."""
+    """Write a batch. Raises `ModelError` if a feature is not finite, or features and rows differ in
+    number."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
         raise ModelError(
-            f"{folder}, rows {rows.start} to {rows.stop}: features are not {len(rows)} rows of finite numbers"
+            f"{folder}, rows {rows.start} to {rows.stop}: features are not {len(rows)} rows of"
+            " finite numbers"
         )
     buffer = io.BytesIO()
     np.save(buffer, features)
@@ -187,16 +218,23 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_HASHED]
 
 
-def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable[[], int] | None) -> None:
+def _complete(
+    folder: Path, key: str, what: str, count: int, truncated: Callable[[], int] | None
+) -> None:
     batches = _batches(folder)
     if _gaps(batches, count):
-        raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
+        raise EvalError(
+            f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder"
+        )
     # An earlier call or run has written the record.
     if read_record(folder / "meta.json", "width", "truncated") is not None:
         return
     width = int(np.load(batches[0].path, mmap_mode="r").shape[1])
     cut = truncated() if truncated is not None else 0
-    publish_json(folder / "meta.json", {"key": key, "what": what, "count": count, "width": width, "truncated": cut})
+    publish_json(
+        folder / "meta.json",
+        {"key": key, "what": what, "count": count, "width": width, "truncated": cut},
+    )
 
 
 class Batch(NamedTuple):
@@ -216,7 +254,8 @@ def _batches(folder: Path) -> list[Batch]:
 
 
 def _missing(folder: Path, count: int, batch: int) -> list[range]:
-    """Return the rows that no file has, in pieces of at most `batch`. Files with a wrong hash are deleted."""
+    """Return the rows that no file has, in pieces of at most `batch`. Files with a wrong hash are
+    deleted."""
     sound = []
     for one in _batches(folder):
         if one.path.stem.endswith(_hash(one.path.read_bytes())):
@@ -224,13 +263,16 @@ def _missing(folder: Path, count: int, batch: int) -> list[range]:
         else:
             one.path.unlink()  # damaged from outside; encoding it again repairs it
     return [
-        range(low, min(low + batch, stop)) for start, stop in _gaps(sound, count) for low in range(start, stop, batch)
+        range(low, min(low + batch, stop))
+        for start, stop in _gaps(sound, count)
+        for low in range(start, stop, batch)
     ]
 
 
 def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:
     """Return the ranges (first, last + 1) of rows that are in no batch."""
-    gaps, reached = [], 0
+    gaps = []
+    reached = 0
     for first, last, _ in batches:
         if first > reached:
             gaps.append((reached, first))
@@ -244,13 +286,15 @@ class _Loaded(Dataset[torch.Tensor]):
     """Preprocessed images by index; picklable, for loader processes."""
 
     def __init__(self, images: Images, preprocess: Callable[[Any], torch.Tensor]):
-        self._images, self._preprocess = images, preprocess
+        self._images = images
+        self._preprocess = preprocess
 
     def __len__(self) -> int:
         return len(self._images.keys)
 
     def __getitem__(self, index: int) -> torch.Tensor | DataBroken:  # type: ignore[override]
-        # A loader process would put its traceback into the message of an exception; a value arrives intact.
+        # A loader process would put its traceback into the message of an exception; a value arrives
+        # intact.
         try:
             return self._preprocess(self._images.open(index))
         except DataBroken as error:
@@ -264,7 +308,9 @@ def _collate(items: list[torch.Tensor | DataBroken]) -> torch.Tensor | DataBroke
     return torch.stack([item for item in items if isinstance(item, torch.Tensor)])
 
 
-def _preprocessed(images: Images, model: Model, batches: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
+def _preprocessed(
+    images: Images, model: Model, batches: Sequence[range], workers: int
+) -> Iterator[torch.Tensor]:
     loader = DataLoader(
         _Loaded(images, model.preprocess),
         batch_sampler=[list(batch) for batch in batches],

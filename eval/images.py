@@ -1,9 +1,11 @@
-"""Print the test images of tasks, for a process that compares training data with them (`filter --decontaminate`).
+"""Print the test images of tasks, for a process that compares training data with them (`filter
+--decontaminate`).
 
-    python -m open_diht.eval.images TASKS --about     one JSON object per set of images, and no image
-    python -m open_diht.eval.images TASKS             an Arrow stream of `SCHEMA`
+    python -m open_diht.eval.images TASKS --about     one JSON object per set of images, and no
+    image python -m open_diht.eval.images TASKS             an Arrow stream of `SCHEMA`
 
-Exit status: 2, with one line, for unknown tasks and for data that is not on this machine or not usable.
+Exit status: 2, with one line, for unknown tasks and for data that is not on this machine or not
+usable.
 """
 
 import contextlib
@@ -27,16 +29,23 @@ from open_diht.eval.task import Task
 from open_diht.eval.tasks import KINDS, choose_tasks
 
 SCHEMA = pa.schema(
-    [("set", pa.string()), ("item", pa.string()), ("image", pa.binary()), ("captions", pa.list_(pa.string()))]
+    [
+        ("set", pa.string()),
+        ("item", pa.string()),
+        ("image", pa.binary()),
+        ("captions", pa.list_(pa.string())),
+    ]
 )
-"""One row per image: its task and key, its file (a BMP of its pixels if it has none, or one that filters do
-not read), and the captions that are right for it."""
+"""One row per image: its task and key, its file (a BMP of its pixels if it has none, or one that
+filters do not read), and the captions that are right for it."""
 _BATCH = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process, and return the exit status."""
-    parser = Parser(prog="python -m open_diht.eval.images", description="Print the test images of tasks.")
+    parser = Parser(
+        prog="python -m open_diht.eval.images", description="Print the test images of tasks."
+    )
     parser.add_argument("tasks", help="suites, suite files, tasks; comma-separated")
     parser.add_argument("--about", action="store_true", help="print names, counts and hashes alone")
 
@@ -53,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 captions = _captions(data)
                 for first in range(0, len(data), _BATCH):
                     places = range(first, min(first + _BATCH, len(data)))
-                    images, keys = [_image(data, n) for n in places], [data.images.keys[n] for n in places]
+                    images = [_image(data, n) for n in places]
+                    keys = [data.images.keys[n] for n in places]
                     columns = [[name] * len(places), keys, images, [captions[n] for n in places]]
                     out.write_table(pa.table(columns, schema=SCHEMA))
         return OK
@@ -62,22 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sets(tasks: Sequence[Task]) -> dict[str, tuple[DataSet, list[str]]]:
-    """Return the data of tasks by name, whole also where a task samples it, and the names of all tasks on the same
-    images and captions. Raises `WrongUse`, with the command that fetches it, if data is missing."""
+    """Return the data of tasks by name, whole also where a task samples it, and the names of all
+    tasks on the same images and captions. Raises `WrongUse`, with the command that fetches it, if
+    data is missing."""
     found: dict[str, DataSet] = {}
     absent: list[tuple[Task, str]] = []
     for task in tasks:
         try:
             whole = dataclasses.replace(task, sample=None)
-            found[task.name] = read_task(whole, KINDS[task.kind].needs, data_root(), Memo(feature_folder() / "hashes"))
+            found[task.name] = read_task(
+                whole, KINDS[task.kind].needs, data_root(), Memo(feature_folder() / "hashes")
+            )
         except DataMissing as error:
             absent.append((task, str(error)))
     if absent:
         names = [task.name for task, _ in absent]
-        fetched = [task.name for task, _ in absent if task.fetch.get("from", "repository") != "repository"]
-        ways = [f"fetch it with `{spelled('bench-data', task=','.join(fetched))}`"] if fetched else []
+        fetched = [
+            task.name for task, _ in absent if task.fetch.get("from", "repository") != "repository"
+        ]
+        ways = (
+            [f"fetch it with `{spelled('bench-data', task=','.join(fetched))}`"] if fetched else []
+        )
         ways += [f"by hand: {task.how_to_get}" for task, _ in absent if task.name not in fetched]
-        raise WrongUse(f"no data of {listing(names)} in {data_root()}; {'; '.join(ways)}. Or name other tasks")
+        raise WrongUse(
+            f"no data of {listing(names)} in {data_root()}; {'; '.join(ways)}. Or name other tasks"
+        )
     distinct: dict[object, list[str]] = defaultdict(list)
     for name, data in found.items():
         distinct[data.images.fingerprint, str(_captions(data))].append(name)

@@ -1,12 +1,14 @@
-"""Probes of a classification task: few-shot curves, and the full linear probe after CLIP's protocol.
+"""Probes of a classification task: few-shot curves, and the full linear probe after CLIP's
+protocol.
 
-Few-shot encodes only the training images that are drawn as shots. The linear probe is softmax regression with an L2
-penalty on all training features. Radford et al. (ICML 2021, appendix A.3) use scikit-learn's L-BFGS with at most 1000
-steps. The penalty is between 1e-6 and 1e6, chosen by accuracy on held-out training images. The search tries seven
-values two decades apart, and then halves the interval around the best one down to eight steps a decade. The final fit
-uses all training images. Two things differ from CLIP: features are the L2-normalized embeddings that are compared with
-text, not the input of the projection, and every fifth training image of a class is held out, by a hash of its key, even
-if a set has a validation split.
+Few-shot encodes only the training images that are drawn as shots. The linear probe is softmax
+regression with an L2 penalty on all training features. Radford et al. (ICML 2021, appendix A.3) use
+scikit-learn's L-BFGS with at most 1000 steps. The penalty is between 1e-6 and 1e6, chosen by
+accuracy on held-out training images. The search tries seven values two decades apart, and then
+halves the interval around the best one down to eight steps a decade. The final fit uses all
+training images. Two things differ from CLIP: features are the L2-normalized embeddings that are
+compared with text, not the input of the projection, and every fifth training image of a class is
+held out, by a hash of its key, even if a set has a validation split.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 FEW_SHOT_RULES = 2
-"""Increased when a code change alters few-shot numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
+"""Increased when a code change alters few-shot numbers; see
+`open_diht.eval.protocol.SHARED_RULES`."""
 LINEAR_PROBE_RULES = 1
 """Increased when a code change alters these numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
 DECADE = 8
@@ -44,7 +47,8 @@ DECADE = 8
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
 """The seven penalties tried first, from 1e-6 to 1e6, as in CLIP's protocol."""
 HELD_OUT = 5
-"""Interval between held-out training images of a class. Holding out more chooses better, but leaves fewer to fit on."""
+"""Interval between held-out training images of a class. Holding out more chooses better, but leaves
+fewer to fit on."""
 MAX_STEPS = 1000
 """Steps of L-BFGS, as in CLIP's protocol."""
 Floats = NDArray[np.float32]
@@ -52,19 +56,24 @@ Labels = NDArray[np.int64]
 
 
 def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots) -> list[Result]:
-    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the output. See
-    `training_split` for the rows of a task without a usable training split."""
-    cache, group = session.cache, session.cache.group
+    """Return the few-shot rows of a task, and write shots and predictions to few_shot/ of the
+    output. See `training_split` for the rows of a task without a usable training split."""
+    cache = session.cache
+    group = session.cache.group
     support, absent = training_split(task, data, session, "few-shot")
     if support is None:
         return absent
     assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
-    named, prompted = class_names(task, data), templates(task, data)
-    names, prompts = named.texts, prompted.texts
-    keys, labels = list(support.images.keys), support.labels
+    named = class_names(task, data)
+    prompted = templates(task, data)
+    names = named.texts
+    prompts = prompted.texts
+    keys = list(support.images.keys)
+    labels = support.labels
     # Shots are nested, so the largest number contains the others.
     drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
-    # Shots are the first in an order by seed and key, so drawing from these few images gives the same shots.
+    # Shots are the first in an order by seed and key, so drawing from these few images gives the
+    # same shots.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
     settings = FewShotSettings(
@@ -103,10 +112,13 @@ def evaluate_few_shot(task: Task, data: DataSet, session: Session, shots: Shots)
     return [Result(**row) for row in group.share(rows)]
 
 
-def training_split(task: Task, data: DataSet, session: Session, metric: str) -> tuple[DataSet | None, list[Result]]:
-    """Return the training split for a probe of a task, or None and rows with the reason. There is a row if the split is
-    missing, broken or lacks images of a class; only the probe fails, since zero-shot needs no split. There is no row if
-    the task names no training split, or an image has several labels."""
+def training_split(
+    task: Task, data: DataSet, session: Session, metric: str
+) -> tuple[DataSet | None, list[Result]]:
+    """Return the training split for a probe of a task, or None and rows with the reason. There is a
+    row if the split is missing, broken or lacks images of a class; only the probe fails, since
+    zero-shot needs no split. There is no row if the task names no training split, or an image has
+    several labels."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return None, []
     try:
@@ -128,8 +140,9 @@ def training_split(task: Task, data: DataSet, session: Session, metric: str) -> 
 def support_record(
     task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
 ) -> tuple[dict[str, Any], list[str] | None]:
-    """Return the protocol record of a training split, and the keys of images that are also test images. The record has
-    a warning about such images. The keys are None if these images are unknown."""
+    """Return the protocol record of a training split, and the keys of images that are also test
+    images. The record has a warning about such images. The keys are None if these images are
+    unknown."""
     overlap = shared_images(drawn, data.images)
     record: dict[str, Any] = {
         "place": support.place,
@@ -153,22 +166,24 @@ class LinearProbe:
     classifier: LogisticRegression
     penalty: float
     tried: dict[float, float]
-    """Held-out accuracy of every tried penalty. If no image is held out, only the penalty 1 is tried, with accuracy
-    0."""
+    """Held-out accuracy of every tried penalty. If no image is held out, only the penalty 1 is
+    tried, with accuracy 0."""
     held_out: int
     converged: bool
 
 
 def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[Result]:
-    """Return the row of the full linear probe of a task, in a list. All ranks call this and divide the search. See
-    `training_split` for the rows of a task without a usable training split."""
-    cache, group = session.cache, session.cache.group
+    """Return the row of the full linear probe of a task, in a list. All ranks call this and divide
+    the search. See `training_split` for the rows of a task without a usable training split."""
+    cache = session.cache
+    group = session.cache.group
     support, absent = training_split(task, data, session, "linear probe")
     if support is None:
         return absent
     assert support.labels is not None and data.labels is not None  # guaranteed by `training_split`
     names = class_names(task, data)
-    features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
+    features = cache.images(support.images, f"{task.name} training")
+    test = cache.images(data.images, task.name)
     keys = list(support.images.keys)
     probe = fit_linear_probe(features.all(), support.labels, keys, group)
     # Only the first rank scores the test images; the others get its row.
@@ -188,7 +203,9 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
             "solver": f"scikit-learn's L-BFGS, at most {MAX_STEPS} steps",
             "converged": probe.converged,
             "l2": probe.penalty,
-            "selected_on": f"{probe.held_out} of {len(keys)} training images, held out by a hash of their keys",
+            "selected_on": (
+                f"{probe.held_out} of {len(keys)} training images, held out by a hash of their keys"
+            ),
             "tried": {f"{penalty:.3g}": share for penalty, share in probe.tried.items()},
         },
     }
@@ -196,8 +213,11 @@ def evaluate_linear_probe(task: Task, data: DataSet, session: Session) -> list[R
     return list(group.share([measured(task, name, found, len(right), record)]))
 
 
-def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:
-    """Fit the probe to features (n, d) float32, with its penalty chosen on samples held out by a hash of their keys."""
+def fit_linear_probe(
+    features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None
+) -> LinearProbe:
+    """Fit the probe to features (n, d) float32, with its penalty chosen on samples held out by a
+    hash of their keys."""
     group = group or Ranks()
     held = held_out(keys, labels)
 
@@ -205,7 +225,9 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
         fitted, _ = _fit(features[~held], labels[~held], _penalty(step))
         return float(np.mean(fitted.predict(features[held]) == labels[held]))
 
-    tried = search(accuracy, group) if held.any() else {0: 0.0}  # one image per class: nothing to choose by
+    tried = (
+        search(accuracy, group) if held.any() else {0: 0.0}
+    )  # one image per class: nothing to choose by
     penalty = _penalty(best(tried))
     fitted, converged = _fit(features, labels, penalty)
     return LinearProbe(
@@ -218,10 +240,11 @@ def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], grou
 
 
 def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
-    """Search the penalty and return the accuracy of every step that was tried: first COARSE, then both neighbors of the
-    best step at half the distance, down to one step."""
+    """Search the penalty and return the accuracy of every step that was tried: first COARSE, then
+    both neighbors of the best step at half the distance, down to one step."""
     tried: dict[int, float] = {}
-    wanted, distance = list(COARSE), COARSE.step
+    wanted = list(COARSE)
+    distance = COARSE.step
     while wanted:
         own = {wanted[place]: accuracy(wanted[place]) for place in group.part(len(wanted))}
         tried |= {step: share for part in group.collect(own) for step, share in part.items()}
@@ -238,10 +261,13 @@ def best(tried: dict[int, float]) -> int:
 
 
 def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
-    """Return the mask (n,) of held-out samples. Each class is ordered by a hash of the keys, and every HELD_OUT-th
-    sample from the second on is held out. So the only sample of a class is not held out."""
+    """Return the mask (n,) of held-out samples. Each class is ordered by a hash of the keys, and
+    every HELD_OUT-th sample from the second on is held out. So the only sample of a class is not
+    held out."""
     # The hash makes the choice independent of the order of the samples.
-    digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
+    digests = [
+        hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys
+    ]
     ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
     of_ranked = labels[ranked]
     found = np.zeros(len(keys), dtype=np.bool_)
@@ -256,8 +282,11 @@ def _penalty(step: int) -> float:
 
 
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
-    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether MAX_STEPS was not reached."""
-    from sklearn.exceptions import ConvergenceWarning  # the import takes seconds and few evaluations need it
+    """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether MAX_STEPS was
+    not reached."""
+    from sklearn.exceptions import (
+        ConvergenceWarning,
+    )  # the import takes seconds and few evaluations need it
     from sklearn.linear_model import LogisticRegression
 
     # scikit-learn sums the cross-entropy and scales it by C, the inverse penalty.

@@ -1,4 +1,5 @@
-"""The protocol record of every number: what was measured, on which data, how, and with which software.
+"""The protocol record of every number: what was measured, on which data, how, and with which
+software.
 
 Failures to reproduce a published number often come down to one of these fields.
 """
@@ -13,13 +14,14 @@ from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome
 from open_diht.eval.task import Source, Task
 
 SHARED_RULES = 4
-"""Increased when a change of code shared by all kinds of task alters numbers or intervals; stored results are then
-measured again. A change of a single kind increases the kind's own `rules`, recorded with its numbers: models measured
-by different rules are not compared."""
+"""Increased when a change of code shared by all kinds of task alters numbers or intervals; stored
+results are then measured again. A change of a single kind increases the kind's own `rules`,
+recorded with its numbers: models measured by different rules are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
-    """Return the record of data, model and software, to which each kind of task adds its own fields."""
+    """Return the record of data, model and software, to which each kind of task adds its own
+    fields."""
     return {
         "task_version": task.version,
         "data": data_record(task, data),
@@ -46,7 +48,9 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         record["sample"] = f"at most {task.sample} items, drawn by seed 0 from the sorted keys"
     elif task.items is not None and task.items != data.items:
         record["items_expected"] = task.items
-        record["warning"] = f"{data.items} items, but the split has {task.items}: another split, or part of it"
+        record["warning"] = (
+            f"{data.items} items, but the split has {task.items}: another split, or part of it"
+        )
     if task.caution:
         record["caution"] = task.caution
     if task.note:
@@ -65,10 +69,14 @@ def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
 
 
 def by_template(
-    task: Task, data: DataSet, model: Model, measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]]
+    task: Task,
+    data: DataSet,
+    model: Model,
+    measure: Callable[[str, str, dict[str, Any]], tuple[list[Result], Items]],
 ) -> TaskOutcome:
-    """Measure a task with each of its caption templates, of which the first gives the task's own numbers. `measure`
-    gets a template, a suffix for the names of metrics, and a record to complete."""
+    """Measure a task with each of its caption templates, of which the first gives the task's own
+    numbers. `measure` gets a template, a suffix for the names of metrics, and a record to
+    complete."""
     results: list[Result] = []
     items: Items | None = None
     for template in task.caption_templates:

@@ -1,4 +1,5 @@
-"""Hashes, versions and JSON files, by which a run recognizes the results that an earlier run stored.
+"""Hashes, versions and JSON files, by which a run recognizes the results that an earlier run
+stored.
 
 A kill cannot truncate a file of ours, but a faulty disk or a person can corrupt it.
 """
@@ -18,9 +19,11 @@ from open_diht.common.files import publish_json, read_json, sha256_file
 from open_diht.common.spelling import spelled
 from open_diht.eval.errors import DataBroken
 
-SHORT, PIECE = 64, 4096
-"""Lists of up to SHORT items are dumped item by item, because an item may be a long list. Longer lists are dumped in
-pieces of PIECE items, which takes few calls, and for captions some hundred kilobytes of JSON at once."""
+SHORT = 64
+PIECE = 4096
+"""Lists of up to SHORT items are dumped item by item, because an item may be a long list. Longer
+lists are dumped in pieces of PIECE items, which takes few calls, and for captions some hundred
+kilobytes of JSON at once."""
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
 
@@ -33,7 +36,8 @@ def sha256_of(value: Any) -> str:
 
 
 def _json(value: Any) -> Iterator[str]:
-    """Yield the JSON in pieces, because the JSON of many captions would take as much memory as the captions."""
+    """Yield the JSON in pieces, because the JSON of many captions would take as much memory as the
+    captions."""
     if not isinstance(value, list | tuple) or not value:
         yield _dumped(value)
     elif len(value) <= SHORT:
@@ -52,7 +56,8 @@ def _dumped(value: Any) -> str:
 
 
 def sha256_texts(texts: Iterable[str]) -> str:
-    """Return the sha256, in hex, of a sequence of texts. Lengths are hashed too, so text boundaries count."""
+    """Return the sha256, in hex, of a sequence of texts. Lengths are hashed too, so text boundaries
+    count."""
     digest = hashlib.sha256()
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -63,7 +68,8 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
-    """Return the object in `path`. Return None if the file is absent or lacks a key: callers then write it again."""
+    """Return the object in `path`. Return None if the file is absent or lacks a key: callers then
+    write it again."""
     try:
         found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -72,13 +78,14 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """Return the content of `path`. Return None if it does not exist. Raises `DataBroken` for invalid JSON, since only
-    another run can write such a file again."""
+    """Return the content of `path`. Return None if it does not exist. Raises `DataBroken` for
+    invalid JSON, since only another run can write such a file again."""
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataBroken(
-            f"{path} is corrupt ({error}); remove it and run `{spelled('bench')}` for this folder again"
+            f"{path} is corrupt ({error}); remove it and run `{spelled('bench')}` for this folder"
+            " again"
         ) from None
 
 
@@ -88,13 +95,15 @@ def feature_folder() -> Path:
 
 
 class Memo:
-    """A folder that remembers values computed from files until a size or modification time changes."""
+    """A folder that remembers values computed from files until a size or modification time
+    changes."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def of(self, path: Path, what: str, compute: Callable[[Path], Any]) -> Any:
-        """Return `compute(path)`, from the record if the file's size and modification time are unchanged."""
+        """Return `compute(path)`, from the record if the file's size and modification time are
+        unchanged."""
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
         # Named without size and time, so that a changed file replaces its record.
@@ -106,20 +115,26 @@ class Memo:
         return known["value"]
 
     def tree_hash(self, folder: Path) -> str:
-        """Return the sha256 over names and contents of all files below `folder`. Links to folders are not followed."""
+        """Return the sha256 over names and contents of all files below `folder`. Links to folders
+        are not followed."""
         found = (path for path in folder.rglob("*") if path.is_file())
         return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
 
     def files_hash(self, folder: Path, names: Sequence[str]) -> str:
-        """Return the sha256 over names and contents of files of `folder`, in the order given. One record serves all
-        files, because a record per image would be a million files."""
+        """Return the sha256 over names and contents of files of `folder`, in the order given. One
+        record serves all files, because a record per image would be a million files."""
         status = [(folder / name).stat() for name in names]
-        listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
+        listing = [
+            [name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)
+        ]
         stamp = [str(folder.resolve()), sha256_of(listing)]
         record = self._folder / f"{sha256_of([*stamp, 'files'])[:32]}.json"
         known = read_record(record, "stamp", "value")
         if known is None or known["stamp"] != stamp:
-            known = {"stamp": stamp, "value": sha256_of([[name, sha256_file(folder / name)] for name in names])}
+            known = {
+                "stamp": stamp,
+                "value": sha256_of([[name, sha256_file(folder / name)] for name in names]),
+            }
             publish_json(record, known)
         return known["value"]
 
@@ -138,7 +153,8 @@ def library_versions() -> Mapping[str, str]:
 
 @functools.cache
 def software() -> Mapping[str, Any]:
-    """Return library versions, the machine, and the commit. The commit is None if git names none."""
+    """Return library versions, the machine, and the commit. The commit is None if git names
+    none."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -36,7 +36,8 @@ class Result:
     value: float | None
     """The number. If it is None, `missing` in `protocol` gives the reason."""
     low: float | None
-    """Lower end of the 95 % interval. It is None if there is no number, or too few items or draws."""
+    """Lower end of the 95 % interval. It is None if there is no number, or too few items or
+    draws."""
     high: float | None
     n: int
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -52,19 +53,22 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """Outcomes of a task's main metric by item, for paired tests between models and examples in the report."""
+    """Outcomes of a task's main metric by item, for paired tests between models and examples in the
+    report."""
 
     keys: np.ndarray
     """(n,) names, equal for every model on the same data."""
     hits: np.ndarray
     """(n,) float64: 1 right, 0 wrong, or in between (VQA, association)."""
     clusters: np.ndarray
-    """(n,) int64 number of the independent observation, usually the image, that each item belongs to."""
+    """(n,) int64 number of the independent observation, usually the image, that each item belongs
+    to."""
     predicted: np.ndarray
-    """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is right."""
+    """(n,) the model's output: a class index, a rank, a candidate's index, or whether a pair is
+    right."""
     label: np.ndarray
-    """(n,) the right output in the same terms, or -1 if several may be right. In caption selection it is the
-    category."""
+    """(n,) the right output in the same terms, or -1 if several may be right. In caption selection
+    it is the category."""
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays, such as the scores behind an AUC."""
 
@@ -73,7 +77,10 @@ class Items:
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         order = np.array([place[key] for key in keys.tolist()])
         # Extra arrays of another length do not belong to items.
-        extra = {name: array[order] if len(array) == len(order) else array for name, array in self.extra.items()}
+        extra = {
+            name: array[order] if len(array) == len(order) else array
+            for name, array in self.extra.items()
+        }
         return Items(**{name: getattr(self, name)[order] for name in NEEDED}, extra=extra)
 
     def write(self, path: Path) -> None:
@@ -97,8 +104,13 @@ class TaskOutcome:
     items: Items | None = None
 
 
-INTERVAL = "Clopper-Pearson with the effective number of items over images (Korn and Graubard 1998), 95 %"
-OVER_CLASSES = f"{INTERVAL}, by strata of classes of like size, combined by recovered variances (Zou and Donner 2008)"
+INTERVAL = (
+    "Clopper-Pearson with the effective number of items over images (Korn and Graubard 1998), 95 %"
+)
+OVER_CLASSES = (
+    f"{INTERVAL}, by strata of classes of like size, combined by recovered variances (Zou and"
+    " Donner 2008)"
+)
 TOO_FEW = "none: too few items to say"
 
 
@@ -109,14 +121,28 @@ def measured(task: Task, metric: str, found: Estimate, n: int, record: Mapping[s
     if interval is None:
         record = {**record, "interval": TOO_FEW}
     return Result(
-        task=task.name, kind=task.kind, metric=metric, value=found.value, low=low, high=high, n=n, protocol=record
+        task=task.name,
+        kind=task.kind,
+        metric=metric,
+        value=found.value,
+        low=low,
+        high=high,
+        n=n,
+        protocol=record,
     )
 
 
 def missing(task: str, kind: str, metric: str, reason: str) -> Result:
     """Return the row of a task without a number."""
     return Result(
-        task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
+        task=task,
+        kind=kind,
+        metric=metric,
+        value=None,
+        low=None,
+        high=None,
+        n=0,
+        protocol={"missing": reason},
     )
 
 
@@ -135,13 +161,16 @@ def is_broken(result: Result) -> bool:
 
 def cautions(record: Mapping[str, Any]) -> str:
     """Return the cautions and warnings of a protocol record, to show next to its number."""
-    parts = ((record.get("data", {}), ("caution", "warning")), (record.get("support", {}), ("warning",)))
+    parts = (
+        (record.get("data", {}), ("caution", "warning")),
+        (record.get("support", {}), ("warning",)),
+    )
     return "; ".join(part[name] for part, names in parts for name in names if name in part)
 
 
 def images_of(task: str, record: Mapping[str, Any]) -> str:
-    """Return an identifier of the images behind a number, which tasks on the same images share. It is the task's name
-    if the record has no hash."""
+    """Return an identifier of the images behind a number, which tasks on the same images share. It
+    is the task's name if the record has no hash."""
     return str(record.get("data", {}).get("images_sha256", task))
 
 
@@ -180,20 +209,29 @@ class Compared:
 
 def numbers(paired: Paired) -> dict[str, Any]:
     """Return the fields that `Compared` and the average over tasks take from a paired test."""
-    return {name: getattr(paired, name) for name in ("difference", "low", "high", "p", "detectable")}
+    return {
+        name: getattr(paired, name) for name in ("difference", "low", "high", "p", "detectable")
+    }
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return why two numbers cannot be compared (other rules, task versions or data), or "" if they can."""
-    rules_a, rules_b = rules_of(a), rules_of(b)
+    """Return why two numbers cannot be compared (other rules, task versions or data), or "" if they
+    can."""
+    rules_a = rules_of(a)
+    rules_b = rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
-        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `{spelled('bench')}` for {older} again"
-    version_a, version_b = version_of(a), version_of(b)
+        return (
+            f"measured by other rules (A: {rules_a}, B: {rules_b}); run `{spelled('bench')}` for"
+            f" {older} again"
+        )
+    version_a = version_of(a)
+    version_b = version_of(b)
     if version_a != version_b:
         older = "A" if version_a < version_b else "B"
         return (
-            f"other versions of the task (A: {version_a}, B: {version_b}); run `{spelled('bench')}` for {older} again"
+            f"other versions of the task (A: {version_a}, B: {version_b}); run `{spelled('bench')}`"
+            f" for {older} again"
         )
     # Compare the hashes of images and labels, for probes also of the training images.
     differing = [
@@ -206,14 +244,25 @@ def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 
 IGNORED = (
-    *("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks"),
+    *(
+        "model",
+        "software",
+        "preprocessing",
+        "metric",
+        "truncated_texts",
+        "device",
+        "seconds",
+        "ranks",
+    ),
     *("support", "few_shot", "training_data"),
 )
-"""Protocol fields that may differ between two models without a note. Shots are compared by their keys."""
+"""Protocol fields that may differ between two models without a note. Shots are compared by their
+keys."""
 
 
 def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return the note of a comparison: `few` (why there is no test), differences of the protocols, and cautions."""
+    """Return the note of a comparison: `few` (why there is no test), differences of the protocols,
+    and cautions."""
     differing = sorted(key for key in {*a, *b} if key not in IGNORED and a.get(key) != b.get(key))
     differ = f"the protocols differ in {', '.join(differing)}" if differing else ""
     return "; ".join(note for note in (few, differ, cautions(a)) if note)
@@ -221,17 +270,35 @@ def note_of(few: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 
 AGAIN = "remove it and run the evaluation again"
 NEEDED = ("keys", "hits", "clusters", "predicted", "label")
-MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score", "jaccard")
+MEANS = (
+    "top1",
+    "top5",
+    "recall@",
+    "soft_accuracy",
+    "accuracy",
+    "text_score",
+    "image_score",
+    "group_score",
+    "jaccard",
+)
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz that we wrote. Raises FileNotFoundError, or `DataBroken` for other content."""
+    """Return the arrays of an .npz that we wrote. Raises FileNotFoundError, or `DataBroken` for
+    other content."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError) as error:
+    except (
+        ValueError,
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        tokenize.TokenError,
+        EOFError,
+    ) as error:
         raise DataBroken(f"{path} does not hold arrays ({error}); {AGAIN}") from None
     if lacking := [name for name in names if name not in arrays]:
         raise DataBroken(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
@@ -255,7 +322,8 @@ def is_mean(metric: str) -> bool:
 
 
 def estimate_of(items: Items, metric: str) -> Estimate | None:
-    """Return an `Estimate` of `metric`. Return None if it is unknown, or the items lack its arrays or classes."""
+    """Return an `Estimate` of `metric`. Return None if it is unknown, or the items lack its arrays
+    or classes."""
     name = metric.partition(" ")[0]  # drop a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)
@@ -266,7 +334,8 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
     if name.startswith("worst_group_"):
         groups = items.extra.get("groups")
         return None if groups is None else estimates.worst_group(items.hits, groups, items.clusters)
-    scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
+    scores = items.extra.get("scores")
+    labels = items.label if name == "roc_auc" else items.extra.get("labels")
     if name not in estimates.METRICS or scores is None or labels is None:
         return None
     if name == "roc_auc" and len(np.unique(labels.astype(bool))) < 2:  # it has no value then

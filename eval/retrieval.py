@@ -1,4 +1,5 @@
-"""Cross-modal retrieval: R@1, 5 and 10 in one direction per task, for every caption template of the task."""
+"""Cross-modal retrieval: R@1, 5 and 10 in one direction per task, for every caption template of the
+task."""
 
 from typing import Any
 
@@ -24,10 +25,15 @@ TIES = {
 }
 
 
-def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: bool = False) -> TaskOutcome:
-    """Return the numbers of a retrieval task. `strict` counts every wrong item of equal score against the model."""
+def evaluate_retrieval(
+    task: Task, data: DataSet, cache: FeatureCache, strict: bool = False
+) -> TaskOutcome:
+    """Return the numbers of a retrieval task. `strict` counts every wrong item of equal score
+    against the model."""
     texts_of, image_of = _kept(task, data)
-    images, group, to_text = cache.images(data.images, task.name), cache.group, task.direction == "image_to_text"
+    images = cache.images(data.images, task.name)
+    group = cache.group
+    to_text = task.direction == "image_to_text"
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
 
     def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
@@ -36,7 +42,9 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
         blocks = tiles(queries.count, others.count)
         mine = [blocks[index] for index in group.part(len(blocks))]
         # Each rank computes its blocks; all ranks get all results.
-        ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
+        ranks = group.in_order(
+            blocks, ranks_of(images, captions, image_of, strict=strict, part=mine)
+        )
         # Captions of one image are one observation.
         clusters = np.arange(queries.count) if to_text else image_of
         right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
@@ -55,7 +63,11 @@ def evaluate_retrieval(task: Task, data: DataSet, cache: FeatureCache, strict: b
             found = estimates.mean(hits(ranks, k), clusters)
             results.append(measured(task, f"recall@{k}{suffix}", found, queries.count, detail))
         keys = list(data.images.keys)
-        names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
+        names = (
+            keys
+            if to_text
+            else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
+        )
         items = Items(
             keys=np.array(names),
             hits=hits(ranks, int(task.metric.partition("@")[2] or 1)),
@@ -101,7 +113,10 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
                 FoundTexts(
                     image=data.images.open(index),
                     key=str(items.keys[index]),
-                    texts=[(texts[i], float(cosines[i]), int(owner[i]) == index) for i in nearest.tolist()],
+                    texts=[
+                        (texts[i], float(cosines[i]), int(owner[i]) == index)
+                        for i in nearest.tolist()
+                    ],
                     rank=rank,
                 )
             )
@@ -110,7 +125,10 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
             found.append(
                 FoundImages(
                     text=texts[index],
-                    images=[(data.images.open(i), float(cosines[i]), i == right) for i in nearest.tolist()],
+                    images=[
+                        (data.images.open(i), float(cosines[i]), i == right)
+                        for i in nearest.tolist()
+                    ],
                     rank=rank,
                 )
             )

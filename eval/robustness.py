@@ -1,4 +1,5 @@
-"""Effective robustness (Taori et al. 2020): accuracy on a shifted test set beyond what ImageNet accuracy predicts.
+"""Effective robustness (Taori et al. 2020): accuracy on a shifted test set beyond what ImageNet
+accuracy predicts.
 
 The prediction is a curve through models trained on ImageNet alone.
 """
@@ -24,8 +25,8 @@ class Robustness:
     value: float
     """Accuracy minus the expected one, between -1 and 1."""
     low: float | None
-    """Lower end of the 95 % interval over images of both sets, with the curve taken as known. It is None if the
-    accuracy on one of the sets has no interval."""
+    """Lower end of the 95 % interval over images of both sets, with the curve taken as known. It is
+    None if the accuracy on one of the sets has no interval."""
     high: float | None
     expected: float
     spread: float
@@ -35,12 +36,14 @@ class Robustness:
 
 
 def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustness]:
-    """Return the robustness on every test set that has a curve and was measured together with ImageNet, if both top-1
-    accuracies are above 0 and below 1. `main` maps a task to its row of results.json."""
+    """Return the robustness on every test set that has a curve and was measured together with
+    ImageNet, if both top-1 accuracies are above 0 and below 1. `main` maps a task to its row of
+    results.json."""
     imagenet = main.get(IMAGENET)
     if imagenet is None or not _top1(imagenet):
         return []
-    at, ends = imagenet["value"], _baseline()["range"]
+    at = imagenet["value"]
+    ends = _baseline()["range"]
     found = []
     for task, curve in _baseline()["sets"].items():
         row = main.get(task)
@@ -50,7 +53,8 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
         # The derivative of the curve propagates ImageNet's own error to the expected accuracy.
         slope = curve["slope"] * expected * (1 - expected) / (at * (1 - at))
         errors = [_error(row), _error(imagenet)]
-        value, width = row["value"] - expected, None
+        value = row["value"] - expected
+        width = None
         if errors[0] is not None and errors[1] is not None:
             # Images of the two sets are independent, so their errors add in squares.
             width = _NORMAL * math.hypot(errors[0], slope * errors[1])
@@ -69,8 +73,11 @@ def effective_robustness(main: Mapping[str, Mapping[str, Any]]) -> list[Robustne
 
 
 def expected_accuracy(imagenet: float, curve: Mapping[str, float]) -> float:
-    """Return the expected accuracy of a model trained on ImageNet alone, from the curve's slope and intercept."""
-    return 1 / (1 + math.exp(-(curve["slope"] * math.log(imagenet / (1 - imagenet)) + curve["intercept"])))
+    """Return the expected accuracy of a model trained on ImageNet alone, from the curve's slope and
+    intercept."""
+    return 1 / (
+        1 + math.exp(-(curve["slope"] * math.log(imagenet / (1 - imagenet)) + curve["intercept"]))
+    )
 
 
 def _top1(row: Mapping[str, Any]) -> bool:
@@ -79,7 +86,8 @@ def _top1(row: Mapping[str, Any]) -> bool:
 
 def _error(row: Mapping[str, Any]) -> float | None:
     """Estimate the standard error from the interval. Return None without one."""
-    low, high = row["low"], row["high"]
+    low = row["low"]
+    high = row["high"]
     return None if low is None or high is None else float(high - low) / (2 * _NORMAL)
 
 

@@ -1,6 +1,7 @@
 """Run tasks and write results.json.
 
-Tasks whose numbers are all there, from the same inputs and software, are kept; run the same command to resume.
+Tasks whose numbers are all there, from the same inputs and software, are kept; run the same command
+to resume.
 """
 
 import dataclasses
@@ -15,7 +16,12 @@ from open_diht.eval import protocol
 from open_diht.eval.data import DataSet, open_support
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.examples import Example
-from open_diht.eval.probing import FEW_SHOT_RULES, LINEAR_PROBE_RULES, evaluate_few_shot, evaluate_linear_probe
+from open_diht.eval.probing import (
+    FEW_SHOT_RULES,
+    LINEAR_PROBE_RULES,
+    evaluate_few_shot,
+    evaluate_linear_probe,
+)
 from open_diht.eval.records import read_record, read_written, sha256_of, software
 from open_diht.eval.report.data import checked
 from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing, read_items
@@ -33,7 +39,8 @@ class Run:
     """The outcome of a run."""
 
     results: tuple[Result, ...]
-    """Rows of every task in the order of the suite; a task without a number has a row with the reason."""
+    """Rows of every task in the order of the suite; a task without a number has a row with the
+    reason."""
     absent: frozenset[str]
     """Names of the tasks whose data is not available."""
     broken: int
@@ -43,14 +50,13 @@ class Run:
 def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     """Evaluate all tasks of a suite.
 
-    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites results.json as soon
-    as a task has its main numbers, before its probes, so a stopped run leaves the main numbers that it had measured. A
-    training run may call this, on all its ranks.
+    The first rank writes items/, few_shot/, tasks/ and results.json into the output. It rewrites
+    results.json as soon as a task has its main numbers, before its probes, so a stopped run leaves
+    the main numbers that it had measured. A training run may call this, on all its ranks.
 
     Args:
-        suite: The tasks.
-        session: The model, its data and the folder of the results.
-        say: Prints a line for each task, and one for results of other tasks that results.json loses.
+        suite: The tasks. session: The model, its data and the folder of the results. say: Prints a
+            line for each task, and one for results of other tasks that results.json loses.
 
     Raises:
         WrongUse: The output has results of other weights.
@@ -82,13 +88,15 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
 
 
 def _check_output(suite: Suite, session: Session, say: Say) -> None:
-    """Raise `WrongUse` if the output is another model's. Print which results of this model it will lose."""
+    """Raise `WrongUse` if the output is another model's. Print which results of this model it will
+    lose."""
     error = None
     try:
         if session.cache.group.first and (lost := _others(suite, session)):
             say(
-                f"{session.output}/results.json leaves out {', '.join(lost)}, which this run does not name. To keep "
-                "them, name all tasks in one run, which measures no finished one again, or name another --output"
+                f"{session.output}/results.json leaves out {', '.join(lost)}, which this run does"
+                " not name. To keep them, name all tasks in one run, which measures no finished"
+                " one again, or name another --output"
             )
     except WrongUse as caught:
         error = caught
@@ -96,8 +104,11 @@ def _check_output(suite: Suite, session: Session, say: Say) -> None:
 
 
 def _others(suite: Suite, session: Session) -> list[str]:
-    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` if results.json is of other weights."""
-    path, record, key = session.output / "results.json", session.cache.model.record, "weights_sha256"
+    """Return the tasks of results.json that the suite lacks. Raises `WrongUse` if results.json is
+    of other weights."""
+    path = session.output / "results.json"
+    record = session.cache.model.record
+    key = "weights_sha256"
     try:
         rows = checked(read_written(path) or [])
     except (DataBroken, ValueError, TypeError):  # a corrupt file is replaced
@@ -107,8 +118,8 @@ def _others(suite: Suite, session: Session) -> list[str]:
         if model[key] != record[key]:
             this = f"{session.cache.model.name} with weights {record[key][:12]}"
             raise WrongUse(
-                f"{path} is of another model, {model['name']} with weights {model[key][:12]}; this run is of {this}. "
-                f"Name another --output, or remove {session.output}"
+                f"{path} is of another model, {model['name']} with weights {model[key][:12]}; this"
+                f" run is of {this}. Name another --output, or remove {session.output}"
             )
     named = {task.name for task in suite.tasks}
     return list(dict.fromkeys(row["task"] for row in rows if row["task"] not in named))
@@ -120,10 +131,15 @@ def _write(session: Session, results: list[Result]) -> None:
 
 
 def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None]) -> list[Result]:
-    """Return the results of one task, from the output if they were measured before (see `_kept`). `tell` gets the
-    results that are available before the probes."""
-    cache, group, output, options = session.cache, session.cache.group, session.output, session.options
-    found, shots, error = None, None, None
+    """Return the results of one task, from the output if they were measured before (see `_kept`).
+    `tell` gets the results that are available before the probes."""
+    cache = session.cache
+    group = session.cache.group
+    output = session.output
+    options = session.options
+    found = None
+    shots = None
+    error = None
     try:
         # First rank first, so that the others find the hashes of large files already computed.
         found = open_task(task, session.root, session.memo) if group.first else None
@@ -156,7 +172,10 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     began = time.perf_counter()
     outcome = kind.measure(task, data, cache, options)
     rules = {"rules": kind.rules, "training_data": decontaminated(cache.model.folder, task.name)}
-    results = [dataclasses.replace(result, protocol={**rules, **result.protocol}) for result in outcome.results]
+    results = [
+        dataclasses.replace(result, protocol={**rules, **result.protocol})
+        for result in outcome.results
+    ]
     if group.first and outcome.items is not None:  # before the numbers that they belong to
         outcome.items.write(output / "items" / f"{task.name}.npz")
     tell(results)
@@ -165,18 +184,24 @@ def _evaluated(task: Task, session: Session, tell: Callable[[list[Result]], None
     if options.shots is not None:
         results += evaluate_few_shot(task, data, session, options.shots)
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
-    results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
+    results = [
+        dataclasses.replace(result, protocol={**rules, **result.protocol, **taken})
+        for result in results
+    ]
     # Do not record a task with a missing number: its data may be available next time.
     if group.first and not any(result.value is None for result in results):
         left = (f"items/{task.name}.npz", f"few_shot/{task.name}.json", f"few_shot/{task.name}.npz")
         files = {name: sha256_file(output / name) for name in left if (output / name).is_file()}
-        publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})
+        publish_json(
+            record, {"key": key, "files": files, "results": [result.row() for result in results]}
+        )
     return results
 
 
 def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
-    """Return the stored results of a task that was measured before on the same inputs by the same software. Return None
-    if there is no such record, its key differs, or a file that was written with it has changed."""
+    """Return the stored results of a task that was measured before on the same inputs by the same
+    software. Return None if there is no such record, its key differs, or a file that was written
+    with it has changed."""
     found = read_record(record, "key", "files", "results")
     if found is None or found["key"] != key:
         return None
@@ -188,8 +213,8 @@ def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
 
 
 def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
-    """Return the sha256 of the training split that probes are fitted on. Return None if no probe is measured, or the
-    split is missing or unusable."""
+    """Return the sha256 of the training split that probes are fitted on. Return None if no probe is
+    measured, or the split is missing or unusable."""
     if (session.options.shots is None and not session.options.linear_probe) or not task.support:
         return None
     try:
@@ -199,12 +224,16 @@ def _support_hash(task: Task, test: DataSet, session: Session) -> str | None:
     return sha256_of([support.images.fingerprint, support.label_hash])
 
 
-def collect_examples(tasks: Sequence[Task], results: Sequence[Result], session: Session) -> dict[str, list[Example]]:
-    """Return examples of measured tasks by name, from stored items and features, encoding only what the cache lacks.
-    All ranks must call this, since they share features; the first one reads the items."""
+def collect_examples(
+    tasks: Sequence[Task], results: Sequence[Result], session: Session
+) -> dict[str, list[Example]]:
+    """Return examples of measured tasks by name, from stored items and features, encoding only what
+    the cache lacks. All ranks must call this, since they share features; the first one reads the
+    items."""
     # The first row of a task is its main number, so it overwrites the others.
     main = {result.task: result for result in reversed(results) if result.kind != "few_shot"}
-    group, examples = session.cache.group, {}
+    group = session.cache.group
+    examples = {}
     for task in tasks:
         path = session.output / "items" / f"{task.name}.npz"
         items = group.share(read_items(path) if group.first and path.is_file() else None)
@@ -219,9 +248,14 @@ def line(result: Result) -> str:
     if result.value is None:
         return f"{result.task:24} {result.protocol['missing']}"
     few = result.low is None or result.high is None
-    interval = "too few" if few else f"[{100 * (result.low or 0):.1f}, {100 * (result.high or 0):.1f}]"
+    interval = (
+        "too few" if few else f"[{100 * (result.low or 0):.1f}, {100 * (result.high or 0):.1f}]"
+    )
     chance = result.protocol.get("chance")
     beside = "" if chance is None else f"  chance {100 * chance:.1f}"
     said = cautions(result.protocol)
     beside += f"  ({said})" if said else ""
-    return f"{result.task:24} {result.metric:16} {100 * result.value:6.1f} %  {interval:14} n={result.n:,}{beside}"
+    return (
+        f"{result.task:24} {result.metric:16} {100 * result.value:6.1f} %  {interval:14}"
+        f" n={result.n:,}{beside}"
+    )

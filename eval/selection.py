@@ -1,4 +1,5 @@
-"""Hard negatives: select captions for an image, tell pairs of images and captions apart, select images for a cue.
+"""Hard negatives: select captions for an image, tell pairs of images and captions apart, select
+images for a cue.
 
 Caption selection: all right captions of an image must score above all wrong ones (SugarCrepe, ARO,
 What'sUp). Pair selection: two images and two captions that are easily confused, with text, image
@@ -36,8 +37,9 @@ CATEGORIES = 20
 
 
 def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the accuracy over all questions and its mean over categories. If there are 2 to CATEGORIES categories,
-    each gets a number. So do questions with several right captions (`text_only`)."""
+    """Return the accuracy over all questions and its mean over categories. If there are 2 to
+    CATEGORIES categories, each gets a number. So do questions with several right captions
+    (`text_only`)."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -50,7 +52,12 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
         texts = cache.texts(_captions(choices, template), f"{task.name} captions")
         table = _answered(choices, images, texts, cache)
         hits = table[:, 0]
-        record |= {"captions": texts.count, "truncated_texts": texts.truncated, "ties": "wrong", "blind": blind}
+        record |= {
+            "captions": texts.count,
+            "truncated_texts": texts.truncated,
+            "ties": "wrong",
+            "blind": blind,
+        }
 
         def accuracy(metric: str, right: np.ndarray, part: np.ndarray) -> Result:
             estimate = estimates.mean(right[part], clusters[part])
@@ -60,11 +67,19 @@ def evaluate_caption_selection(task: Task, data: DataSet, cache: FeatureCache) -
         results = [accuracy("accuracy", hits, np.ones(len(choices), dtype=bool))]
         of_category = [category == number for number in range(len(names))]
         by_chance = float(np.mean([guessed[part].mean() for part in of_category]))
-        detail = {**record, "metric": "mean_per_category", "chance": by_chance, "interval": OVER_CLASSES}
+        detail = {
+            **record,
+            "metric": "mean_per_category",
+            "chance": by_chance,
+            "interval": OVER_CLASSES,
+        }
         estimate = estimates.mean_per_class(hits, category, clusters)
         results.append(measured(task, f"mean_per_category{suffix}", estimate, len(choices), detail))
         if 1 < len(names) <= CATEGORIES:
-            results += [accuracy(f"accuracy ({name})", hits, of) for name, of in zip(names, of_category, strict=True)]
+            results += [
+                accuracy(f"accuracy ({name})", hits, of)
+                for name, of in zip(names, of_category, strict=True)
+            ]
         if (several := np.array([choice.right > 1 for choice in choices])).any():
             results.append(accuracy("text_only", table[:, 1], several))
         items = Items(
@@ -83,10 +98,12 @@ def _captions(choices: Sequence[Choice], template: str) -> list[str]:
     return [fill(template, caption) for choice in choices for caption in choice.captions]
 
 
-def _answered(choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache) -> np.ndarray:
-    """Return the outcomes (q, 3) of questions. The ranks of the cache divide the questions. The columns are: whether
-    the right captions are ahead, whether they are alike without the image (0 if only one is right), and the index of
-    the nearest caption."""
+def _answered(
+    choices: Sequence[Choice], images: Features, texts: Features, cache: FeatureCache
+) -> np.ndarray:
+    """Return the outcomes (q, 3) of questions. The ranks of the cache divide the questions. The
+    columns are: whether the right captions are ahead, whether they are alike without the image (0
+    if only one is right), and the index of the nearest caption."""
     starts = np.concatenate([[0], np.cumsum([len(choice.captions) for choice in choices])])
 
     def answered(block: range) -> np.ndarray:
@@ -94,16 +111,24 @@ def _answered(choices: Sequence[Choice], images: Features, texts: Features, cach
         said = texts.rows(int(starts[block.start]), int(starts[block.stop]))
         rows = np.empty((len(block), 3))
         for position, question in enumerate(block):
-            captions = said[starts[question] - starts[block.start] : starts[question + 1] - starts[block.start]]
-            scores, right = np.einsum("cd,d->c", captions, own[position]), choices[question].right
-            rows[position] = all_ahead(scores, right), right > 1 and alike(captions, right), scores.argmax()
+            captions = said[
+                starts[question] - starts[block.start] : starts[question + 1] - starts[block.start]
+            ]
+            scores = np.einsum("cd,d->c", captions, own[position])
+            right = choices[question].right
+            rows[position] = (
+                all_ahead(scores, right),
+                right > 1 and alike(captions, right),
+                scores.argmax(),
+            )
         return rows
 
     return cache.group.divided(len(choices), BLOCK, answered, width=3)
 
 
 def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[FoundTexts]:
-    """Return images that were answered wrong, and some that were answered right, with their captions."""
+    """Return images that were answered wrong, and some that were answered right, with their
+    captions."""
     choices = data.choices
     assert choices is not None  # guaranteed by `open_task`
     images = cache.images(data.images, task.name)
@@ -112,14 +137,20 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
     examples: list[FoundTexts] = []
     for index in chosen(items.hits):
         choice = choices[index]
-        scores = texts.rows(int(starts[index]), int(starts[index + 1])) @ images.take(np.array([choice.image]))[0]
+        scores = (
+            texts.rows(int(starts[index]), int(starts[index + 1]))
+            @ images.take(np.array([choice.image]))[0]
+        )
         order = np.argsort(-scores, kind="stable").tolist()
         last = max(position for position, caption in enumerate(order) if caption < choice.right)
         examples.append(
             FoundTexts(
                 image=data.images.open(choice.image),
                 key=f"{choice.category}, {choice.key}",
-                texts=[(choice.captions[caption], float(scores[caption]), caption < choice.right) for caption in order],
+                texts=[
+                    (choice.captions[caption], float(scores[caption]), caption < choice.right)
+                    for caption in order
+                ],
                 # 1 plus the number of wrong captions ahead of the last right one.
                 rank=last + 2 - choice.right,
             )
@@ -128,10 +159,12 @@ def selections(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> 
 
 
 def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return text, image and group score, and the task's metric by category if there are 2 to CATEGORIES."""
+    """Return text, image and group score, and the task's metric by category if there are 2 to
+    CATEGORIES."""
     pairs = data.pairs
     assert pairs is not None  # guaranteed by `open_task`
-    clusters, category = clusters_of(pairs), np.array([pair.category for pair in pairs])
+    clusters = clusters_of(pairs)
+    category = np.array([pair.category for pair in pairs])
     names = np.unique(category)
 
     def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
@@ -146,7 +179,9 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
 
         results = [result(metric, metric, np.ones(len(pairs), dtype=bool)) for metric in correct]
         if 1 < len(names) <= CATEGORIES:
-            results += [result(task.metric, f"{task.metric} ({name})", category == name) for name in names]
+            results += [
+                result(task.metric, f"{task.metric} ({name})", category == name) for name in names
+            ]
         items = Items(
             keys=np.array([pair.key for pair in pairs]),
             hits=correct[task.metric],
@@ -162,17 +197,22 @@ def evaluate_pair_selection(task: Task, data: DataSet, cache: FeatureCache) -> T
 def _pair_cosines(
     task: Task, data: DataSet, pairs: Sequence[Pair], cache: FeatureCache, template: str
 ) -> tuple[np.ndarray, int]:
-    """Return (n, 2, 2) cosines of each pair's images by its captions, and the number of truncated captions."""
+    """Return (n, 2, 2) cosines of each pair's images by its captions, and the number of truncated
+    captions."""
     images = cache.images(data.images, task.name)
-    texts = cache.texts([fill(template, text) for pair in pairs for text in pair.captions], f"{task.name} captions")
-    left = images.take(np.array([image for pair in pairs for image in pair.images])).reshape(len(pairs), 2, -1)
+    texts = cache.texts(
+        [fill(template, text) for pair in pairs for text in pair.captions], f"{task.name} captions"
+    )
+    left = images.take(np.array([image for pair in pairs for image in pair.images])).reshape(
+        len(pairs), 2, -1
+    )
     right = texts.all().reshape(len(pairs), 2, -1)
     return np.einsum("npd,ncd->npc", left, right), texts.truncated
 
 
 def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
-    """Return (n,) the cluster of each pair. Pairs that share an image, directly or through others, are one observation.
-    A cluster's number is the lowest index of its images."""
+    """Return (n,) the cluster of each pair. Pairs that share an image, directly or through others,
+    are one observation. A cluster's number is the lowest index of its images."""
     lowest: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -187,7 +227,9 @@ def clusters_of(pairs: Sequence[Pair]) -> np.ndarray:
     return np.array([root(pair.images[0]) for pair in pairs], dtype=np.int64)
 
 
-def compared_pairs(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[ComparedPair]:
+def compared_pairs(
+    task: Task, data: DataSet, items: Items, cache: FeatureCache
+) -> list[ComparedPair]:
     """Return pairs that were confused, and some that were not, with the four cosines."""
     assert data.pairs is not None  # guaranteed by `open_task`
     scores, _ = _pair_cosines(task, data, data.pairs, cache, task.caption_templates[0])
@@ -207,11 +249,15 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
     associations = data.associations
     assert associations is not None  # guaranteed by `open_task`
     clusters = np.array([item.cluster for item in associations])
-    guessed = float(np.mean([jaccard_chance(len(item.images), item.right) for item in associations]))
+    guessed = float(
+        np.mean([jaccard_chance(len(item.images), item.right) for item in associations])
+    )
 
     def measure(template: str, suffix: str, record: dict[str, Any]) -> tuple[list[Result], Items]:
         scores, truncated = _cue_cosines(task, data, associations, cache, template)
-        values = np.array([jaccard(of, item.right) for of, item in zip(scores, associations, strict=True)])
+        values = np.array(
+            [jaccard(of, item.right) for of, item in zip(scores, associations, strict=True)]
+        )
         record |= {
             "metric": task.metric,
             "truncated_texts": truncated,
@@ -226,21 +272,33 @@ def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> Task
             predicted=np.array([of.argmax() for of in scores], dtype=np.int64),
             label=np.full(len(values), -1),
         )
-        return [measured(task, f"{task.metric}{suffix}", estimates.mean(values, clusters), len(values), record)], items
+        return [
+            measured(
+                task,
+                f"{task.metric}{suffix}",
+                estimates.mean(values, clusters),
+                len(values),
+                record,
+            )
+        ], items
 
     return protocol.by_template(task, data, cache.model, measure)
 
 
 def prompt(template: str, cue: str) -> str:
-    """Return the template with the cue, in lower case, in its slot. "{a}" in the template becomes "a" or "an" by the
-    cue's first letter, and "{A}" the same with a capital."""
+    """Return the template with the cue, in lower case, in its slot. "{a}" in the template becomes
+    "a" or "an" by the cue's first letter, and "{A}" the same with a capital."""
     lower = cue.lower()
     article = "an" if lower[:1] in set("aeiou") else "a"
     return fill(template.replace("{a}", article).replace("{A}", article.capitalize()), lower)
 
 
 def _cue_cosines(
-    task: Task, data: DataSet, associations: Sequence[Association], cache: FeatureCache, template: str
+    task: Task,
+    data: DataSet,
+    associations: Sequence[Association],
+    cache: FeatureCache,
+    template: str,
 ) -> tuple[list[np.ndarray], int]:
     """Return the cosines of each cue with its images, and the number of truncated cues."""
     images = cache.images(data.images, task.name)
@@ -261,7 +319,8 @@ def cues(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[F
     for item, of in ((associations[index], scores[index]) for index in chosen(items.hits)):
         order = np.argsort(-of, kind="stable").tolist()
         shown = [
-            (data.images.open(item.images[position]), float(of[position]), position < item.right) for position in order
+            (data.images.open(item.images[position]), float(of[position]), position < item.right)
+            for position in order
         ]
         rank = 1 + max(position for position, index in enumerate(order) if index < item.right)
         examples.append(FoundImages(text=item.cue, images=shown, rank=rank, right=item.right))

@@ -26,7 +26,8 @@ class Session:
 
 
 def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task, with the annotations that its kind needs. Raises the errors of `read_task`.
+    """Read the data of a task, with the annotations that its kind needs. Raises the errors of
+    `read_task`.
 
     Args:
         task: The task.

@@ -1,18 +1,21 @@
 """Uncertainty of numbers: intervals for one model, paired tests between two.
 
-A number comes with every image's part in it. A part is about the image's influence divided by the number of images,
-scaled so that the squares of independent images sum to the variance. Parts of one image in several tasks are added
-before squaring, and those of two models on the same image are subtracted. The five captions of one image are not five
-independent observations, so images are counted.
+A number comes with every image's part in it. A part is about the image's influence divided by the
+number of images, scaled so that the squares of independent images sum to the variance. Parts of one
+image in several tasks are added before squaring, and those of two models on the same image are
+subtracted. The five captions of one image are not five independent observations, so images are
+counted.
 
-A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent items with the same
-variance, reduced where the variance is poorly known (Korn and Graubard 1998). It also holds for few items and near 0
-and 1, where Wilson's interval may hold in only about 84 % of cases. A mean over classes is split into strata of classes
-of similar size, whose intervals are combined by the squares of their distances (Zou and Donner 2008), so that a small
-class with all items right still counts as uncertain. benchmarks/coverage.md shows how often each interval holds.
+A proportion gets the exact interval of Clopper and Pearson (1934) for the number of independent
+items with the same variance, reduced where the variance is poorly known (Korn and Graubard 1998).
+It also holds for few items and near 0 and 1, where Wilson's interval may hold in only about 84 % of
+cases. A mean over classes is split into strata of classes of similar size, whose intervals are
+combined by the squares of their distances (Zou and Donner 2008), so that a small class with all
+items right still counts as uncertain. benchmarks/coverage.md shows how often each interval holds.
 
-All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe also differ (by about 0.2
-points on ImageNet, according to the DataComp authors). No test set can show this difference, only several seeds.
+All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe also
+differ (by about 0.2 points on ImageNet, according to the DataComp authors). No test set can show
+this difference, only several seeds.
 """
 
 import itertools
@@ -43,14 +46,16 @@ class Estimate:
 
     value: float
     parts: Floats = field(repr=False)
-    """(n,) about how far each image moved the number off its expectation. The parts sum to 0, and their squares sum to
-    the variance."""
+    """(n,) about how far each image moved the number off its expectation. The parts sum to 0, and
+    their squares sum to the variance."""
     units: NDArray[Any] = field(repr=False)
-    """(n,) distinct images, or groups of images. Equal values in two estimates of one set are the same images."""
+    """(n,) distinct images, or groups of images. Equal values in two estimates of one set are the
+    same images."""
     df: float
     """Degrees of freedom of the variance. Below 1 there are too few items to know it."""
     most: float
-    """The effective number of independent items, used if the number is 0 or 1, since then the parts tell nothing."""
+    """The effective number of independent items, used if the number is 0 or 1, since then the parts
+    tell nothing."""
 
     @property
     def variance(self) -> float:
@@ -58,13 +63,15 @@ class Estimate:
         return float(np.sum(self.parts**2))
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the exact interval for the effective number of items. Return None if there are too few."""
+        """Return the exact interval for the effective number of items. Return None if there are too
+        few."""
         return share_interval(self.value, self.variance, self.df, self.most, level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowest(Estimate):
-    """The lowest of several proportions on fixed groups of images, such as the accuracy of the worst group.
+    """The lowest of several proportions on fixed groups of images, such as the accuracy of the
+    worst group.
 
     Its parts are those of the lowest proportion.
     """
@@ -75,10 +82,11 @@ class Lowest(Estimate):
     def interval(self, level: float = 0.95) -> Interval | None:
         """Return the interval for images resampled within each group.
 
-        The lower end is the lowest of the groups' lower ends, because that of the worst group holds with the given
-        level. The upper end is the lowest of upper ends that hold jointly (Sidak), because the worst group is not
-        known. Bootstrapping the minimum would repeat its bias: it is too low where groups are alike. A group with too
-        few images has the ends 0 and 1; if all have too few, there is no interval.
+        The lower end is the lowest of the groups' lower ends, because that of the worst group holds
+        with the given level. The upper end is the lowest of upper ends that hold jointly (Sidak),
+        because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
+        too low where groups are alike. A group with too few images has the ends 0 and 1; if all
+        have too few, there is no interval.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -98,10 +106,11 @@ class Averaged(Estimate):
     """(k,) weights that sum to 1."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the interval that combines the distances from each number to the ends of its interval (`_recovered`).
+        """Return the interval that combines the distances from each number to the ends of its
+        interval (`_recovered`).
 
-        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. Return None if one number has no
-        interval, or `df` is below 1.
+        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. Return None
+        if one number has no interval, or `df` is below 1.
         """
         ends = [estimate.interval(level) for _, estimate in self.of]
         known = [end for end in ends if end is not None]
@@ -109,9 +118,12 @@ class Averaged(Estimate):
             return None
         values = np.array([estimate.value for _, estimate in self.of])
         names = [name for name, _ in self.of]
-        units, parts = zip(*((estimate.units, estimate.parts) for _, estimate in self.of), strict=True)
+        units, parts = zip(
+            *((estimate.units, estimate.parts) for _, estimate in self.of), strict=True
+        )
         alike = _correlations(names, units, parts)
-        down, up = values - [end.low for end in known], np.array([end.high for end in known]) - values
+        down = values - [end.low for end in known]
+        up = np.array([end.high for end in known]) - values
         low, high = (_recovered(reach * self.weights, alike) for reach in (down, up))
         return Interval(max(self.value - low, 0.0), min(self.value + high, 1.0))
 
@@ -140,26 +152,31 @@ class Paired:
 
     @property
     def detectable(self) -> float | None:
-        """The difference that another test set of this kind and size would detect in 80 % of cases (p < 0.05).
+        """The difference that another test set of this kind and size would detect in 80 % of cases
+        (p < 0.05).
 
         None if too little is known, or no image changed.
         """
         return self.detectable_among(1)
 
     def detectable_among(self, tests: int) -> float | None:
-        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as in the first step of Holm's
-        correction for this many tests."""
+        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as in the first
+        step of Holm's correction for this many tests."""
         # t quantiles of the two-sided test and of 80 % power.
         quantiles = _quantile(self.df, 1 - 0.05 / tests) + _quantile(self.df, 0.6)
         return None if self.p is None or not self.se else quantiles * self.se
 
 
-def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
-    """Return Clopper and Pearson's interval of a proportion for the number of items that would give its variance.
+def share_interval(
+    value: float, variance: float, df: float, most: float, level: float = 0.95
+) -> Interval | None:
+    """Return Clopper and Pearson's interval of a proportion for the number of items that would give
+    its variance.
 
-    Where few items are right, or few wrong, the variance is itself poorly known, so a number of items above `most` is
-    averaged with `most`, which gets the weight of one item. If the variance has fewer degrees of freedom than `most`
-    independent items would give, the number of items is reduced by the squared ratio of Student's quantiles.
+    Where few items are right, or few wrong, the variance is itself poorly known, so a number of
+    items above `most` is averaged with `most`, which gets the weight of one item. If the variance
+    has fewer degrees of freedom than `most` independent items would give, the number of items is
+    reduced by the squared ratio of Student's quantiles.
 
     Args:
         value: The proportion, between 0 and 1.
@@ -179,12 +196,16 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
         value = float(round(value))
     elif variance > _EDGE**2:
         n = value * (1 - value) / variance
-        n *= most / (most - 1) if most > 1 else 1.0  # undoes Bessel's correction: independent hits are n items
+        n *= (
+            most / (most - 1) if most > 1 else 1.0
+        )  # undoes Bessel's correction: independent hits are n items
         rare = n * min(value, 1 - value)
         # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         n = (rare + 1) / (rare / n + 1 / most) if n > most else n
     n *= min(1.0, _quantile(max(most - 1, 1.0), level) / _quantile(df, level)) ** 2
-    hits, misses, tail = value * n, (1 - value) * n, (1 - level) / 2
+    hits = value * n
+    misses = (1 - value) * n
+    tail = (1 - level) / 2
     low = 0.0 if hits == 0 else float(betaincinv(hits, misses + 1, tail))
     high = 1.0 if misses == 0 else float(betaincinv(hits + 1, misses, 1 - tail))
     return Interval(min(low, value), max(high, value))
@@ -193,16 +214,21 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
 def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     """Return the plain average of estimates, each given with a name for its set of images.
 
-    Within a set, the parts of an image are added; sets are independent. Raises ValueError without estimates.
+    Within a set, the parts of an image are added; sets are independent. Raises ValueError without
+    estimates.
     """
     if not estimates:
         raise ValueError("no numbers to average over")
     share = 1 / len(estimates)
     sets = list(dict.fromkeys(name for name, _ in estimates))
-    parts, units, spread = [], [], 0.0
+    parts = []
+    units = []
+    spread = 0.0
     for number, wanted in enumerate(sets):
         own = [estimate for name, estimate in estimates if name == wanted]
-        summed, of = _summed([estimate.parts * share for estimate in own], [estimate.units for estimate in own])
+        summed, of = _summed(
+            [estimate.parts * share for estimate in own], [estimate.units for estimate in own]
+        )
         parts.append(summed)
         # Equal units of different sets are different images.
         units.append(np.array([f"{number}/{unit}" for unit in of.tolist()]))
@@ -219,12 +245,15 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
         units=np.concatenate(units),
         df=_satterthwaite(total, spread, min(estimate.df for _, estimate in estimates)),
         # Numbers about the same images share them, so each set counts once.
-        most=sum(max(estimate.most for name, estimate in estimates if name == wanted) for wanted in sets),
+        most=sum(
+            max(estimate.most for name, estimate in estimates if name == wanted) for wanted in sets
+        ),
     )
 
 
 def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
-    """Return the weighted mean of numbers about different items of one set, such as classes of similar size.
+    """Return the weighted mean of numbers about different items of one set, such as classes of
+    similar size.
 
     Args:
         strata: The numbers; equal `units` in several of them are the same images.
@@ -240,19 +269,27 @@ def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
     return Averaged(
         of=tuple((0, estimate) for estimate in strata),
         weights=of,
-        value=float(sum(estimate.value * weight for estimate, weight in zip(strata, of, strict=True))),
+        value=float(
+            sum(estimate.value * weight for estimate, weight in zip(strata, of, strict=True))
+        ),
         parts=parts,
         units=units,
-        df=min(_satterthwaite(sum(own), spread, sum(estimate.df for estimate in strata)), len(units) - 1),
-        most=1 / float(sum(weight**2 / estimate.most for estimate, weight in zip(strata, of, strict=True))),
+        df=min(
+            _satterthwaite(sum(own), spread, sum(estimate.df for estimate in strata)),
+            len(units) - 1,
+        ),
+        most=1
+        / float(
+            sum(weight**2 / estimate.most for estimate, weight in zip(strata, of, strict=True))
+        ),
     )
 
 
 def difference(a: Estimate, b: Estimate) -> Paired:
     """Return B minus A by a paired t test over the images of both.
 
-    For averages, the distances to the ends of each number's difference are combined, as in their intervals. So a small
-    class in which no image changed remains uncertain.
+    For averages, the distances to the ends of each number's difference are combined, as in their
+    intervals. So a small class in which no image changed remains uncertain.
 
     Args:
         a: A's number.
@@ -262,8 +299,11 @@ def difference(a: Estimate, b: Estimate) -> Paired:
         ValueError: The images differ.
     """
     if not np.array_equal(a.units, b.units):
-        raise ValueError(f"a paired test needs the same images: A has {len(a.units)}, B has {len(b.units)}")
-    df, parts = min(a.df, b.df), b.parts - a.parts
+        raise ValueError(
+            f"a paired test needs the same images: A has {len(a.units)}, B has {len(b.units)}"
+        )
+    df = min(a.df, b.df)
+    parts = b.parts - a.parts
     if not (isinstance(a, Averaged) and isinstance(b, Averaged)):
         return _tested(b.value - a.value, float(np.sum(parts**2)), df, min(a.most, b.most))
     # Pair the parts of both averages: each difference has an interval of its own.
@@ -280,7 +320,8 @@ def difference(a: Estimate, b: Estimate) -> Paired:
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
-    """Return B minus A averaged over tasks, each (set of images, A's number, B's number); see `average`."""
+    """Return B minus A averaged over tasks, each (set of images, A's number, B's number); see
+    `average`."""
     one = average([(name, a) for name, a, _ in pairs])
     other = average([(name, b) for name, _, b in pairs])
     return difference(one, other)
@@ -294,7 +335,9 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
     intervals. Fewer than FEWEST draws leave 0.
     """
     return _crossed(
-        [estimate.value for estimate in of_draw], np.stack([estimate.parts for estimate in of_draw]), of_draw[0].df
+        [estimate.value for estimate in of_draw],
+        np.stack([estimate.parts for estimate in of_draw]),
+        of_draw[0].df,
     )
 
 
@@ -343,7 +386,9 @@ def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
     )
 
 
-def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[float, float, float]:
+def _crossed(
+    values: Sequence[float], parts: Floats, df_images: float
+) -> tuple[float, float, float]:
     draws = len(parts)
     value = float(np.mean(values))
     if draws < FEWEST:
@@ -376,38 +421,52 @@ def _within(value: float, reach: float, df: float, changed: bool) -> Paired:
     """Return a difference with an interval of `reach` to both sides, and the matching p value."""
     se = reach / _quantile(df, 0.95) if changed else 0.0
     # Changes that cancel each other in every image leave no error.
-    p = float(2 * stdtr(min(df, _MANY), -abs(value) / se)) if se > _EDGE else float(abs(value) <= _EDGE)
-    return Paired(difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t")
+    p = (
+        float(2 * stdtr(min(df, _MANY), -abs(value) / se))
+        if se > _EDGE
+        else float(abs(value) <= _EDGE)
+    )
+    return Paired(
+        difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t"
+    )
 
 
 def _recovered(reaches: Floats, alike: Floats) -> float:
-    """Return the distance from a sum to the end of its interval, by the method of variance estimates recovery (Zou and
-    Donner 2008). The distances (k,) of the terms are squared and added with their correlations (k, k)."""
+    """Return the distance from a sum to the end of its interval, by the method of variance
+    estimates recovery (Zou and Donner 2008). The distances (k,) of the terms are squared and added
+    with their correlations (k, k).
+    """
     return math.sqrt(max(float(reaches @ alike @ reaches), 0.0))
 
 
-def _correlations(names: Sequence[Hashable], units: Sequence[NDArray[Any]], parts: Sequence[Floats]) -> Floats:
-    """Return (k, k) correlations of numbers about the sets of images `names`. They are 0 without a common image, and 1
-    with common images if one number has no variance."""
+def _correlations(
+    names: Sequence[Hashable], units: Sequence[NDArray[Any]], parts: Sequence[Floats]
+) -> Floats:
+    """Return (k, k) correlations of numbers about the sets of images `names`. They are 0 without a
+    common image, and 1 with common images if one number has no variance."""
     matrix = np.eye(len(names))
     spread = [float(np.sum(part**2)) for part in parts]
     for a, b in itertools.combinations(range(len(names)), 2):
         if names[a] != names[b]:
             continue
         if np.array_equal(units[a], units[b]):
-            together, common = float(parts[a] @ parts[b]), True
+            together = float(parts[a] @ parts[b])
+            common = True
         else:
             # Correlate over the common images only.
-            _, here, there = np.intersect1d(units[a], units[b], assume_unique=True, return_indices=True)
-            together, common = float(parts[a][here] @ parts[b][there]), len(here) > 0
+            _, here, there = np.intersect1d(
+                units[a], units[b], assume_unique=True, return_indices=True
+            )
+            together = float(parts[a][here] @ parts[b][there])
+            common = len(here) > 0
         of = math.sqrt(spread[a] * spread[b])
         matrix[a, b] = matrix[b, a] = float(common) if of == 0 else together / of
     return matrix
 
 
 def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
-    """Return the degrees of freedom of `total`, a sum of variances. `spread` is the sum of the squared variances, each
-    divided by its degrees of freedom. If it is 0, return `otherwise`."""
+    """Return the degrees of freedom of `total`, a sum of variances. `spread` is the sum of the
+    squared variances, each divided by its degrees of freedom. If it is 0, return `otherwise`."""
     return total**2 / spread if spread > 0 else otherwise
 
 
@@ -425,8 +484,9 @@ def _summed(parts: Sequence[Floats], units: Sequence[NDArray[Any]]) -> tuple[Flo
 def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     """Return the exact two-sided p value of two models on the same independent items.
 
-    Only items where the models disagree count: without a difference, each is a fair coin. Integer arithmetic keeps it
-    exact even at 1e-200. Being exact, the test is conservative where few items differ.
+    Only items where the models disagree count: without a difference, each is a fair coin. Integer
+    arithmetic keeps it exact even at 1e-200. Being exact, the test is conservative where few items
+    differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.
@@ -435,13 +495,16 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     Raises:
         ValueError: Shapes differ, or a value is neither 0 nor 1.
     """
-    a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    a = np.asarray(hits_a, dtype=np.float64)
+    b = np.asarray(hits_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"a paired test needs the same items: A has {len(a)}, B has {len(b)}")
     if not binary(a, b):
         raise ValueError("McNemar's test needs hits of 0 or 1")
-    only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
-    n, fewer = only_a + only_b, min(only_a, only_b)
+    only_a = int(np.sum(a > b))
+    only_b = int(np.sum(b > a))
+    n = only_a + only_b
+    fewer = min(only_a, only_b)
     ways, total = 1, 0  # binomial coefficients (n over k), and their sum up to `fewer`
     for k in range(fewer + 1):
         total += ways
@@ -452,14 +515,15 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Return the interval of the difference of two proportions on the same independent items.
 
-    The interval is that of Agresti and Min (2005): half an item is added to each of the four outcomes, so that it also
-    holds if few items differ.
+    The interval is that of Agresti and Min (2005): half an item is added to each of the four
+    outcomes, so that it also holds if few items differ.
 
     Args:
         hits_a: (n,) 0 or 1 for A.
         hits_b: (n,) 0 or 1 for B.
     """
-    a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    a = np.asarray(hits_a, dtype=np.float64)
+    b = np.asarray(hits_b, dtype=np.float64)
     # Half an item in each of the four outcomes makes n + 2 items.
     n = len(a) + 2
     value = float((b - a).sum()) / n
@@ -476,13 +540,15 @@ def binary(*arrays: Floats) -> bool:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number (Holm 1979).
 
-    At 0.05, the chance of any false positive is at most 5 %. Raises ValueError for a value outside of [0, 1].
+    At 0.05, the chance of any false positive is at most 5 %. Raises ValueError for a value outside
+    of [0, 1].
     """
     if any(not 0 <= p <= 1 for p in p_values):
         raise ValueError(f"p values must lie in [0, 1]: {list(p_values)}")
     corrected = [0.0] * len(p_values)
     largest = 0.0
-    # Holm: multiply the smallest p value by the number of tests, the next by one less, and keep the order.
+    # Holm: multiply the smallest p value by the number of tests, the next by one less, and keep the
+    # order.
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest

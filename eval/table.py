@@ -1,9 +1,10 @@
-"""Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
+"""Tabulate several models: `python -m open_diht.eval.table out/bench/one out/bench/other ...
+[--format latex]`.
 
-Reads results.json and the items of each folder, and prints the main number of every task that any of them measured,
-then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format html`). Nothing is bold: `make compare`
-tests whether two models differ. Except in CSV, a number is marked if its metric, data, rules or version differ from
-those of the first model that has the task.
+Reads results.json and the items of each folder, and prints the main number of every task that any
+of them measured, then the numbers over several tasks, as Markdown, CSV, LaTeX, or HTML (`--format
+html`). Nothing is bold: `make compare` tests whether two models differ. Except in CSV, a number is
+marked if its metric, data, rules or version differ from those of the first model that has the task.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
@@ -40,7 +41,8 @@ class Cell:
     low: float | None
     high: float | None
     other: bool
-    """True if metric, data, rules or version of a task differ from those of the first model that has the number."""
+    """True if metric, data, rules or version of a task differ from those of the first model that
+    has the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class Line:
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
-    """Return the measured tasks of all folders, in order of first appearance, then numbers over several tasks. Raises
-    `WrongUse` if a folder has no results, `DataBroken` if its results are corrupt."""
+    """Return the measured tasks of all folders, in order of first appearance, then numbers over
+    several tasks. Raises `WrongUse` if a folder has no results, `DataBroken` if its results are
+    corrupt."""
     of_folders = [rows_of(folder) for folder in folders]
     of_models = [main_rows(rows) for rows in of_folders]
     found = []
@@ -65,20 +68,29 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
             found.append(Line(task, measured[0]["metric"], cells))
     # Numbers over several tasks come last, matched by name, metric and the tasks that were used.
     several = [
-        {(one.name, one.metric, tuple(sorted(one.parts))): one for one in across(group_tasks(rows), folder)}
+        {
+            (one.name, one.metric, tuple(sorted(one.parts))): one
+            for one in across(group_tasks(rows), folder)
+        }
         for rows, folder in zip(of_folders, folders, strict=True)
     ]
     keys = dict.fromkeys(key for of_model in several for key in of_model)
     for name, metric, parts in keys:
         numbers = [of_model.get((name, metric, parts)) for of_model in several]
-        first, used = next(index for index, one in enumerate(numbers) if one is not None), list(chain(*parts))
-        differ = [any(_measure(of_models[first][task]) != _measure(rows[task]) for task in used) for rows in of_models]
+        first = next(index for index, one in enumerate(numbers) if one is not None)
+        used = list(chain(*parts))
+        differ = [
+            any(_measure(of_models[first][task]) != _measure(rows[task]) for task in used)
+            for rows in of_models
+        ]
         cells = tuple(
             None if one is None else Cell(one.value, one.low, one.high, other)
             for one, other in zip(numbers, differ, strict=True)
         )
         alike = sum(key[:2] == (name, metric) for key in keys) > 1
-        found.append(Line(name, f"{metric}: {', '.join(map('/'.join, parts))}" if alike else metric, cells))
+        found.append(
+            Line(name, f"{metric}: {', '.join(map('/'.join, parts))}" if alike else metric, cells)
+        )
     return found
 
 
@@ -123,11 +135,24 @@ def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
     """Return CSV with columns for value, low and high of every model, as fractions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "metric", *(f"{name} {what}".strip() for name in names for what in ("", "low", "high"))])
+    writer.writerow(
+        [
+            "task",
+            "metric",
+            *(f"{name} {what}".strip() for name in names for what in ("", "low", "high")),
+        ]
+    )
     for line in lines:
-        numbers = [(None,) * 3 if cell is None else (cell.value, cell.low, cell.high) for cell in line.cells]
+        numbers = [
+            (None,) * 3 if cell is None else (cell.value, cell.low, cell.high)
+            for cell in line.cells
+        ]
         writer.writerow(
-            [line.task, line.metric, *("" if one is None else f"{one:.6f}" for of in numbers for one in of)]
+            [
+                line.task,
+                line.metric,
+                *("" if one is None else f"{one:.6f}" for of in numbers for one in of),
+            ]
         )
     return text.getvalue().rstrip("\n")
 
@@ -135,20 +160,29 @@ def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
 def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
     """Return a tabular for booktabs with the numbers of `to_markdown`."""
     rows = [[*map(_escaped, (line.task, line.metric)), *_texts(line, r" $\pm$ ")] for line in lines]
-    head, *body = (f"{' & '.join(row)} \\\\" for row in [["task", "metric", *map(_escaped, names)], *rows])
+    head, *body = (
+        f"{' & '.join(row)} \\\\" for row in [["task", "metric", *map(_escaped, names)], *rows]
+    )
     begin = r"\begin{tabular}{ll" + "r" * len(names) + "}"
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join(
+        [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
 
 
 def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
-    """Return a self-contained page that shows each number with its interval on a scale from 0 to 100 %. Negative
-    numbers, as effective robustness may be, are drawn at 0."""
+    """Return a self-contained page that shows each number with its interval on a scale from 0 to
+    100 %. Negative numbers, as effective robustness may be, are drawn at 0."""
     rows = [
         {
             "task": line.task,
             "metric": line.metric,
             "cells": [
-                {"text": text, "bar": "" if cell is None else interval_bar(cell.value, cell.low, cell.high, None)}
+                {
+                    "text": text,
+                    "bar": (
+                        "" if cell is None else interval_bar(cell.value, cell.low, cell.high, None)
+                    ),
+                }
                 for cell, text in zip(line.cells, _texts(line, " \u00b1 "), strict=True)
             ],
         }
@@ -163,7 +197,11 @@ def _texts(line: Line, between: str) -> list[str]:
         if cell is None:
             found.append("-")
             continue
-        spread = "" if cell.low is None or cell.high is None else f"{between}{50 * (cell.high - cell.low):.1f}"
+        spread = (
+            ""
+            if cell.low is None or cell.high is None
+            else f"{between}{50 * (cell.high - cell.low):.1f}"
+        )
         found.append(f"{100 * cell.value:.1f}{spread}{MARK if cell.other else ''}")
     return found
 
@@ -172,14 +210,22 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table") -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table"
+) -> int:
     """Run the command line and return the exit status."""
     # The description is the second paragraph of the module's docstring.
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="OUTPUT", help=f"results of a model (`{spelled('bench')}`)"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="OUTPUT",
+        help=f"results of a model (`{spelled('bench')}`)",
     )
-    parser.add_argument("--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})")
+    parser.add_argument(
+        "--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})"
+    )
     return exit_status(lambda: _print(parser.parse_args(arguments)), failed=(EvalError,))
 
 
@@ -187,10 +233,15 @@ def _print(options: argparse.Namespace) -> int:
     if options.format not in FORMATS:
         raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
     lines = lines_of(options.folders)
-    written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[options.format]
+    written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[
+        options.format
+    ]
     say(written(_names(options.folders), lines))
     if any(cell is not None and cell.other for line in lines for cell in line.cells):
-        print(f"{MARK} another metric, or other data, rules or task version, than the first model's", file=sys.stderr)
+        print(
+            f"{MARK} another metric, or other data, rules or task version, than the first model's",
+            file=sys.stderr,
+        )
     return OK
 
 

@@ -1,7 +1,8 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
-Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in the code of Radenovic
-et al. and other public code), and an image is assigned to the class with the largest product.
+Every prompt is encoded and normalized, a class is the normalized mean over its templates (as in the
+code of Radenovic et al. and other public code), and an image is assigned to the class with the
+largest product.
 """
 
 from collections import Counter
@@ -18,7 +19,15 @@ from open_diht.eval.examples import MOST, Confusion
 from open_diht.eval.features import FeatureCache, Features
 from open_diht.eval.metrics import tiles
 from open_diht.eval.metrics.classification import label_ranks, logits_in_tiles
-from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
+from open_diht.eval.results import (
+    INTERVAL,
+    OVER_CLASSES,
+    Items,
+    Result,
+    TaskOutcome,
+    measured,
+    missing,
+)
 from open_diht.eval.statistics import Estimate
 from open_diht.eval.task import Task
 from open_diht.eval.templates import fill
@@ -26,12 +35,14 @@ from open_diht.eval.templates import fill
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 WORST = "worst_group_"
 LARGE = 30
-"""Number of images from which a group counts as large: its accuracy then has a standard error below ten points."""
+"""Number of images from which a group counts as large: its accuracy then has a standard error below
+ten points."""
 GROUPS = 20
-"""Maximum number of groups that get numbers of their own; more would fill the report with intervals that say little."""
+"""Maximum number of groups that get numbers of their own; more would fill the report with intervals
+that say little."""
 GROUP_INTERVAL = (
-    "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the lowest of upper ends "
-    "that hold together"
+    "images redrawn within each group, 95 %: from the lowest of the groups' lower ends to the"
+    " lowest of upper ends that hold together"
 )
 
 
@@ -40,7 +51,9 @@ def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
     return [fill(template, name) for name in names for template in prompts]
 
 
-def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
+def zero_shot_classifier(
+    cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]
+) -> np.ndarray:
     """Return (d, c) float32: the normalized mean over the templates for each class name."""
     features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
@@ -53,13 +66,18 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
-    """Return the numbers of a classification task. Raises `DataBroken` if its metric does not fit its labels."""
-    named, prompted = class_names(task, data), templates(task, data)
-    names, prompts = named.texts, prompted.texts
+    """Return the numbers of a classification task. Raises `DataBroken` if its metric does not fit
+    its labels."""
+    named = class_names(task, data)
+    prompted = templates(task, data)
+    names = named.texts
+    prompts = prompted.texts
     assert data.labels is not None  # guaranteed by `open_task`
     # Labels (n, c) are multi-label; only average precision is defined for them.
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
-        raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
+        raise DataBroken(
+            f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}"
+        )
     if task.metric.startswith(WORST) and data.groups is None:
         raise DataBroken(f"{data.place} has no groups of images, which {task.metric} needs")
     features = cache.images(data.images, task.name)
@@ -77,17 +95,26 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     else:
         if data.bursts is not None:
             record["bursts"] = len(np.unique(data.bursts))
-        results, items = _single_label(task, data, _label_ranks(cache, features, classifier, data.labels), record)
+        results, items = _single_label(
+            task, data, _label_ranks(cache, features, classifier, data.labels), record
+        )
     # Some metrics need a number of classes: top5 more than five, roc_auc two.
     if task.metric not in {result.metric for result in results}:
-        raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {len(names)}")
-    return TaskOutcome(tuple(sorted(results, key=lambda result: result.metric != task.metric)), items)
+        raise DataBroken(
+            f"{data.place}: metric {task.metric} needs another number of classes than {len(names)}"
+        )
+    return TaskOutcome(
+        tuple(sorted(results, key=lambda result: result.metric != task.metric)), items
+    )
 
 
-def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over class 0, which is 0
-    unless there are two classes. The ranks of the cache divide the images."""
-    classes, group = classifier.shape[1], cache.group
+def _label_ranks(
+    cache: FeatureCache, features: Features, classifier: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Return (n, 3): the rank of each label, the predicted class, and the margin of class 1 over
+    class 0, which is 0 unless there are two classes. The ranks of the cache divide the images."""
+    classes = classifier.shape[1]
+    group = cache.group
     blocks = tiles(len(labels), classes)
     mine = [blocks[index] for index in group.part(len(blocks))]
     found = [np.empty((0, 3))]
@@ -100,10 +127,15 @@ def _label_ranks(cache: FeatureCache, features: Features, classifier: np.ndarray
 def _single_label(
     task: Task, data: DataSet, table: np.ndarray, record: Mapping[str, Any]
 ) -> tuple[list[Result], Items]:
-    """Return the metrics and the items of single labels from `table`, the result of `_label_ranks`."""
-    labels, bursts, classes = data.labels, data.bursts, record["class_names"]["count"]
+    """Return the metrics and the items of single labels from `table`, the result of
+    `_label_ranks`."""
+    labels = data.labels
+    bursts = data.bursts
+    classes = record["class_names"]["count"]
     assert labels is not None
-    ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
+    ranks = table[:, 0].astype(np.int64)
+    predicted = table[:, 1].astype(np.int64)
+    margin = table[:, 2]
     n = len(labels)
     hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
 
@@ -119,7 +151,8 @@ def _single_label(
     results.append(result("mean_per_class", of_classes, interval=OVER_CLASSES))
     if task.metric == "macro_f1":
         sizes = np.unique(labels, return_counts=True)[1]
-        # Expected F1 of a uniform random guess: n / classes predictions and sizes / classes hits per class.
+        # Expected F1 of a uniform random guess: n / classes predictions and sizes / classes hits
+        # per class.
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
         estimate = estimates.macro_f1(predicted, labels, bursts)
         results.append(result("macro_f1", estimate, interval=F1_INTERVAL, chance=guessed))
@@ -143,11 +176,16 @@ def _single_label(
 
 
 def _group_results(
-    task: Task, groups: np.ndarray, hits: Mapping[str, np.ndarray], bursts: np.ndarray | None, record: Mapping[str, Any]
+    task: Task,
+    groups: np.ndarray,
+    hits: Mapping[str, np.ndarray],
+    bursts: np.ndarray | None,
+    record: Mapping[str, Any],
 ) -> list[Result]:
-    """Return each accuracy in `hits` for the worst group, and for the worst large group if only some are large: among
-    many groups the worst is partly low by chance, since small ones vary most. A task about worst groups also gets its
-    accuracy for each group, unless there are more than GROUPS. `groups` (n,) are names, such as regions of the world.
+    """Return each accuracy in `hits` for the worst group, and for the worst large group if only
+    some are large: among many groups the worst is partly low by chance, since small ones vary most.
+    A task about worst groups also gets its accuracy for each group, unless there are more than
+    GROUPS. `groups` (n,) are names, such as regions of the world.
     """
     names, counts = np.unique(groups, return_counts=True)
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -161,7 +199,12 @@ def _group_results(
     for name, right in hits.items():
         for suffix, part in parts.items():
             found: Estimate = estimates.worst_group(right[part], groups[part], clusters[part])
-            detail = {**record, "metric": f"{WORST}{name}", "interval": GROUP_INTERVAL, "groups": sizes}
+            detail = {
+                **record,
+                "metric": f"{WORST}{name}",
+                "interval": GROUP_INTERVAL,
+                "groups": sizes,
+            }
             results.append(measured(task, f"{WORST}{name}{suffix}", found, int(part.sum()), detail))
     own = task.metric.removeprefix(WORST)
     if task.metric.startswith(WORST) and own in hits and len(names) <= GROUPS:
@@ -196,16 +239,22 @@ def _multi_label(
 
 
 def confusions(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Confusion]:
-    """Return the most frequent confusions of two classes, each with its first image. Multi-label sets have none."""
+    """Return the most frequent confusions of two classes, each with its first image. Multi-label
+    sets have none."""
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts
-    labels, predicted = items.label.tolist(), items.predicted.tolist()
+    labels = items.label.tolist()
+    predicted = items.predicted.tolist()
     pairs = Counter((a, b) for a, b in zip(labels, predicted, strict=True) if a != b)
     sizes = Counter(labels)
     examples: list[Confusion] = []
     for (label, other), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST]:
-        index = next(i for i, pair in enumerate(zip(labels, predicted, strict=True)) if pair == (label, other))
+        index = next(
+            i
+            for i, pair in enumerate(zip(labels, predicted, strict=True))
+            if pair == (label, other)
+        )
         examples.append(
             Confusion(
                 image=data.images.open(index),

@@ -1,7 +1,9 @@
-"""CAT as steps of a Beam pipeline: read Parquet, annotate, decide and write Parquet, with Beam's own sources and sinks.
+"""CAT as steps of a Beam pipeline: read Parquet, annotate, decide and write Parquet, with Beam's
+own sources and sinks.
 
-The rows equal those of `make filter` with the same preset, except that duplicates are not looked for. You choose the
-steps before and after, and the runner; unknown arguments are passed to Beam as options.
+The rows equal those of `make filter` with the same preset, except that duplicates are not looked
+for. You choose the steps before and after, and the runner; unknown arguments are passed to Beam as
+options.
 
     .venv/bin/python examples/beam_pipeline.py --output out/own-pipeline
 """
@@ -25,11 +27,13 @@ from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 ROWS = 256
-"""Rows of a batch. The parser is fastest from a few hundred on, and the images of a batch are in memory together."""
+"""Rows of a batch. The parser is fastest from a few hundred on, and the images of a batch are in
+memory together."""
 
 
 def sample(path: Path) -> str:
-    """Write the sample of this repository as Parquet, with the bytes of its images, and return the path."""
+    """Write the sample of this repository as Parquet, with the bytes of its images, and return the
+    path."""
     with open(SAMPLE / "manifest.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for row in rows:
@@ -48,10 +52,19 @@ def split(row_group: pa.Table) -> Iterator[pa.Table]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--input", help="Parquet files with columns caption and image (bytes); by default the sample's")
-    parser.add_argument("--output", default="out/own-pipeline", help="folder for kept, rejected and dead_letter")
-    parser.add_argument("--preset", default="paper", help="a preset without CLIP scores, or a YAML file")
-    parser.add_argument("--runner", default="FnApiRunner", help="a runner of Beam, such as FlinkRunner")
+    parser.add_argument(
+        "--input",
+        help="Parquet files with columns caption and image (bytes); by default the sample's",
+    )
+    parser.add_argument(
+        "--output", default="out/own-pipeline", help="folder for kept, rejected and dead_letter"
+    )
+    parser.add_argument(
+        "--preset", default="paper", help="a preset without CLIP scores, or a YAML file"
+    )
+    parser.add_argument(
+        "--runner", default="FnApiRunner", help="a runner of Beam, such as FlinkRunner"
+    )
     options, words = parser.parse_known_args()
     pattern = options.input or sample(Path(options.output, "input", "sample.parquet"))
     with FileSystems.open(FileSystems.match([pattern])[0].metadata_list[0].path) as first:

@@ -1,7 +1,7 @@
 """The built-in filters.
 
-On captions: no caption, too long a caption, Complexity and Action. On images: large enough, and without the caption
-written in them.
+On captions: no caption, too long a caption, Complexity and Action. On images: large enough, and
+without the caption written in them.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,16 @@ class CaptionLength(CaptionFilter):
     """Captions longer than the preset allows."""
 
     reason = "caption_length"
-    explanation = "The caption is longer than the preset allows. Very long captions are mostly pages of text."
+    explanation = (
+        "The caption is longer than the preset allows. Very long captions are mostly pages of text."
+    )
     needs_annotations = False
     max_chars: int = 4_096
 
     def rejects(self, captions: CaptionEvidence) -> Bools:
-        return np.asarray(pc.fill_null(pc.utf8_length(captions.rows["caption"]), 0)) > self.max_chars
+        return (
+            np.asarray(pc.fill_null(pc.utf8_length(captions.rows["caption"]), 0)) > self.max_chars
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,9 @@ class Complexity(CaptionFilter):
 
     reason = "complexity"
     explanation = (
-        "No object in the caption is described in enough detail. An object's complexity is the number of its "
-        "attributes, actions and relations that count; a caption's complexity is the highest among its objects."
+        "No object in the caption is described in enough detail. An object's complexity is the"
+        " number of its attributes, actions and relations that count; a caption's complexity is the"
+        " highest among its objects."
     )
     min_complexity: int = 1
 
@@ -58,8 +63,8 @@ class Action(CaptionFilter):
 
     reason = "action"
     explanation = (
-        "The caption has too few actions that the preset accepts: mostly it has no verb, or only words that look "
-        "like verbs, as in product names (struck through in the graph)."
+        "The caption has too few actions that the preset accepts: mostly it has no verb, or only"
+        " words that look like verbs, as in product names (struck through in the graph)."
     )
     min_actions: int = 1
 
@@ -86,8 +91,8 @@ class TextSpotting(ImageFilter):
 
     reason = "text_spotting"
     explanation = (
-        "Text that can be read in the image repeats part of the caption. A model would learn to read it rather than "
-        "to see. The repeated part is marked in the caption."
+        "Text that can be read in the image repeats part of the caption. A model would learn to"
+        " read it rather than to see. The repeated part is marked in the caption."
     )
     min_chars: int = 5
 

@@ -1,7 +1,8 @@
-"""The cascade: the ordered filters of a preset, which decide each row and name the reason of the first that rejects it.
+"""The cascade: the ordered filters of a preset, which decide each row and name the reason of the
+first that rejects it.
 
-Without filters of stages, `apply_cascade` is a pure function of annotations and a preset. It needs no Beam, no file and
-no run:
+Without filters of stages, `apply_cascade` is a pure function of annotations and a preset. It needs
+no Beam, no file and no run:
 
     annotations = CaptionAnnotator().annotate(captions)
     rows = annotations.append_column("caption", pa.array(captions))
@@ -28,12 +29,15 @@ from open_diht.filters.several_captions import OTHERS, each_caption
 from open_diht.filters.spotting.overlap import overlap_lengths
 
 NOT_AT_HAND = "image_not_available"
-DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_image", "duplicate_semantic"
+DUPLICATE_PAIR = "duplicate_pair"
+DUPLICATE_IMAGE = "duplicate_image"
+DUPLICATE_SEMANTIC = "duplicate_semantic"
 
 KEPT = ""
 DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
-"""Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows again."""
+"""Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows
+again."""
 UNREAD = "unread"
 """Status of a downloaded image in a run without stage `spotting`."""
 DOWNLOAD_FAILED = "download:"
@@ -43,7 +47,9 @@ NOT_READ = -1
 
 Reasons = NDArray[np.object_]
 
-LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
+LINE = pa.struct(
+    [("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))]
+)
 RECORD = pa.schema(
     [
         ("ordinal", pa.int64()),
@@ -56,13 +62,17 @@ RECORD = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per requested image. `status` is ok or the reason why there is no result. Boxes are four corners (x, y) in
-pixels of the original. `sha256` and `bytes` describe the image as stored, and are null if its bytes were not read."""
+"""One row per requested image. `status` is ok or the reason why there is no result. Boxes are four
+corners (x, y) in pixels of the original. `sha256` and `bytes` describe the image as stored, and are
+null if its bytes were not read."""
 
 _SCORES = {
     CLIP_SCORE: "The similarity of a model's embeddings of image and caption is too low",
     MASKED_SCORE: "The similarity of the image without its text and the caption is too low",
-    NEG_CLIP_LOSS: "The similarity of image and caption, corrected for their similarity to other rows, is too low",
+    NEG_CLIP_LOSS: (
+        "The similarity of image and caption, corrected for their similarity to other rows, is"
+        " too low"
+    ),
 }
 
 
@@ -85,11 +95,13 @@ class Step:
 
 
 class StageFilter(Protocol):
-    """The filter of stage `score` or a user's stage: a small picklable object that decides by its annotations."""
+    """The filter of stage `score` or a user's stage: a small picklable object that decides by its
+    annotations."""
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The filter's reasons, in cascade order. There are none if the built-in cascade has them."""
+        """The filter's reasons, in cascade order. There are none if the built-in cascade has
+        them."""
 
     @property
     def fingerprint(self) -> str:
@@ -107,8 +119,8 @@ class StageFilter(Protocol):
 
 @runtime_checkable
 class MeasuringFilter(StageFilter, Protocol):
-    """A filter that exposes its numbers in columns of kept/ and rejected/. Histograms show the numbers with
-    conditions."""
+    """A filter that exposes its numbers in columns of kept/ and rejected/. Histograms show the
+    numbers with conditions."""
 
     @property
     def conditions(self) -> Sequence[ColumnCondition]:
@@ -127,14 +139,20 @@ class DecidesByNumbers(MeasuringFilter, Protocol):
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order. The steps of `own`, filters of stage `score` and of the user's stages,
-    come after those of the preset, but before those for duplicates. Duplicates that the preset keeps have no step."""
+    """Return the steps of a preset, in order. The steps of `own`, filters of stage `score` and of
+    the user's stages, come after those of the preset, but before those for duplicates. Duplicates
+    that the preset keeps have no step.
+    """
     dedup = preset.dedup
     same_image = "The same image is in an earlier row."
     duplicates = (
         (dedup.pairs, DUPLICATE_PAIR, "The same pair of image and caption is in an earlier row."),
         (dedup.images, DUPLICATE_IMAGE, same_image),
-        (dedup.semantic, DUPLICATE_SEMANTIC, "The image is a near copy of another, by their embeddings."),
+        (
+            dedup.semantic,
+            DUPLICATE_SEMANTIC,
+            "The image is a near copy of another, by their embeddings.",
+        ),
     )
     return (
         *(
@@ -147,7 +165,11 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
             for one in preset.caption_filters
         ),
         *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
-        Step("spotting", NOT_AT_HAND, "There is no image for the row, so it cannot be checked for text."),
+        Step(
+            "spotting",
+            NOT_AT_HAND,
+            "There is no image for the row, so it cannot be checked for text.",
+        ),
         *(Step("spotting", one.reason, one.explanation) for one in preset.image_filters),
         *_score_steps(preset.score),
         *(step for one in own for step in one.steps),
@@ -157,19 +179,25 @@ def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]
 
 def _score_steps(rule: ScoreRule) -> Iterator[Step]:
     if rule.thresholds:
-        absent = "There is no score for the row: it has no readable image, or its image or caption cannot be embedded."
+        absent = (
+            "There is no score for the row: it has no readable image, or its image or caption"
+            " cannot be embedded."
+        )
         yield Step("score", NOT_SCORED, absent, rare=True)
     for reason, (least, keep) in rule.thresholds.items():
-        what = f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
+        what = (
+            f"below {least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
+        )
         yield Step("score", reason, f"{_SCORES[reason]}: {what}.")
 
 
 def refuse_scores(preset: Preset, user: str) -> None:
-    """Raise ValueError if a preset decides by CLIP scores, which the class `user` cannot compute."""
+    """Raise ValueError if a preset decides by CLIP scores, which the class `user` cannot
+    compute."""
     if preset.score.thresholds:
         raise ValueError(
-            f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out its section "
-            f"`score`, or run `{spelled('filter', score_model='NAME')}`"
+            f"preset {preset.name!r} needs CLIP scores, which {user} does not compute; leave out"
+            f" its section `score`, or run `{spelled('filter', score_model='NAME')}`"
         )
 
 
@@ -180,7 +208,9 @@ def stage_of(preset: Preset, own: Sequence[StageFilter] = ()) -> dict[str, str]:
 
 def conditions_of(own: Sequence[StageFilter]) -> list[ColumnCondition]:
     """Return the conditions of the filters that expose their numbers."""
-    return [condition for one in own if isinstance(one, MeasuringFilter) for condition in one.conditions]
+    return [
+        condition for one in own if isinstance(one, MeasuringFilter) for condition in one.conditions
+    ]
 
 
 @dataclass(frozen=True)
@@ -195,8 +225,10 @@ class EachCaption:
     """(m,): the reason of each caption, as in `Decisions.reasons`."""
 
     def settled(self, rows: Reasons) -> Reasons:
-        """Return the final reason of each caption (m,), from those of the rows (n,). A reason to reject a row also
-        rejects its captions that passed before, and a row in the dead-letter table takes all its captions there."""
+        """Return the final reason of each caption (m,), from those of the rows (n,). A reason to
+        reject a row also rejects its captions that passed before, and a row in the dead-letter
+        table takes all its captions there.
+        """
         of_row = rows[self.owners]
         return np.where((self.reasons == KEPT) | (of_row == DEAD), of_row, self.reasons)
 
@@ -206,20 +238,25 @@ class Decisions:
     """The decisions on a table of n annotated rows, each with its reason and evidence."""
 
     reasons: Reasons
-    """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be read."""
+    """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be
+    read."""
     counts: CaptionDecisions | None
     """The preset's counts for each row's one caption, or None without stage `captions`."""
     asked: Bools
-    """(n,): whether a row reached the caption filters, that is, no condition on a column rejected it."""
+    """(n,): whether a row reached the caption filters, that is, no condition on a column rejected
+    it."""
     overlaps: NDArray[np.int64]
-    """(n,): characters of the longest match of caption and text in the image. It is `NOT_READ` if the image was not
-    read, or if a filter on captions or columns rejects the row."""
+    """(n,): characters of the longest match of caption and text in the image. It is `NOT_READ` if
+    the image was not read, or if a filter on captions or columns rejects the row."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, or -1 if a filter on captions or columns rejects the row. None: no records."""
+    """(n,): index of each row's record, or -1 if a filter on captions or columns rejects the row.
+    None: no records."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
-    """The numbers of `MeasuringFilter`s by column, (n,) each, null also for rows that an earlier filter rejects."""
+    """The numbers of `MeasuringFilter`s by column, (n,) each, null also for rows that an earlier
+    filter rejects."""
     rows: pa.Table | None = None
-    """The rows with the one caption that their decision is about, or None if all have one caption each."""
+    """The rows with the one caption that their decision is about, or None if all have one caption
+    each."""
     each: EachCaption | None = None
     """The decision on every caption, or None if rows have one caption each."""
 
@@ -233,27 +270,30 @@ def apply_cascade(
     layout: Any = None,
     unit: str = "",
 ) -> Decisions:
-    """Apply the cascade to annotated rows, except for duplicates, which need all rows of a data set.
+    """Apply the cascade to annotated rows, except for duplicates, which need all rows of a data
+    set.
 
     Args:
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
         records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing.
-        preset: the filters and their thresholds.
-        stages: the stages that decide. Without "captions", filters that need annotations are skipped. Image filters
+            preset: the filters and their thresholds. stages: the stages that decide. Without
+            "captions", filters that need annotations are skipped. Image filters
             decide only if there are records. Conditions on columns and `own` always decide.
-        own: filters of stage `score` and of the user's stages. Each decides the rows that earlier filters keep.
-        layout: the output folder, which holds the annotations that `own` reads.
-        unit: name of the unit of the rows, for `own`.
+        own: filters of stage `score` and of the user's stages. Each decides the rows that earlier
+            filters keep. layout: the output folder, which holds the annotations that `own` reads.
+            unit: name of the unit of the rows, for `own`.
 
     Returns:
-        The decisions and their evidence. A row has evidence only up to the stage whose filter rejects it, so that the
-        result does not depend on what other presets annotated before. A row with several captions is decided by the
-        first that passes, or if none passes by the first that got furthest; `own` decides it once, with that caption.
+        The decisions and their evidence. A row has evidence only up to the stage whose filter
+        rejects it, so that the result does not depend on what other presets annotated before. A row
+        with several captions is decided by the first that passes, or if none passes by the first
+        that got furthest; `own` decides it once, with that caption.
 
     Raises:
-        NotLookedAt: a row passes the caption filters and has no record, or lacks annotations that `own` needs.
+        NotLookedAt: a row passes the caption filters and has no record, or lacks annotations that
+            `own` needs.
     """
     captions, owners = each_caption(rows)
     decided = _apply_caption_filters(captions, preset, "captions" in stages)
@@ -262,7 +302,8 @@ def apply_cascade(
     if owners is not None:
         decided = _one_of_each(captions, owners, decided, preset)
         rows = decided.rows
-    reasons, measured = decided.reasons, dict[str, pa.Array]()
+    reasons = decided.reasons
+    measured = dict[str, pa.Array]()
     for one in own:
         assert layout is not None
         alive = np.flatnonzero(reasons == KEPT)
@@ -283,16 +324,19 @@ def apply_cascade(
 def with_one_caption(
     rows: pa.Table, record: Mapping[str, Any] | None, preset: Preset, stages: Collection[str]
 ) -> pa.Table:
-    """Return a row with the one caption that its decision is about. `record` is that of its image, a row of `RECORD`,
-    or None if no image was read."""
+    """Return a row with the one caption that its decision is about. `record` is that of its image,
+    a row of `RECORD`, or None if no image was read."""
     if OTHERS not in rows.column_names:
         return rows
     records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
     return apply_cascade(rows, records, preset, stages).rows
 
 
-def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset) -> Decisions:
-    """Combine the decisions on `captions` (see `each_caption`) into those on the rows, which may have several."""
+def _one_of_each(
+    captions: pa.Table, owners: NDArray[np.int64], decided: Decisions, preset: Preset
+) -> Decisions:
+    """Combine the decisions on `captions` (see `each_caption`) into those on the rows, which may
+    have several."""
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
     # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
     reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)
@@ -302,7 +346,10 @@ def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisio
     if counts is not None:
         values = {one.name: getattr(counts, one.name) for one in fields(counts)}
         counts = CaptionDecisions(
-            **{n: v[best] if isinstance(v, np.ndarray) else v.take(pa.array(best)) for n, v in values.items()}
+            **{
+                n: v[best] if isinstance(v, np.ndarray) else v.take(pa.array(best))
+                for n, v in values.items()
+            }
         )
     return Decisions(
         decided.reasons[best],
@@ -316,8 +363,8 @@ def _one_of_each(captions: pa.Table, owners: NDArray[np.int64], decided: Decisio
 
 
 def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions and manifest columns, with `annotated` also those that need annotations. Rows
-    without a caption are always rejected."""
+    """Apply the filters on captions and manifest columns, with `annotated` also those that need
+    annotations. Rows without a caption are always rejected."""
     captions, owners = each_caption(rows)
     decided = _apply_caption_filters(captions, preset, annotated)
     return decided if owners is None else _one_of_each(captions, owners, decided, preset)
@@ -329,35 +376,48 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
     asked = np.ones(rows.num_rows, bool)
     for by_column in rejected.values():
         asked &= ~by_column
-    if annotated and not asked.all():  # whether earlier runs parsed the other rows depends on their presets
+    if (
+        annotated and not asked.all()
+    ):  # whether earlier runs parsed the other rows depends on their presets
         kept = pa.array(np.arange(rows.num_rows), mask=~asked)
         for name in SCHEMA.names:
             column = rows[name].combine_chunks().take(kept)
             rows = rows.set_column(rows.column_names.index(name), name, column)
     evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if annotated else None)
     reasons: Reasons = np.full(rows.num_rows, KEPT, object)
-    for one in reversed(preset.caption_filters):  # written last, the first filter of the cascade wins
+    for one in reversed(
+        preset.caption_filters
+    ):  # written last, the first filter of the cascade wins
         if annotated or not one.needs_annotations:
             known = rejected.get(one.reason)
             reasons[one.rejects(evidence) if known is None else known] = one.reason
     return Decisions(reasons, evidence.decided, asked, np.full(rows.num_rows, NOT_READ, np.int64))
 
 
-def _apply_images(rows: pa.Table, records: pa.Table, decided: Decisions, preset: Preset) -> Decisions:
-    """Apply the filters on images to the rows that pass the filters on captions; see `apply_cascade`."""
-    reasons, overlaps = decided.reasons, decided.overlaps
+def _apply_images(
+    rows: pa.Table, records: pa.Table, decided: Decisions, preset: Preset
+) -> Decisions:
+    """Apply the filters on images to the rows that pass the filters on captions; see
+    `apply_cascade`."""
+    reasons = decided.reasons
+    overlaps = decided.overlaps
     alive = np.flatnonzero(reasons == KEPT)
     found = np.full(len(reasons), -1, np.int64)
     found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
     if (found[alive] < 0).any():
         raise NotLookedAt("rows pass their captions, and no stage has looked at their images")
     captions = rows["caption"].take(pa.array(alive)).to_pylist()
-    reasons[alive], overlaps[alive] = apply_image_filters(captions, records.take(pa.array(found[alive])), preset)
+    reasons[alive], overlaps[alive] = apply_image_filters(
+        captions, records.take(pa.array(found[alive])), preset
+    )
     return replace(decided, found=found)
 
 
-def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) -> tuple[Reasons, NDArray[np.int64]]:
-    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps (n,), see `Decisions`."""
+def apply_image_filters(
+    captions: list[str], records: pa.Table, preset: Preset
+) -> tuple[Reasons, NDArray[np.int64]]:
+    """Apply the filters on images to n rows of `RECORD`. Return their reasons and overlaps (n,),
+    see `Decisions`."""
     reasons: Reasons = np.full(len(captions), DEAD, object)
     overlaps = np.full(len(captions), NOT_READ, np.int64)
     statuses = records["status"].to_pylist()
@@ -371,9 +431,14 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
     read = np.flatnonzero([status == "ok" for status in statuses])
     records = records.take(pa.array(read))
     mine = [captions[index] for index in read]
-    spotted = [[(line["text"], line["score"]) for line in lines or []] for lines in records["spotted"].to_pylist()]
+    spotted = [
+        [(line["text"], line["score"]) for line in lines or []]
+        for lines in records["spotted"].to_pylist()
+    ]
     evidence = ImageEvidence(
-        mine, records, np.array(overlap_lengths(mine, spotted, preset.text_spotting), np.int64).reshape(-1)
+        mine,
+        records,
+        np.array(overlap_lengths(mine, spotted, preset.text_spotting), np.int64).reshape(-1),
     )
     overlaps[read], reasons[read] = evidence.overlaps, KEPT
     for one in reversed(preset.image_filters):
@@ -382,7 +447,8 @@ def apply_image_filters(captions: list[str], records: pa.Table, preset: Preset) 
 
 
 def _indices(ordinals: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the index of each ordinal in ascending `known`. An ordinal that is missing there gets -1."""
+    """Return the index of each ordinal in ascending `known`. An ordinal that is missing there gets
+    -1."""
     if not len(known):
         return np.full(len(ordinals), -1, np.int64)
     indices = np.searchsorted(known, ordinals)

@@ -1,5 +1,6 @@
-"""Conditions on the columns of a manifest, such as a similarity, an aesthetic score or a license, and on the language
-of the caption, which is identified if the manifest has no such column (see `open_diht.filters.language`).
+"""Conditions on the columns of a manifest, such as a similarity, an aesthetic score or a license,
+and on the language of the caption, which is identified if the manifest has no such column (see
+`open_diht.filters.language`).
 
 A preset lists them in its section `columns`, by the name of a column or of its role:
 
@@ -27,11 +28,14 @@ from open_diht.common.naming import nearest
 from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 
 STORED = "column:"
-"""Prefix of columns of annotated rows. The name of a condition follows; the column has the values it compares."""
-MISSING_PLACE, OTHERS_PLACE = -1_000_000, 1_000_000
+"""Prefix of columns of annotated rows. The name of a condition follows; the column has the values
+it compares."""
+MISSING_PLACE = -1_000_000
+OTHERS_PLACE = 1_000_000
 """Bins of rows without a value, and of values that the condition does not list."""
 _BINS_BESIDE = 20
-"""Reach of a histogram beyond its thresholds, in bins; values further out are counted in the outermost bins."""
+"""Reach of a histogram beyond its thresholds, in bins; values further out are counted in the
+outermost bins."""
 
 _FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
 """Maps a key in a preset to the name of the field."""
@@ -44,7 +48,8 @@ Finite = Annotated[float, Range()]
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnCondition(CaptionFilter):
-    """A condition on one column, of the manifest or of a stage's numbers. Values equal to a bound are kept."""
+    """A condition on one column, of the manifest or of a stage's numbers. Values equal to a bound
+    are kept."""
 
     reason: str
     """Name of the column or of its role; also the reason written for rejected rows."""
@@ -58,8 +63,8 @@ class ColumnCondition(CaptionFilter):
     not_among: tuple[Value, ...] | None = None
     """`not_in`: rows with one of these values are rejected."""
     missing: Literal["keep", "reject"] = "reject"
-    """Keep or reject rows without a value. A value that cannot be read as a number counts as missing if
-    the condition compares numbers."""
+    """Keep or reject rows without a value. A value that cannot be read as a number counts as
+    missing if the condition compares numbers."""
 
     needs_annotations = False
 
@@ -68,17 +73,25 @@ class ColumnCondition(CaptionFilter):
         if not self.reason:
             raise BadValue("a column has no name")
         if (self.min, self.max, self.among, self.not_among) == (None,) * 4:
-            raise BadValue(f"columns.{self.reason} has no condition; give it min, max, in or not_in")
+            raise BadValue(
+                f"columns.{self.reason} has no condition; give it min, max, in or not_in"
+            )
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no value is in between")
+            raise BadValue(
+                f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no value is in"
+                " between"
+            )
         for name, listed in (("in", self.among), ("not_in", self.not_among)):
             if listed == ():
-                raise BadValue(f"columns.{self.reason}.{name} is an empty list; list values, or leave {name} out")
+                raise BadValue(
+                    f"columns.{self.reason}.{name} is an empty list; list values, or leave"
+                    f" {name} out"
+                )
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
-                f"columns.{self.reason} mixes numbers with {shown(words[0])}, but a column holds one or the "
-                "other; quote the numbers if they are texts"
+                f"columns.{self.reason} mixes numbers with {shown(words[0])}, but a column holds"
+                " one or the other; quote the numbers if they are texts"
             )
 
     @property
@@ -114,7 +127,9 @@ class ColumnCondition(CaptionFilter):
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if not self.numeric:
-            return pa.array([None if one is None else as_word(one) for one in values.to_pylist()], pa.string())
+            return pa.array(
+                [None if one is None else as_word(one) for one in values.to_pylist()], pa.string()
+            )
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
             if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
                 return _as_written(values)
@@ -145,19 +160,24 @@ class ColumnCondition(CaptionFilter):
 
     def _is_in(self, values: pa.ChunkedArray | pa.Array, listed: tuple[Value, ...]) -> Bools:
         if not self.numeric:
-            return np.asarray(pc.is_in(values, value_set=pa.array([as_word(one) for one in listed], pa.string())))
+            return np.asarray(
+                pc.is_in(values, value_set=pa.array([as_word(one) for one in listed], pa.string()))
+            )
         known = pa.array([float(one) for one in listed], pa.float64())
         # is_in distinguishes -0.0 from 0.0; adding 0.0 turns -0.0 into 0.0.
         return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
 
     def implies(self, other: ColumnCondition) -> bool:
-        """Return whether this condition surely rejects every row that `other` rejects. False may also mean that
-        comparing key with key does not show it."""
+        """Return whether this condition surely rejects every row that `other` rejects. False may
+        also mean that comparing key with key does not show it."""
         return (
             (self.reason, self.numeric) == (other.reason, other.numeric)
             and (other.min is None or (self.min is not None and self.min >= other.min))
             and (other.max is None or (self.max is not None and self.max <= other.max))
-            and (other.among is None or (self.among is not None and set(self.among) <= set(other.among)))
+            and (
+                other.among is None
+                or (self.among is not None and set(self.among) <= set(other.among))
+            )
             and (other.not_among is None or set(self.not_among or ()) >= set(other.not_among))
             and (other.missing == "keep" or self.missing == "reject")
         )
@@ -166,24 +186,28 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _bins(self) -> dict[Any, Value]:
-        """Return compared value -> listed value, in order. A value that is listed twice, such as `true` and the text
-        "true", occurs once."""
+        """Return compared value -> listed value, in order. A value that is listed twice, such as
+        `true` and the text "true", occurs once."""
         found: dict[Any, Value] = {}
         for one in self._listed:
             found.setdefault(float(one) if self.numeric else as_word(one), one)
         return found
 
     def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-        """Return the bin of each of the `stored` values. The bins are the same for all rows of a run."""
+        """Return the bin of each of the `stored` values. The bins are the same for all rows of a
+        run."""
         missing = np.asarray(pc.is_null(values))
         if self._bounds:
             low, high = self._edges
             steps = np.where(missing, 0.0, _floats(values) - self._bounds[0]) / self._width
-            # The small offset puts a value equal to a threshold into the bin that begins there, despite rounding.
+            # The small offset puts a value equal to a threshold into the bin that begins there,
+            # despite rounding.
             places = np.floor(np.clip(steps + 1e-6, low, high)).astype(np.int64)
         else:
             known = {one: place for place, one in enumerate(self._bins)}
-            places = np.array([known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64)
+            places = np.array(
+                [known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64
+            )
         places[missing] = MISSING_PLACE
         return places
 
@@ -203,9 +227,10 @@ class ColumnCondition(CaptionFilter):
 
     @property
     def _width(self) -> float:
-        """Return the width of a bin: a tenth of the distance between two different thresholds. For a single threshold
-        it is a tenth of its size, and for 0 it is 0.1."""
-        first, last = self._bounds[0], self._bounds[-1]
+        """Return the width of a bin: a tenth of the distance between two different thresholds. For
+        a single threshold it is a tenth of its size, and for 0 it is 0.1."""
+        first = self._bounds[0]
+        last = self._bounds[-1]
         return (last - first or abs(first) or 1.0) / 10
 
     @property
@@ -214,27 +239,34 @@ class ColumnCondition(CaptionFilter):
 
 
 def conditions_of(section: Any) -> tuple[ColumnCondition, ...]:
-    """Return the conditions in the section `columns` of a preset. Raise BadValue if it is not a section, a key is
-    unknown, or a value cannot be used."""
+    """Return the conditions in the section `columns` of a preset. Raise BadValue if it is not a
+    section, a key is unknown, or a value cannot be used."""
     if not isinstance(section, Mapping):
-        raise BadValue(f"columns is {shown(section)}; it must be a section of columns with conditions")
+        raise BadValue(
+            f"columns is {shown(section)}; it must be a section of columns with conditions"
+        )
     return tuple(condition_of(str(name), asked) for name, asked in section.items())
 
 
 def condition_of(name: str, asked: Any) -> ColumnCondition:
-    """Return one condition from its section, as `as_section` writes it, with some of the keys min, max, in, not_in and
-    missing. Raise BadValue as `conditions_of` does."""
+    """Return one condition from its section, as `as_section` writes it, with some of the keys min,
+    max, in, not_in and missing. Raise BadValue as `conditions_of` does."""
     if not isinstance(asked, Mapping):
-        raise BadValue(f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}")
+        raise BadValue(
+            f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}"
+        )
     if unknown := [str(key) for key in asked if key not in _FIELDS]:
         guess = nearest(unknown[0], _FIELDS)
-        raise BadValue(f"unknown key columns.{name}.{unknown[0]}{guess}; known: {', '.join(_FIELDS)}")
+        raise BadValue(
+            f"unknown key columns.{name}.{unknown[0]}{guess}; known: {', '.join(_FIELDS)}"
+        )
     for key, value in asked.items():
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
                 raise BadValue(
-                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below 2**53; write it "
-                    "as a rounded decimal (1.7e18), or, for in and not_in, quote it to compare it as text"
+                    f"columns.{name}.{key} has {shown(one)}, but whole numbers are exact only below"
+                    " 2**53; write it as a rounded decimal (1.7e18), or, for in and not_in, quote"
+                    " it to compare it as text"
                 )
     hints = get_type_hints(ColumnCondition, include_extras=True)
     values = {
@@ -256,7 +288,9 @@ def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
+    return isinstance(value, int | float) and not isinstance(
+        value, bool
+    )  # bool is a subclass of int
 
 
 def _number(value: Any) -> float | None:
@@ -268,10 +302,13 @@ def _number(value: Any) -> float | None:
 
 
 def _as_written(values: pa.Array) -> pa.Array:
-    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929. A value then
-    equals the bound that a user copies from the column."""
+    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not
+    0.2800000011920929. A value then equals the bound that a user copies from the column."""
     if pa.types.is_float16(values.type):
-        texts = pa.array([None if one is None else str(np.float16(one)) for one in values.to_pylist()], pa.string())
+        texts = pa.array(
+            [None if one is None else str(np.float16(one)) for one in values.to_pylist()],
+            pa.string(),
+        )
     else:
         texts = values.cast(pa.string())
     numbers = texts.cast(pa.float64())

@@ -4,54 +4,83 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason why an image was not fetched. The values are written to data sets: add, never rename."""
+    """A reason why an image was not fetched. The values are written to data sets: add, never
+    rename."""
 
-    BAD_URL = "bad_url"  # missing, not http(s), too long, or with a user, a control character, a broken host or port
+    # missing, not http(s), too long, or with a user, a control character, a broken host or port
+    BAD_URL = "bad_url"
     BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
-    BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is neither public nor allowed
-    DNS_FAILED = "dns_failed"  # the host name has no address, or the resolver failed or did not answer in time
+    # the host is, or resolves to, an address that is neither public nor allowed
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS_FAILED = (  # the host name has no address, or the resolver failed or did not answer in time
+        "dns_failed"
+    )
     CONNECT_FAILED = "connect_failed"  # refused, unreachable, no trustworthy TLS, or cut
     TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
     HTTP_STATUS = "http_status"  # the server answered with neither 200 nor a redirect
-    BAD_RESPONSE = "bad_response"  # not HTTP, headers too long, no redirect target, an unknown encoding, or a bad body
+    # not HTTP, headers too long, no redirect target, an unknown encoding, or a bad body
+    BAD_RESPONSE = "bad_response"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
     OPT_OUT = "opt_out"  # the server opts out, see opt_out.py
     HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
-    NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated, broken or too complex image, or a format that is not accepted
+    # HTML, a truncated, broken or too complex image, or a format that is not accepted
+    NOT_AN_IMAGE = "not_an_image"
     TOO_MANY_PIXELS = "too_many_pixels"  # according to its header, before any pixel is decoded
-    UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the response; the message has the error
+    UNEXPECTED_ERROR = (  # our own code failed on the response; the message has the error
+        "unexpected_error"
+    )
 
 
 EXPLANATIONS = {
-    Reason.BAD_URL: "The row's URL, or one that it redirects to, is missing or not an accepted web address.",
+    Reason.BAD_URL: (
+        "The row's URL, or one that it redirects to, is missing or not an accepted web address."
+    ),
     Reason.BLOCKED_PORT: "The URL leads to a port that downloads do not use.",
-    Reason.BLOCKED_ADDRESS: "The URL leads to a machine outside the public internet. Downloads contact such machines "
-    "only if allowed.",
+    Reason.BLOCKED_ADDRESS: (
+        "The URL leads to a machine outside the public internet. Downloads contact such machines "
+        "only if allowed."
+    ),
     Reason.DNS_FAILED: "The server's name did not resolve.",
-    Reason.CONNECT_FAILED: "The server could not be reached, or not safely, or the connection broke.",
+    Reason.CONNECT_FAILED: (
+        "The server could not be reached, or not safely, or the connection broke."
+    ),
     Reason.TIMEOUT: "The server took too long.",
-    Reason.HTTP_STATUS: "The server answered with an HTTP status other than 200, such as 404 (not found).",
+    Reason.HTTP_STATUS: (
+        "The server answered with an HTTP status other than 200, such as 404 (not found)."
+    ),
     Reason.BAD_RESPONSE: "The server's answer was truncated, empty or invalid.",
     Reason.TOO_MANY_REDIRECTS: "The server redirected the request too often.",
     Reason.TOO_LARGE: "The file is larger than allowed.",
     Reason.OPT_OUT: "The server asks that its images are not indexed or not used for training.",
     Reason.HASH_MISMATCH: "The image does not match the manifest's hash.",
-    Reason.NOT_AN_IMAGE: "The server sent no image, a corrupt one, or one that is not accepted, such as AVIF.",
+    Reason.NOT_AN_IMAGE: (
+        "The server sent no image, a corrupt one, or one that is not accepted, such as AVIF."
+    ),
     Reason.TOO_MANY_PIXELS: "The image has more pixels than allowed.",
-    Reason.UNEXPECTED_ERROR: "This program failed on the server's answer; the records of the download hold the "
-    "message.",
+    Reason.UNEXPECTED_ERROR: (
+        "This program failed on the server's answer; the records of the download hold the message."
+    ),
 }
 """An explanation of each reason, for readers of a report."""
 
 
 class FetchError(Exception):
-    """The failure to fetch an image. Unprintable characters of the message, such as terminal codes, become blanks.
+    """The failure to fetch an image. Unprintable characters of the message, such as terminal codes,
+    become blanks.
 
-    If it is `temporary`, a later retry may succeed. `retry_after` is how many seconds the server asks to wait.
+    If it is `temporary`, a later retry may succeed. `retry_after` is how many seconds the server
+    asks to wait.
     """
 
-    def __init__(self, reason: Reason, message: str, *, temporary: bool = False, retry_after: float | None = None):
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        temporary: bool = False,
+        retry_after: float | None = None,
+    ):
         super().__init__(reason, message)
         self.reason = reason
         self.message = "".join(sign if sign.isprintable() else " " for sign in message)

@@ -14,32 +14,47 @@ SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 ATTRIBUTE = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
 PASSED, REJECTED = SEVERAL = ("captions", "rejected_captions")
-"""Columns of rows that may have several captions: the captions that passed, and the others with their reasons."""
+"""Columns of rows that may have several captions: the captions that passed, and the others with
+their reasons."""
 REJECTED_CAPTION = pa.struct([("caption", pa.string()), ("reason", pa.string())])
 
 
 def output_rows(
-    original: pa.Table, rows: pa.Table, records: pa.Table | None, decisions: Decisions, caption_column: str | None
+    original: pa.Table,
+    rows: pa.Table,
+    records: pa.Table | None,
+    decisions: Decisions,
+    caption_column: str | None,
 ) -> pa.Table:
-    """Return the rows with the original columns and the added ones. An original column with an added name is renamed,
-    see `making_way`. A string column `caption` that is the caption itself is not kept twice. `rows` are the same rows
-    with `uid` and the decided `caption`. `caption_column` is the original column that holds the caption, None if
-    several columns do."""
+    """Return the rows with the original columns and the added ones. An original column with an
+    added name is renamed, see `making_way`. A string column `caption` that is the caption itself is
+    not kept twice. `rows` are the same rows with `uid` and the decided `caption`. `caption_column`
+    is the original column that holds the caption, None if several columns do."""
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
     own = OURS if decisions.each is None else (*OURS, *SEVERAL)
     columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
-    n, decided = rows.num_rows, decisions.counts
-    texts, pairs = pa.list_(pa.string()), pa.list_(ATTRIBUTE)
-    # Lean runs do not parse captions without a possible verb: their actions are known to be empty, the rest is null.
-    known, asked = decided.parsed if decided else None, decisions.asked
+    n = rows.num_rows
+    decided = decisions.counts
+    texts = pa.list_(pa.string())
+    pairs = pa.list_(ATTRIBUTE)
+    # Lean runs do not parse captions without a possible verb: their actions are known to be empty,
+    # the rest is null.
+    known = decided.parsed if decided else None
+    asked = decisions.asked
     columns |= {
         "uid": rows["uid"],
         "caption": rows["caption"],
-        "complexity": _where(known, pa.array(decided.complexity, pa.int32())) if decided else pa.nulls(n, pa.int32()),
+        "complexity": (
+            _where(known, pa.array(decided.complexity, pa.int32()))
+            if decided
+            else pa.nulls(n, pa.int32())
+        ),
         "actions": _where(asked, decided.actions.cast(texts)) if decided else pa.nulls(n, texts),
         "objects": _where(known, decided.objects.cast(texts)) if decided else pa.nulls(n, texts),
-        "attributes": _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs),
+        "attributes": (
+            _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs)
+        ),
         "spotted": _spotted(records, decisions, n),
         "overlap": pa.array(decisions.overlaps, pa.int32(), mask=decisions.overlaps == NOT_READ),
         **decisions.measured,
@@ -71,11 +86,13 @@ def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
-    """Return a table's columns. Rename those in `names` to original_<name>, with more such prefixes if needed."""
+    """Return a table's columns. Rename those in `names` to original_<name>, with more such prefixes
+    if needed."""
     columns = {name: original[name] for name in original.column_names}
     for name in names:
         if name in columns:
-            moved, other = columns.pop(name), f"original_{name}"
+            moved = columns.pop(name)
+            other = f"original_{name}"
             while other in columns:
                 other = f"original_{other}"
             columns[other] = moved
@@ -85,11 +102,13 @@ def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.Chunked
 def rejected_rows(
     table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
 ) -> pa.Table:
-    """Return the rejected rows among the n rows of `output_rows`, with the columns `stage` and `reason`. If `copies`, n
-    rows of `COPIES`, is given, its columns are added."""
+    """Return the rejected rows among the n rows of `output_rows`, with the columns `stage` and
+    `reason`. If `copies`, n rows of `COPIES`, is given, its columns are added."""
     gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
-    table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))
+    table = table.append_column(
+        "stage", pa.array([stages[reason] for reason in reasons], pa.string())
+    )
     table = table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
     if copies is not None:
         for name in copies.column_names:
@@ -102,5 +121,8 @@ def _spotted(records: pa.Table | None, decisions: Decisions, n: int) -> pa.Array
     if records is None or found is None:
         return pa.nulls(n, SPOTTED)
     lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
-    slim = [None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines]
+    slim = [
+        None if row is None else [{"text": line["text"], "score": line["score"]} for line in row]
+        for row in lines
+    ]
     return pa.array(slim, SPOTTED)

@@ -1,7 +1,8 @@
 """Open DiHT: filter image-text data (CAT), train CLIP models on it, evaluate them.
 
-The names below can be imported from here. Each is loaded when it is first used, so `import open_diht` takes
-milliseconds, needs neither Beam nor torch nor spaCy, and changes nothing in the process.
+The names below can be imported from here. Each is loaded when it is first used, so `import
+open_diht` takes milliseconds, needs neither Beam nor torch nor spaCy, and changes nothing in the
+process.
 
 Examples:
     >>> import open_diht

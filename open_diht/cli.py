@@ -1,10 +1,12 @@
-"""The command `open-diht`, which the everyday targets of the Makefile run, wherever the package is installed.
+"""The command `open-diht`, which the everyday targets of the Makefile run, wherever the package is
+installed.
 
-    open-diht filter --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
+    open-diht filter --dataset laion400m --input '/data/laion400m/*.parquet' --output
+    /data/laion400m-cat
 
 Options and defaults are those of the targets of the same names: `make filter DATASET=sample` is
-`open-diht filter --dataset sample`. The exit status is that of the command, or 2 if the command is unknown or its extra
-is not installed.
+`open-diht filter --dataset sample`. The exit status is that of the command, or 2 if the command is
+unknown or its extra is not installed.
 """
 
 import os
@@ -18,7 +20,8 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 
-OK, WRONG_USE = 0, 2
+OK = 0
+WRONG_USE = 2
 _OF_A_CHECKOUT = ("study", "study-data")
 """Targets of make whose code is not installed."""
 
@@ -29,8 +32,8 @@ class Command:
 
     about: str
     module: str
-    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. It is imported only for its
-    command: most modules import Beam or torch."""
+    """The module that has `main(arguments, prog)`, which takes `defaults` as keywords. It is
+    imported only for its command: most modules import Beam or torch."""
     extras: tuple[str, ...] = ()
     """Extras of the distribution that the command needs."""
     defaults: tuple[tuple[str, str], ...] = ()
@@ -42,7 +45,9 @@ class Command:
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "open_diht.pipelines.driver.cli", parser="open_diht.pipelines.options"),
+    "filter": Command(
+        "filter a data set", "open_diht.pipelines.driver.cli", parser="open_diht.pipelines.options"
+    ),
     "view": Command(
         "show an output on a local web page",
         "open_diht.pipelines.view.cli",
@@ -68,7 +73,8 @@ COMMANDS = {
         parser="open_diht.pipelines.select.options",
     ),
     "concepts": Command(
-        "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
+        "make concept targets of filtered data; options after -- are for the heads (-- --help lists"
+        " them)",
         "open_diht.pipelines.concepts.cli",
         ("train",),
         (("data", "out/sample"),),
@@ -88,7 +94,9 @@ COMMANDS = {
         parser="open_diht.trainer.average",
         resumes=False,
     ),
-    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",), parser="open_diht.eval.cli"),
+    "bench": Command(
+        "evaluate a model", "open_diht.eval.__main__", ("eval",), parser="open_diht.eval.cli"
+    ),
     "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
     "compare": Command(
         "test two models against each other on the same items",
@@ -99,7 +107,9 @@ COMMANDS = {
     ),
     "deploy": Command("write the recipes for a cluster", "open_diht.recipes", resumes=False),
     "weights": Command(
-        "fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights", resumes=False
+        "fetch the OCR weights, before a command needs them",
+        "open_diht.filters.spotting.weights",
+        resumes=False,
     ),
 }
 
@@ -115,7 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     name, *rest = words
     if name in _OF_A_CHECKOUT:
-        return _refuse(f"the study is not installed with the package; in a clone of the repository run `make {name}`")
+        return _refuse(
+            "the study is not installed with the package; in a clone of the repository run `make"
+            f" {name}`"
+        )
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, 1)
         meant = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
@@ -145,13 +158,17 @@ def _usage() -> str:
             "commands:",
             *lines,
             "",
-            "`open-diht COMMAND --help` lists a command's options; `open-diht --version` prints the version.",
+            (
+                "`open-diht COMMAND --help` lists a command's options; `open-diht --version` prints"
+                " the version."
+            ),
         ]
     )
 
 
 def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace) -> int:
-    """Run a command by `run_command`, and return its status. `parsed` may have its `options`, parsed from `words`."""
+    """Run a command by `run_command`, and return its status. `parsed` may have its `options`,
+    parsed from `words`."""
     runner = import_module("open_diht.common.run_command")
     handlers = {number: signal.getsignal(number) for number in runner.SAID}
     given = os.environ.keys() & runner.ONE_THREAD.keys()
@@ -159,7 +176,13 @@ def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace)
     named = {**dict(command.defaults), **parsed}
     try:
         runner.run_command(
-            command.module, words, prog, parser=command.parser, resumes=command.resumes, workers=workers, **named
+            command.module,
+            words,
+            prog,
+            parser=command.parser,
+            resumes=command.resumes,
+            workers=workers,
+            **named,
         )
     except SystemExit as ended:
         return int(ended.code or OK)
@@ -167,32 +190,53 @@ def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for variable in runner.ONE_THREAD.keys() - given:
-            os.environ.pop(variable, None)  # the heads of `concepts`, which follow in this process, use all cores
+            os.environ.pop(
+                variable, None
+            )  # the heads of `concepts`, which follow in this process, use all cores
     raise AssertionError("a command ends with its status")
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
-    """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on torch. Skip the heads
-    if the features fail, if their job is only staged as a template, or if no concepts are stored."""
+    """Run both halves of `make concepts`: the features of the targets on Beam, then the heads on
+    torch. Skip the heads if the features fail, if their job is only staged as a template, or if no
+    concepts are stored.
+    """
     cut = words.index("--") if "--" in words else len(words)
-    of_features, of_heads, prog = words[:cut], words[cut + 1 :], "open-diht concepts"
+    of_features = words[:cut]
+    of_heads = words[cut + 1 :]
+    prog = "open-diht concepts"
     parsed_by = import_module("open_diht.common.command_line").parsed_by
     try:
         features = parsed_by(command.parser, of_features, prog, **dict(command.defaults))
         output = features.output or f"{features.data.rstrip('/')}/concepts"
         shard = [f"--shard={features.shard}"] if features.shard else []
         # Before the features, which may take hours.
-        heads = parsed_by("open_diht.trainer.head_options", [f"--concepts={output}", *shard, *of_heads], f"{prog} --")
+        heads = parsed_by(
+            "open_diht.trainer.head_options",
+            [f"--concepts={output}", *shard, *of_heads],
+            f"{prog} --",
+        )
     except SystemExit as ended:
         return int(ended.code or OK)
     status = _run(command, of_features, prog, options=features)
-    staged = any(word.replace("-", "_").startswith("__template_location") for word in features.of_beam)
+    staged = any(
+        word.replace("-", "_").startswith("__template_location") for word in features.of_beam
+    )
     if status != OK or staged or "concepts" not in features.store:
         return status
-    if (torch := sys.modules.get("torch")) and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (torch := sys.modules.get("torch")) and not {
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    } & os.environ.keys():
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         torch.set_num_threads(cores)  # the features' half, which has loaded it, uses one
-    return _run(Command("", "open_diht.trainer.concepts.cli"), of_heads, f"{prog} --", options=heads)
+    return _run(
+        Command("", "open_diht.trainer.concepts.cli"), of_heads, f"{prog} --", options=heads
+    )
 
 
 def _refuse(message: str) -> int:

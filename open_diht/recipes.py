@@ -2,8 +2,9 @@
 
     open-diht deploy slurm --to recipes
 
-A recipe for a container image comes with a wheel of this installation and with its versions, which the image installs.
-Exit status: 0 success, also if the same files were there; 2 wrong use, and nothing was written.
+A recipe for a container image comes with a wheel of this installation and with its versions, which
+the image installs. Exit status: 0 success, also if the same files were there; 2 wrong use, and
+nothing was written.
 """
 
 import io
@@ -24,20 +25,27 @@ RECIPES = {
     "slurm": ("slurm/filter.sbatch", "slurm/concepts.sbatch", "slurm/train.sbatch"),
     "torchrun": ("torchrun/train.sh",),
     "kubernetes": tuple(
-        f"kubernetes/{name}" for name in ("Dockerfile", "filter.yaml", "train.Dockerfile", "train.yaml")
+        f"kubernetes/{name}"
+        for name in ("Dockerfile", "filter.yaml", "train.Dockerfile", "train.yaml")
     ),
     "dask": ("dask/slurm.py", "dask/kubernetes.yaml", "kubernetes/Dockerfile"),
     "flink": ("flink/Dockerfile", "flink/docker-compose.yaml", "flink/kubernetes.yaml"),
-    "dataflow": tuple(f"dataflow/{name}" for name in ("Dockerfile", "main.py", "metadata.json", "template.json")),
+    "dataflow": tuple(
+        f"dataflow/{name}" for name in ("Dockerfile", "main.py", "metadata.json", "template.json")
+    ),
 }
 _HERE = Path(__file__).parent
 _COMMAND = re.compile(r"^#   (.*)$", re.MULTILINE)
 """A line of a command in the comments of a recipe."""
 
 
-def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.recipes") -> Namespace:
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.recipes"
+) -> Namespace:
     """Parse the command line, by default that of this process."""
-    parser = Parser(prog=prog, description="Writes the recipes for a cluster, and prints what to run next.")
+    parser = Parser(
+        prog=prog, description="Writes the recipes for a cluster, and prints what to run next."
+    )
     parser.add_argument("name", choices=RECIPES, help="where to run")
     parser.add_argument("--to", metavar="DIR", help="folder to write into (default: the name)")
     return parser.parse_args(arguments)
@@ -46,25 +54,37 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_di
 def _deploy(options: Namespace) -> int:
     refuse_empty(options, "to")
     to = Path(options.to or options.name).expanduser().absolute()
-    files, commands = {}, []
+    files = {}
+    commands = []
     for recipe in RECIPES[options.name]:
-        text = _adapted((_HERE / "deploy" / recipe).read_text(encoding="utf-8"), shlex.quote(str(to)))
+        text = _adapted(
+            (_HERE / "deploy" / recipe).read_text(encoding="utf-8"), shlex.quote(str(to))
+        )
         files[Path(recipe).name] = text.encode()
         commands += _COMMAND.findall(text) if recipe.startswith(f"{options.name}/") else []
     if "Dockerfile" in files:
         files |= {_wheel_name(): _wheel(), "constraints.txt": _versions().encode()}
     try:
-        if differ := [name for name in files if (to / name).exists() and (to / name).read_bytes() != files[name]]:
+        if differ := [
+            name
+            for name in files
+            if (to / name).exists() and (to / name).read_bytes() != files[name]
+        ]:
             raise WrongUse(
-                f"{to} has other files of the names {', '.join(differ)}; remove them, or name a folder with --to"
+                f"{to} has other files of the names {', '.join(differ)}; remove them, or name a"
+                " folder with --to"
             )
         to.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (to / name).write_bytes(content)
             (to / name).chmod(0o755 if name.endswith(".sh") else 0o644)
     except OSError as error:
-        raise WrongUse(f"{to} cannot be written ({error.strerror}); name another folder with --to") from error
-    print(f"{to} has {', '.join(files)}. Read them, put in your values, then:\n", *commands, sep="\n")
+        raise WrongUse(
+            f"{to} cannot be written ({error.strerror}); name another folder with --to"
+        ) from error
+    print(
+        f"{to} has {', '.join(files)}. Read them, put in your values, then:\n", *commands, sep="\n"
+    )
     return OK
 
 
@@ -72,7 +92,8 @@ main = command(parse, _deploy)
 
 
 def _adapted(text: str, to: str) -> str:
-    """Return a recipe of the repository with this Python in place of a checkout's, for files in the folder `to`."""
+    """Return a recipe of the repository with this Python in place of a checkout's, for files in the
+    folder `to`."""
     python = shlex.quote(sys.executable)
     major, minor = sys.version_info[:2]
     for old, new in (
@@ -103,14 +124,21 @@ def _wheel_name() -> str:
 
 
 def _wheel() -> bytes:
-    """Return a wheel of this installation. It has the same bytes each time: its files have the date of ZipInfo."""
-    about, found = distribution(NAME), io.BytesIO()
+    """Return a wheel of this installation. It has the same bytes each time: its files have the date
+    of ZipInfo."""
+    about = distribution(NAME)
+    found = io.BytesIO()
     info = f"open_diht-{about.version}.dist-info"
-    texts = {"METADATA": about.read_text("METADATA") or about.read_text("PKG-INFO") or "", "RECORD": ""}
+    texts = {
+        "METADATA": about.read_text("METADATA") or about.read_text("PKG-INFO") or "",
+        "RECORD": "",
+    }
     texts |= {"entry_points.txt": about.read_text("entry_points.txt") or ""}
     texts |= {"WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
     with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for folder, folders, names in os.walk(_HERE, followlinks=True):  # of a checkout, links to its folders
+        for folder, folders, names in os.walk(
+            _HERE, followlinks=True
+        ):  # of a checkout, links to its folders
             folders[:] = sorted({*folders} - {"__pycache__"})
             for path in (Path(folder, name) for name in sorted(names)):
                 place = zipfile.ZipInfo(path.relative_to(_HERE.parent).as_posix())
@@ -121,12 +149,20 @@ def _wheel() -> bytes:
 
 
 def _versions() -> str:
-    """Return the versions of all installed packages but this one, without the mark of a build such as `+cpu`."""
-    # Python imports the first of two distributions of a name. A folder that a broken installation left has no metadata,
-    # and where `importlib_metadata` has replaced Python's reader, asking for its name is an error.
-    found = [one for one in reversed([*distributions()]) if one.read_text("METADATA") or one.read_text("PKG-INFO")]
+    """Return the versions of all installed packages but this one, without the mark of a build such
+    as `+cpu`."""
+    # Python imports the first of two distributions of a name. A folder that a broken installation
+    # left has no metadata, and where `importlib_metadata` has replaced Python's reader, asking for
+    # its name is an error.
+    found = [
+        one
+        for one in reversed([*distributions()])
+        if one.read_text("METADATA") or one.read_text("PKG-INFO")
+    ]
     versions = {one.name: one.version.partition("+")[0] for one in found}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()) if name != NAME)
+    return "".join(
+        f"{name}=={version}\n" for name, version in sorted(versions.items()) if name != NAME
+    )
 
 
 if __name__ == "__main__":

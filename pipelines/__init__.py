@@ -1,5 +1,5 @@
-"""Run the filters over manifests with Beam. Torch is imported only for scores, embeddings and teachers; the trainer is
-never imported.
+"""Run the filters over manifests with Beam. Torch is imported only for scores, embeddings and
+teachers; the trainer is never imported.
 
 The transforms `AnnotateCaptions`, `SpotText` and `ApplyCat` are for Beam pipelines of your own.
 """

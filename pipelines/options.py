@@ -1,7 +1,7 @@
 """The options of `make filter`, which other commands extend.
 
-This module imports quickly, so mistyped options are reported and `--help` is printed before Beam and spaCy are
-imported, which takes seconds.
+This module imports quickly, so mistyped options are reported and `--help` is printed before Beam
+and spaCy are imported, which takes seconds.
 """
 
 import argparse
@@ -14,7 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from open_diht.common.command_line import GivenOnce, Parser, WrongUse, add_fields, number, refuse_empty
+from open_diht.common.command_line import (
+    GivenOnce,
+    Parser,
+    WrongUse,
+    add_fields,
+    number,
+    refuse_empty,
+)
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.common.yaml_files import Shelf, read_yaml
@@ -28,30 +35,43 @@ SHARDS, INDEX = EXPORTS = ("shards", "index")
 RUNNERS = ("direct", "dask", "flink", "dataflow")
 """Values of --runner for users. `PRISM` is accepted too."""
 PRISM = "prism"
-"""Name of Beam's own portable runner, which tests use: it is slow, but has the protocol of clusters."""
-_BEAM_NAMES = {"PrismRunner": PRISM, "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
-"""Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these names."""
+"""Name of Beam's own portable runner, which tests use: it is slow, but has the protocol of
+clusters."""
+_BEAM_NAMES = {
+    "PrismRunner": PRISM,
+    "DaskRunner": "dask",
+    "FlinkRunner": "flink",
+    "DataflowRunner": "dataflow",
+}
+"""Maps Beam's names of runners to ours, except for DirectRunner. Launchers of Beam's own pass these
+names."""
 MOST_SHARDS = 10_000
-"""Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million shards."""
+"""Upper bound of n in SHARD=i/n: each shard polls for all others, which takes seconds at a million
+shards."""
 START_SECONDS = 600
 """Seconds that a job may wait for a worker; large clusters take minutes to assign slots."""
 FORMATS = ("parquet", "tsv", "csv", "jsonl", "webdataset")
 WORK = "out/hub"
 """Parent of the default working folders of runs that publish to a hub."""
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
-"""Type of --workers. The upper limit exceeds the cores of a machine and the slots of any cluster known to us."""
+"""Type of --workers. The upper limit exceeds the cores of a machine and the slots of any cluster
+known to us."""
 _PRESETS = Shelf(Path(__file__).parents[1] / "filters" / "presets", "preset", WrongUse)
 """The files of `filters.presets`, which takes seconds to import."""
 
 
-def parse(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> argparse.Namespace:
+def parse(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines"
+) -> argparse.Namespace:
     """Parse the command line of `make filter`, see `parsed_run`."""
     return parsed_run(filter_parser(prog), arguments)
 
 
 def parsed_run(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line of a parser that `command_parser` made, see `parsed`. Raise WrongUse for a stage, data set
-    or preset that does not exist, unless there are plugins: they are loaded later, and may add stages."""
+    """Parse a command line of a parser that `command_parser` made, see `parsed`. Raise WrongUse for
+    a stage, data set or preset that does not exist, unless there are plugins: they are loaded
+    later, and may add stages.
+    """
     options = parsed(parser, arguments)
     refuse_empty(options, "input", "output", "work", "decontaminate")
     if options.plugin:
@@ -68,7 +88,8 @@ def parsed_run(parser: Parser, arguments: Sequence[str] | None) -> argparse.Name
 
 
 def dataset_of(options: argparse.Namespace) -> Dataset:
-    """Return the data set that a command line asks for, with its options for columns. Raise DatasetError."""
+    """Return the data set that a command line asks for, with its options for columns. Raise
+    DatasetError."""
     dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
     return dataset.with_roles(
         format=options.format,
@@ -81,27 +102,33 @@ def dataset_of(options: argparse.Namespace) -> Dataset:
 
 
 def stages_of(text: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the stages that --stages names, in the order of `known`, or all of them if `text` is None. Raise WrongUse
-    for others."""
+    """Return the stages that --stages names, in the order of `known`, or all of them if `text` is
+    None. Raise WrongUse for others."""
     if text is None:
         return tuple(known)
     asked = [stage.strip() for stage in text.split(",") if stage.strip()]
     unknown = [stage for stage in asked if stage not in known]
     if unknown or not asked:
-        raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
+        raise WrongUse(
+            f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}"
+        )
     return tuple(stage for stage in known if stage in asked)
 
 
 def runner_of(name: str) -> str:
-    """Return the name of a runner in `RUNNERS` or `PRISM`, given that name or Beam's. Raise WrongUse for others."""
+    """Return the name of a runner in `RUNNERS` or `PRISM`, given that name or Beam's. Raise
+    WrongUse for others."""
     name = _BEAM_NAMES.get(name, name)
     if name not in (*RUNNERS, PRISM):
-        raise WrongUse(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
+        raise WrongUse(
+            f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}"
+        )
     return name
 
 
 def shard_of(text: str | None) -> tuple[int, int] | None:
-    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n above `MOST_SHARDS`."""
+    """Parse SHARD=i/n into (i, n), and leave None unchanged. Raise WrongUse for other text or n
+    above `MOST_SHARDS`."""
     if text is None:
         return None
     first, _, second = text.partition("/")
@@ -113,12 +140,14 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line, by default that of the process. Return the values of our options; `of_beam`, the arguments
-    left for Beam; and `command`, all arguments. Raise WrongUse for a wrong value, also of --runner and --shard, and for
-    an unknown option that resembles one of ours or of Beam's. Beam is not imported."""
+    """Parse a command line, by default that of the process. Return the values of our options;
+    `of_beam`, the arguments left for Beam; and `command`, all arguments. Raise WrongUse for a wrong
+    value, also of --runner and --shard, and for an unknown option that resembles one of ours or of
+    Beam's. Beam is not imported."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options, left = parser.parse_known_args(words)
-    options.of_beam, options.command = left, tuple(words)
+    options.of_beam = left
+    options.command = tuple(words)
     # Compare names in Beam's spelling, and report ours in our spelling.
     ours = {underscored(name): name for action in parser._actions for name in action.option_strings}
     beams = _beam_names()
@@ -135,7 +164,8 @@ def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespac
 
 
 def underscored(argument: str) -> str:
-    """Return an option with underscores in its name, as Beam spells it; return other arguments unchanged."""
+    """Return an option with underscores in its name, as Beam spells it; return other arguments
+    unchanged."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")
@@ -144,7 +174,8 @@ def underscored(argument: str) -> str:
 
 @cache
 def _beam_names() -> frozenset[str]:
-    """Return the names of Beam's options, read from its source because importing Beam takes seconds."""
+    """Return the names of Beam's options, read from its source because importing Beam takes
+    seconds."""
     beam = find_spec("apache_beam")
     folder = beam.submodule_search_locations[0] if beam and beam.submodule_search_locations else ""
     source = Path(folder, "options", "pipeline_options.py")
@@ -153,47 +184,73 @@ def _beam_names() -> frozenset[str]:
 
 
 def filter_parser(prog: str) -> Parser:
-    return command_parser(prog, "Filter image-text pairs with CAT: Complexity, Action, Text-spotting.")
+    return command_parser(
+        prog, "Filter image-text pairs with CAT: Complexity, Action, Text-spotting."
+    )
 
 
 def command_parser(prog: str, description: str) -> Parser:
     """Return a parser with the options of a run, to which other commands add theirs."""
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
-        "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"
+        "--dataset",
+        help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)",
     )
     parser.add_argument(
-        "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
+        "--input",
+        help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)",
     )
     parser.add_argument(
         "--output",
-        help="folder of the results, or hf://datasets/owner/name[@branch] to publish them at the end (default: "
-        "out/<dataset>)",
+        help=(
+            "folder of the results, or hf://datasets/owner/name[@branch] to publish them at the end"
+            " (default: out/<dataset>)"
+        ),
     )
     parser.add_argument(
         "--work",
         metavar="FOLDER",
-        help="with --output hf://...: working folder, seen by all shards and workers (default: "
-        f"{WORK}/owner/name[@branch])",
-    )
-    parser.add_argument("--private", action="store_true", help="with --output hf://...: keep a new repository private")
-    parser.add_argument(
-        "--license", metavar="NAME", help="license of the results, as cc-by-4.0 (default: the source's)"
+        help=(
+            "with --output hf://...: working folder, seen by all shards and workers (default: "
+            f"{WORK}/owner/name[@branch])"
+        ),
     )
     parser.add_argument(
-        "--preset", action=GivenOnce, default="paper", help=f"thresholds: {', '.join(_PRESETS.names())}, or a YAML file"
+        "--private",
+        action="store_true",
+        help="with --output hf://...: keep a new repository private",
+    )
+    parser.add_argument(
+        "--license",
+        metavar="NAME",
+        help="license of the results, as cc-by-4.0 (default: the source's)",
+    )
+    parser.add_argument(
+        "--preset",
+        action=GivenOnce,
+        default="paper",
+        help=f"thresholds: {', '.join(_PRESETS.names())}, or a YAML file",
     )
     parser.add_argument(
         "--decontaminate",
         metavar="SETS",
-        help="reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images, FILE.parquet; comma-separated",
+        help=(
+            "reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images,"
+            " FILE.parquet; comma-separated"
+        ),
     )
-    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)")
+    parser.add_argument(
+        "--stages",
+        help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)",
+    )
     parser.add_argument(
         "--export",
         choices=EXPORTS,
         default=SHARDS,
-        help=f"write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars (default {SHARDS})",
+        help=(
+            "write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars"
+            f" (default {SHARDS})"
+        ),
     )
     parser.add_argument(
         "--lean",
@@ -208,31 +265,42 @@ def command_parser(prog: str, description: str) -> Parser:
         help="a Python module with filters, stages or formats of your own",
     )
     add_where(parser)
-    parser.add_argument("--unit-rows", type=number(Positive), help="rows per unit (default: by size and workers)")
+    parser.add_argument(
+        "--unit-rows", type=number(Positive), help="rows per unit (default: by size and workers)"
+    )
     parser.add_argument(
         "--max-dead-share",
         type=number(Share),
         default=0.05,
-        help="fraction of rows in the dead-letter table above which the exit status is 1 (default 0.05)",
+        help=(
+            "fraction of rows in the dead-letter table above which the exit status is 1 (default"
+            " 0.05)"
+        ),
     )
     parser.add_argument(
         "--ocr-engine",
         choices=("onnxruntime", "openvino"),
         default="onnxruntime",
-        help="OCR engine: openvino (package openvino) is faster if the processor has bf16; a change reads all images "
-        "again (default onnxruntime)",
+        help=(
+            "OCR engine: openvino (package openvino) is faster if the processor has bf16; a change"
+            " reads all images again (default onnxruntime)"
+        ),
     )
     parser.add_argument(
         "--ocr-effort",
         choices=("low", "medium", "high"),
-        help="how much text is found in images, at what cost; a change reads all images again (default: that of the "
-        "preset, mostly medium)",
+        help=(
+            "how much text is found in images, at what cost; a change reads all images again"
+            " (default: that of the preset, mostly medium)"
+        ),
     )
     parser.add_argument(
         "--ocr-alphabet",
         metavar="{latin,all}",
-        help="characters that are read: all adds Chinese and Greek; a change reads all images again (default: that of "
-        "the preset, mostly latin)",
+        help=(
+            "characters that are read: all adds Chinese and Greek; a change reads all images again"
+            " (default: that of the preset, mostly latin)"
+        ),
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in WITH_OPTION:
@@ -240,21 +308,31 @@ def command_parser(prog: str, description: str) -> Parser:
     columns.add_argument(
         "--caption-columns",
         metavar="NAME,...",
-        help="columns of several captions per image, each a text or a list of texts; each caption is decided",
+        help=(
+            "columns of several captions per image, each a text or a list of texts; each caption is"
+            " decided"
+        ),
     )
     columns.add_argument(
-        "--format", metavar="NAME", help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own"
+        "--format",
+        metavar="NAME",
+        help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",
     )
     columns.add_argument(
         "--images-root",
         metavar="FOLDER",
-        help="folder that image paths are relative to; images are read below it and below the manifest's folder "
-        "(default: the latter only)",
+        help=(
+            "folder that image paths are relative to; images are read below it and below the"
+            " manifest's folder (default: the latter only)"
+        ),
     )
     columns.add_argument(
-        "--delimiter", help="separator of the fields of CSV files (default: the data set's, mostly a comma)"
+        "--delimiter",
+        help="separator of the fields of CSV files (default: the data set's, mostly a comma)",
     )
-    columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
+    columns.add_argument(
+        "--columns", help="names of the columns of TSV or CSV files without header, comma-separated"
+    )
     _add_score(parser)
     _add_download(parser)
     return parser
@@ -266,16 +344,23 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=number(Workforce),
-        help="units at a time for which the input is cut; with direct and flink also the most that run (default: all "
-        "cores; with dask and flink, the cluster's slots; with flink without a cluster, 1; with dataflow, "
-        "--max_num_workers, --num_workers or 32)",
+        help=(
+            "units at a time for which the input is cut; with direct and flink also the most that"
+            " run (default: all cores; with dask and flink, the cluster's slots; with flink without"
+            " a cluster, 1; with dataflow, --max_num_workers, --num_workers or 32)"
+        ),
     )
-    parser.add_argument("--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output")
+    parser.add_argument(
+        "--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output"
+    )
     portable = parser.add_argument_group(
-        "workers of dask and flink", "Beam's own options are accepted too: --flink_master=host:8081, ..."
+        "workers of dask and flink",
+        "Beam's own options are accepted too: --flink_master=host:8081, ...",
     )
     portable.add_argument(
-        "--worker-python", metavar="FILE", help="of flink: Python with Beam and the libraries (this one)"
+        "--worker-python",
+        metavar="FILE",
+        help="of flink: Python with Beam and the libraries (this one)",
     )
     portable.add_argument(
         "--boot-command",
@@ -291,16 +376,24 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     portable.add_argument(
         "--dask-scheduler",
         metavar="ADDRESS",
-        help="scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make dask-up`)",
+        help=(
+            "scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of"
+            " `make dask-up`)"
+        ),
     )
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("scores: similarity of image and caption, if a model is named")
+    group = parser.add_argument_group(
+        "scores: similarity of image and caption, if a model is named"
+    )
     group.add_argument(
         "--score-model",
         metavar="NAME",
-        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); weights are not fetched",
+        help=(
+            "open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); weights"
+            " are not fetched"
+        ),
     )
     add_device_options(group, "score model", prefix="score-", batch="--score-batch")
 
@@ -314,10 +407,16 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
         type=lambda text: tuple(text.split(",")) if text else (),
         default=(),
         metavar="ADDRESS:PORT,...",
-        help="addresses or networks that downloads may contact although non-public or at another port (default: none)",
+        help=(
+            "addresses or networks that downloads may contact although non-public or at another"
+            " port (default: none)"
+        ),
     )
     group.add_argument(
         "--download-ignore-opt-out",
         action="store_true",
-        help="download images despite noai, noindex, ... of their server; only if you have the right to",
+        help=(
+            "download images despite noai, noindex, ... of their server; only if you have the"
+            " right to"
+        ),
     )

@@ -36,7 +36,8 @@ from open_diht.pipelines.store.storage import (
 )
 
 UNREADABLE = "unreadable"
-"""Stands for the unit of dead-letter rows of files that could not be read at all, and of units that failed."""
+"""Stands for the unit of dead-letter rows of files that could not be read at all, and of units that
+failed."""
 UNDECIDED = "undecided"
 """Rows that stage `captions` has stored and that are not decided yet."""
 ENDS = (*KINDS, UNDECIDED)
@@ -92,8 +93,8 @@ class State:
 
 
 def root_of(output: str) -> StorePath:
-    """Return the path of the OUTPUT that a user has named. Raise WrongUse if its address is wrong, its package is not
-    installed, or its store does not answer."""
+    """Return the path of the OUTPUT that a user has named. Raise WrongUse if its address is wrong,
+    its package is not installed, or its store does not answer."""
     try:
         root = store_path(output)
         with store_errors(root, WrongUse, SEE_TO_OUTPUT):
@@ -102,8 +103,8 @@ def root_of(output: str) -> StorePath:
         if isinstance(error, WrongUse):
             raise
         raise WrongUse(
-            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
-            f"whose package is installed: {remedy('cloud')}"
+            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as"
+            f" s3://bucket/folder, whose package is installed: {remedy('cloud')}"
         ) from error
     return root
 
@@ -117,23 +118,27 @@ class Output:
         preset: str | None = None,
         remedy: str = "give --preset with a preset of this version",
     ):
-        """Open an output, to be read with `preset`. The default is the run's preset, or `paper` until the run has
-        recorded one. Raise BadPreset if there is no such preset. Raise WrongUse if there is no output, a record of its
-        run is corrupt, or the preset cannot be read or needs columns that are not stored. `remedy` says what to do
-        about a recorded preset that cannot be read."""
+        """Open an output, to be read with `preset`. The default is the run's preset, or `paper`
+        until the run has recorded one. Raise BadPreset if there is no such preset. Raise WrongUse
+        if there is no output, a record of its run is corrupt, or the preset cannot be read or needs
+        columns that are not stored. `remedy` says what to do about a recorded preset that cannot be
+        read."""
         self.layout = Layout(root)
         self.plan = plan_of(self.layout)
-        self._named, self._remedy = preset, remedy
+        self._named = preset
+        self._remedy = remedy
         self._listed: tuple[float, Listing] | None = None
         self._read(read_record(root / "run.json", RunRecord))
 
     def _read(self, record: RunRecord | None) -> None:
-        """Take over the settings of the run. `record` is None if the run has not recorded them yet."""
+        """Take over the settings of the run. `record` is None if the run has not recorded them
+        yet."""
         preset, preset_from = self._preset_of(record)
         self._check_columns(preset)
         # Nothing is taken over of a record that is refused, so that each page says so.
         self._record = record
-        self.preset, self.preset_from = preset, preset_from
+        self.preset = preset
+        self.preset_from = preset_from
         """The preset that rows are decided with, and its source, for messages."""
         self.dataset = _dataset(record["dataset"] if record else {})
         """How to read the manifests."""
@@ -151,7 +156,9 @@ class Output:
             plugins = record.get("plugins", [])
             remedy = f"give --plugin {plugins[0]}" if plugins else self._remedy
             where = self.layout.root / "run.json"
-            raise WrongUse(f"{where}: its preset cannot be read here ({error}); {remedy}") from error
+            raise WrongUse(
+                f"{where}: its preset cannot be read here ({error}); {remedy}"
+            ) from error
 
     def _check_columns(self, preset: Preset) -> None:
         asked = [one.reason for one in preset.columns]
@@ -160,25 +167,37 @@ class Output:
         for name in asked:
             if record is None or name not in record["kinds"]:
                 raise WrongUse(
-                    f"preset {preset.name} asks for column {name}, which no run has read into {self.layout.root}; "
-                    f"choose another preset, or run `{spelled('filter')}` with this one first"
+                    f"preset {preset.name} asks for column {name}, which no run has read into"
+                    f" {self.layout.root}; choose another preset, or run `{spelled('filter')}` with"
+                    " this one first"
                 )
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that decide: those of the run. Until the run has recorded them, those of captions, download and
-        spotting that have committed results."""
+        """The stages that decide: those of the run. Until the run has recorded them, those of
+        captions, download and spotting that have committed results."""
         if self._record is not None:
             return tuple(self._record["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
         record = self.captions_record(first) if first else None
         found = ["captions"] if record and record["annotated"] else []
-        return (*found, *(name for name in (DOWNLOAD, "spotting") if stamps(self.layout.commits(name), ".json")))
+        return (
+            *found,
+            *(
+                name
+                for name in (DOWNLOAD, "spotting")
+                if stamps(self.layout.commits(name), ".json")
+            ),
+        )
 
     def state(self) -> State:
-        listing, units, funnel = self.listing(), len(self.plan.units), self.funnel()
+        listing = self.listing()
+        units = len(self.plan.units)
+        funnel = self.funnel()
         finished = funnel is not None and len({*listing.decided, *funnel["set_aside"]}) >= units
-        return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
+        return State(
+            units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished
+        )
 
     def order(self, unit: str) -> int:
         """Return the number of a unit in the plan. Units that are not in the plan come last."""
@@ -204,7 +223,8 @@ class Output:
                 for stage in ("decide", "captions")
             )
             decided, undecided = (
-                tuple(sorted(some, key=self.order)) for some in (decisions, captions.keys() - decisions.keys())
+                tuple(sorted(some, key=self.order))
+                for some in (decisions, captions.keys() - decisions.keys())
             )
             self._listed = now, Listing(decided, undecided, frozenset(decisions.values()))
         return self._listed[1]
@@ -213,17 +233,20 @@ class Output:
         return read_record(self.layout.commit("captions", unit), CaptionRecord)
 
     def decide_record(self, unit: str) -> DecideRecord | None:
-        """Return the commit record of stage `decide` for a unit, or None while the unit is undecided."""
+        """Return the commit record of stage `decide` for a unit, or None while the unit is
+        undecided."""
         return read_record(self.layout.commit("decide", unit), DecideRecord)
 
     def part(self, end: str, unit: str) -> StorePath:
         """Return the file with the rows of a unit that have the given end."""
-        return self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
+        return (
+            self.layout.data("captions", unit) if end == UNDECIDED else self.layout.part(end, unit)
+        )
 
     def ordinals(self, unit: str, end: str) -> NDArray[np.int64]:
-        """Return the ordinals (n,) of the rows in a unit's file of one of `ENDS`. The files in kept/ and rejected/ do
-        not store ordinals. A dead-letter row of the whole unit has -1. Raise FileNotFoundError if files are missing, as
-        while a run decides the unit again."""
+        """Return the ordinals (n,) of the rows in a unit's file of one of `ENDS`. The files in
+        kept/ and rejected/ do not store ordinals. A dead-letter row of the whole unit has -1. Raise
+        FileNotFoundError if files are missing, as while a run decides the unit again."""
         if end == UNDECIDED:
             return _ordinals(self.part(end, unit))
         if end == "dead_letter":
@@ -236,11 +259,14 @@ class Output:
             others = np.concatenate([kept, self.ordinals(unit, "dead_letter")])
             found = np.setdiff1d(_ordinals(self.layout.data("captions", unit)), others)
         if len(found) != row_count(self.part(end, unit)):
-            raise FileNotFoundError(f"unit {unit} as it was")  # a run is deciding it again at this moment
+            raise FileNotFoundError(
+                f"unit {unit} as it was"
+            )  # a run is deciding it again at this moment
         return found
 
     def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise as `ordinals` does."""
+        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise as
+        `ordinals` does."""
         try:
             reasons = read_table(self.part("rejected", unit), ["reason"])["reason"].to_pylist()
         except FileNotFoundError:
@@ -260,18 +286,23 @@ def plan_of(layout: Layout) -> Plan:
     """Return the plan of an output. Raise WrongUse if there is none."""
     root = layout.root
     if is_local(root) and not root.is_dir():
-        raise WrongUse(f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a `{spelled('filter')}`")
+        raise WrongUse(
+            f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a"
+            f" `{spelled('filter')}`"
+        )
     try:
         return load_plan(layout.plan)
     except FileNotFoundError as error:
         raise WrongUse(
-            f"OUTPUT {root} holds no output of `{spelled('filter')}` ({layout.plan} is missing); name the folder "
-            "that was its OUTPUT"
+            f"OUTPUT {root} holds no output of `{spelled('filter')}` ({layout.plan} is missing);"
+            " name the folder that was its OUTPUT"
         ) from error
     except PlanMismatch as error:
         raise WrongUse(str(error)) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise WrongUse(f"{layout.plan} is not a plan of this version ({type(error).__name__}: {error})") from error
+        raise WrongUse(
+            f"{layout.plan} is not a plan of this version ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _dataset(source: _Source) -> Dataset:

@@ -21,13 +21,14 @@ class ScoreSettings:
     """The model of stage `score`, and the device that it computes on."""
 
     model: str
-    """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model, offline)."""
+    """open_clip:<model>:<weights>, local-dir:<folder>, or reference (the evaluation's model,
+    offline)."""
     device: str = AUTO
-    """Device in torch's notation. cuda takes all GPUs, with runner `direct` at most one process for each. auto means
-    cuda if torch sees a GPU on this machine, and otherwise cpu."""
+    """Device in torch's notation. cuda takes all GPUs, with runner `direct` at most one process for
+    each. auto means cuda if torch sees a GPU on this machine, and otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto. auto means the precision of this model's scores in the output. Without such scores it means
-    bf16 if the device supports it, and otherwise fp32."""
+    """bf16, fp32 or auto. auto means the precision of this model's scores in the output. Without
+    such scores it means bf16 if the device supports it, and otherwise fp32."""
     batch_size: int | None = None
     """Images per batch, by default 32, or 256 on a GPU. Batches are filled up to this number."""
 
@@ -63,26 +64,28 @@ class RunSettings:
     license: str | None = None
     """License of the results in their data set card. By default it is the source's license."""
     stages: tuple[str, ...] = STAGES
-    """Stages to run, from `STAGES` and plugins. A filter whose stage does not run rejects nothing. `download` applies
-    only to manifests with URLs and no images, `score` only if a model is given."""
+    """Stages to run, from `STAGES` and plugins. A filter whose stage does not run rejects
+    nothing. `download` applies only to manifests with URLs and no images, `score` only if a
+    model is given."""
     lean: bool = False
-    """Do not parse captions without a possible verb. A preset that requires an action rejects these captions anyway.
-    Their other annotations stay null. Only for runs on captions alone."""
+    """Do not parse captions without a possible verb. A preset that requires an action rejects these
+    captions anyway. Their other annotations stay null. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Number of units at a time for which the input is cut. `direct` and Flink also run at most this many at the same
-    time; the other runners decide that themselves."""
+    """Number of units at a time for which the input is cut. `direct` and Flink also run at most
+    this many at the same time; the other runners decide that themselves."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None
-    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard completes the output, and
-    so does the last shard if no unit is missing then."""
+    """(i, n): annotate every n-th unit, starting at unit i, 0 <= i < n. A run without a shard
+    completes the output, and so does the last shard if no unit is missing then."""
     unit_rows: int | None = None
-    """Approximate rows of a unit, where a file can be divided. The default depends on the size of the input and on
-    `workers`. The first run on an output folder fixes the number."""
+    """Approximate rows of a unit, where a file can be divided. The default depends on the size of
+    the input and on `workers`. The first run on an output folder fixes the number."""
     export: str = SHARDS
-    """Export format, one of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index of each lists the
-    kept samples that training can use."""
-    # Scraped manifests have some bad rows; more than a few percent suggest a wrong column or damaged files.
+    """Export format, one of `EXPORTS`. shards: new tars; index: the input's tars stay, and an index
+    of each lists the kept samples that training can use."""
+    # Scraped manifests have some bad rows; more than a few percent suggest a wrong column or
+    # damaged files.
     max_dead_share: float = 0.05
     """Fraction of dead-letter rows above which the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
@@ -90,8 +93,8 @@ class RunSettings:
     spotter: SpotterSettings | None = None
     """Settings of the OCR. With None those of the preset's section `ocr`."""
     decontaminate: str | None = None
-    """Evaluation sets whose images are rejected: names of suites and tasks, folders of images and Parquet files,
-    comma-separated. With None, no image is compared."""
+    """Evaluation sets whose images are rejected: names of suites and tasks, folders of images and
+    Parquet files, comma-separated. With None, no image is compared."""
     score: ScoreSettings | None = None
     """Model that scores how well images and captions match. With None there are no scores."""
     command: tuple[str, ...] = ()

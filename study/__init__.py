@@ -1,1 +1,2 @@
-"""Miniature tests of the paper's claims and their rivals: small drivers over the product's own parts."""
+"""Miniature tests of the paper's claims and their rivals: small drivers over the product's own
+parts."""

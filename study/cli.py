@@ -16,30 +16,50 @@ CLAIMS_OF = {CPU: CLAIMS, GPU: ("cat", "concepts", "negatives")}
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
     parser = Parser(prog=prog, description="The paper's claims and their rivals in miniature.")
-    parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
+    parser.add_argument(
+        "--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny"
+    )
     parser.add_argument(
         "--track",
         choices=list(CLAIMS_OF),
         default=CPU,
-        help="what learns: cpu (default), small towers; gpu, a ViT-S/16 at 112 pixels on CUDA (with --study tiny a "
-        "tiny ViT on the CPU), only the claims cat, concepts and negatives. No GPU has run it yet",
+        help=(
+            "what learns: cpu (default), small towers; gpu, a ViT-S/16 at 112 pixels on CUDA (with"
+            " --study tiny a tiny ViT on the CPU), only the claims cat, concepts and negatives. No"
+            " GPU has run it yet"
+        ),
     )
-    parser.add_argument("--claims", help=f"comma-separated, of {','.join(CLAIMS)} (default all of the track)")
     parser.add_argument(
-        "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
+        "--claims", help=f"comma-separated, of {','.join(CLAIMS)} (default all of the track)"
     )
-    parser.add_argument("--output", help="folder of the results (default out/study; of tiny, out/study-tiny)")
-    parser.add_argument("--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR")
+    parser.add_argument(
+        "--data",
+        help=(
+            "folder of the sets (default out/study-data; tiny draws its own, in the folder of the"
+            " results)"
+        ),
+    )
+    parser.add_argument(
+        "--output", help="folder of the results (default out/study; of tiny, out/study-tiny)"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR"
+    )
 
     def run() -> int:
         options = parser.parse_args(arguments)
-        tiny = options.study == "tiny"  # with drawn shapes, whose rows must not be compared with those of photographs
+        tiny = (
+            options.study == "tiny"
+        )  # with drawn shapes, whose rows must not be compared with those of photographs
         output = Path(options.output or ("out/study-tiny" if tiny else "out/study"))
         claims = _claims(options.claims, options.track)
         check_folder("OUTPUT", output)
         if tiny and options.data:
-            raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
-        # These import torch and open_clip, which would delay the help and the report of a typing error.
+            raise WrongUse(
+                "--study tiny draws its own data; leave --data out, or run --study quick on yours"
+            )
+        # These import torch and open_clip, which would delay the help and the report of a typing
+        # error.
         from study import synthetic
         from study.data import DRAWN, Data
         from study.run import make_pages, study
@@ -68,8 +88,8 @@ def _runnable(track: str, scale: str) -> str:
 
     if not torch.cuda.is_available():
         raise WrongUse(
-            f"track gpu needs a GPU, and torch {torch.__version__} sees none: run it where there is one, --track cpu "
-            "anywhere, or --study tiny, which tries the track's code on the CPU"
+            f"track gpu needs a GPU, and torch {torch.__version__} sees none: run it where there is"
+            " one, --track cpu anywhere, or --study tiny, which tries the track's code on the CPU"
         )
     return track
 

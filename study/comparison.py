@@ -1,14 +1,17 @@
 """Compare two arms over their common seeds and items.
 
-Seeds and test images are both random samples, so both contribute to the error: two-way random effects with Student's t
-(`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md has the coverage of such intervals). With many
-seeds a bootstrap crossed over seeds and images gives about the same (tests/study/test_comparison.py). With five seeds
-it underestimates their variation, and it counts a dominant interaction of seeds and images three times.
+Seeds and test images are both random samples, so both contribute to the error: two-way random
+effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md has
+the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images gives
+about the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
+and it counts a dominant interaction of seeds and images three times.
 
-The same comparison with the seed alone as the unit takes the test items as given: a paired t test over the seeds.
+The same comparison with the seed alone as the unit takes the test items as given: a paired t test
+over the seeds.
 
-The captions of a photograph are not independent, so their mean counts once. Ranks are compared by their geometric mean,
-which is far more sensitive than recall at k: the difference is that of mean logarithms, reported in percent.
+The captions of a photograph are not independent, so their mean counts once. Ranks are compared by
+their geometric mean, which is far more sensitive than recall at k: the difference is that of mean
+logarithms, reported in percent.
 """
 
 from __future__ import annotations
@@ -42,8 +45,8 @@ class Measure:
     logarithmic: bool = False
     """True if the numbers are logarithms, so that a difference is a ratio."""
     words: tuple[str, str] = ("is better", "is worse")
-    """The words for a better and for a worse number of an arm. Pages take these, so no sentence has a direction of its
-    own."""
+    """The words for a better and for a worse number of an arm. Pages take these, so no sentence has
+    a direction of its own."""
 
     def shown(self, value: float) -> float:
         """Return a mean in the unit of the page: a rank, or percent."""
@@ -63,7 +66,8 @@ HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """B minus A by one measure. Differences and interval ends are in the unit of `Measure.change`."""
+    """B minus A by one measure. Differences and interval ends are in the unit of
+    `Measure.change`."""
 
     measure: Measure
     a: float
@@ -79,13 +83,14 @@ class Compared:
     p_of_seeds: float
     """p value of this comparison alone with the seed as the unit."""
     corrected_of_seeds: float = math.nan
-    """The same, corrected for all comparisons of a table. It is NaN before `corrected` has set it."""
+    """The same, corrected for all comparisons of a table. It is NaN before `corrected` has set
+    it."""
     paired: Paired
     """The test, in the unit of `Measure.of`."""
     detectable: float = math.nan
-    """The improvement that such a test would detect in 80 % of cases, whatever the other tests of its table give (as in
-    the first step of the correction). It is NaN before `corrected` has set it, and 0 if it is unknown or no item
-    changed."""
+    """The improvement that such a test would detect in 80 % of cases, whatever the other tests of
+    its table give (as in the first step of the correction). It is NaN before `corrected` has set
+    it, and 0 if it is unknown or no item changed."""
     seeds: int
     images: int
 
@@ -98,19 +103,26 @@ class Compared:
 
     @property
     def holds_by_seeds(self) -> bool:
-        """Return whether the verdict is the same with the seed alone as the unit: never for `open`."""
+        """Return whether the verdict is the same with the seed alone as the unit: never for
+        `open`."""
         return self.verdict != "open" and self.corrected_of_seeds < ALPHA
 
 
 def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compared | None:
-    """Compare B with A on the same items. Return None if there are fewer than FEWEST common seeds, or too few images.
-    Raises `BrokenRows` if items are missing or cannot be read, or differ in number between A and B."""
+    """Compare B with A on the same items. Return None if there are fewer than FEWEST common seeds,
+    or too few images. Raises `BrokenRows` if items are missing or cannot be read, or differ in
+    number between A and B.
+    """
     seeds = sorted(a.keys() & b.keys())
     if len(seeds) < FEWEST:
         return None
-    of_a, of_b = ([_estimate(rows, side[seed], items, measure) for seed in seeds] for side in (a, b))
+    of_a, of_b = (
+        [_estimate(rows, side[seed], items, measure) for seed in seeds] for side in (a, b)
+    )
     if len(of_a[0].units) != len(of_b[0].units):
-        raise BrokenRows(f"{b[seeds[0]].arm.key} and {a[seeds[0]].arm.key} were measured on other items")
+        raise BrokenRows(
+            f"{b[seeds[0]].arm.key} and {a[seeds[0]].arm.key} were measured on other items"
+        )
     found = crossed_difference(of_a, of_b)
     if found.low is None or found.high is None or found.p is None:
         return None
@@ -122,7 +134,9 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
         low=measure.change(found.low),
         high=measure.change(found.high),
         p=found.p,
-        p_of_seeds=_p_of_seeds([two.value - one.value for one, two in zip(of_a, of_b, strict=True)]),
+        p_of_seeds=_p_of_seeds(
+            [two.value - one.value for one, two in zip(of_a, of_b, strict=True)]
+        ),
         paired=found,
         seeds=len(seeds),
         images=len(of_a[0].units),
@@ -130,10 +144,13 @@ def compare(rows: Rows, a: Side, b: Side, items: str, measure: Measure) -> Compa
 
 
 def corrected(found: Sequence[Compared]) -> list[Compared]:
-    """Return the comparisons with p values corrected for their number (Holm 1979) and the detectable differences."""
+    """Return the comparisons with p values corrected for their number (Holm 1979) and the
+    detectable differences."""
 
     def detectable(one: Compared) -> float:
-        return one.measure.change(one.measure.better * (one.paired.detectable_among(len(found)) or 0.0))
+        return one.measure.change(
+            one.measure.better * (one.paired.detectable_among(len(found)) or 0.0)
+        )
 
     ps = holm([one.p for one in found])
     of_seeds = holm([one.p_of_seeds for one in found])
@@ -161,7 +178,8 @@ def _estimate(rows: Rows, row: Row, items: str, measure: Measure) -> Estimate:
 
 
 def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64] | None:
-    """Return the image of every caption: images are in order, with equally many each. Return None for other items."""
+    """Return the image of every caption: images are in order, with equally many each. Return None
+    for other items."""
     name, _, direction = items.rpartition("/")
     if direction != "t2i":
         return None
@@ -169,6 +187,8 @@ def _images(stored: Mapping[str, NDArray[Any]], items: str) -> NDArray[np.int64]
     # Rows that do not keep the other direction have one caption per image.
     images = len(stored.get(f"{name}/i2t", stored[items]))
     if captions % images:
-        raise BrokenRows(f"{items}: {captions} captions of {images} images; expected as many of each")
+        raise BrokenRows(
+            f"{items}: {captions} captions of {images} images; expected as many of each"
+        )
     # Captions are stored image by image.
     return np.arange(captions) // (captions // images)

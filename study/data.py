@@ -1,14 +1,17 @@
 """The sets of the study in one folder; `python -m study.fetch` creates them.
 
     web-features.npz                   image-text pairs of the web as features, with CAT's decisions
-    web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
-    flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
-    laion-captions.parquet             alt texts of LAION (column TEXT), used as noise with images of the web
-    grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
+    web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT,
+    for the track gpu flickr8k-{train,dev,test}.tar      photographs with five captions each
+    (webdataset: jpg, json with `captions`) laion-captions.parquet             alt texts of LAION
+    (column TEXT), used as noise with images of the web grocery-{train,test}.tar,
+    grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
 
-CIFAR-10, Fashion-MNIST and the reference encoder are read from the evaluation's data folder (`make study-data`).
+CIFAR-10, Fashion-MNIST and the reference encoder are read from the evaluation's data folder (`make
+study-data`).
 
-Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here downloads.
+Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here
+downloads.
 """
 
 from __future__ import annotations
@@ -26,13 +29,23 @@ from numpy.typing import NDArray
 from open_diht.common.command_line import WrongUse
 from open_diht.common.spelling import spelled
 from open_diht.eval.data import DataSet, data_root
-from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
+from study.images import (
+    Floats,
+    StoredImages,
+    image_of,
+    samples,
+    standardised,
+    tar_features,
+    tar_pixels,
+)
 from study.rows import CPU, GPU, GPU_TINY, TRACKS
 from study.verdicts import Decided, drawn_verdicts, laion_captions, write_drawn
 from study.web import SHARDS, VERDICTS, Web, pairs_of
 
-DRAWN, SEED = 6000, 0
-"""Maximum number of images that show their caption (at most half of the training pairs), and the seed of the draw."""
+DRAWN = 6000
+SEED = 0
+"""Maximum number of images that show their caption (at most half of the training pairs), and the
+seed of the draw."""
 
 
 class SetMissing(WrongUse):
@@ -91,7 +104,11 @@ SETS = {
         tracks=(CPU,),
     ),
     "reference": _Set(
-        ("reference",), "the claim fewshot", spelled("bench-data", task="reference"), True, tracks=(CPU,)
+        ("reference",),
+        "the claim fewshot",
+        spelled("bench-data", task="reference"),
+        True,
+        tracks=(CPU,),
     ),
     "cifar10": _Set(
         ("wds_vtab-cifar10", "torchvision/cifar10"),
@@ -117,22 +134,30 @@ def web_set(side: int | None) -> str:
 
 
 class Data:
-    """The sets in `folder`, with values computed from them in `cache`. `drawn` is the maximum number of captions that
-    are drawn into images."""
+    """The sets in `folder`, with values computed from them in `cache`. `drawn` is the maximum
+    number of captions that are drawn into images."""
 
     def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
-        self.folder, self.cache, self._most_drawn = folder, cache, drawn
+        self.folder = folder
+        self.cache = cache
+        self._most_drawn = drawn
         self._web: dict[int | None, Web] = {}
 
     def has(self, name: str) -> bool:
         return not self._absent(name)
 
     def missing(self, track: str) -> list[str]:
-        """Return a line for each missing set of a track, with the consequence and the command that gets it."""
-        return [self._how(name) for name, one in SETS.items() if track in one.tracks and not self.has(name)]
+        """Return a line for each missing set of a track, with the consequence and the command that
+        gets it."""
+        return [
+            self._how(name)
+            for name, one in SETS.items()
+            if track in one.tracks and not self.has(name)
+        ]
 
     def web(self, side: int | None = None) -> Web:
-        """Return the web pairs as features, or with a side as pixels of a centered square. Raises `SetMissing`."""
+        """Return the web pairs as features, or with a side as pixels of a centered square. Raises
+        `SetMissing`."""
         if side not in self._web:
             self.wanted(web_set(side))
             if side is None:
@@ -143,12 +168,15 @@ class Data:
         return self._web[side]
 
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
-        """Return Flickr8k's photographs with captions, as pixels, or as features standardized by the web's training
-        pairs. Raises `SetMissing` if the photographs or, for features, the web pairs are missing."""
+        """Return Flickr8k's photographs with captions, as pixels, or as features standardized by
+        the web's training pairs. Raises `SetMissing` if the photographs or, for features, the web
+        pairs are missing.
+        """
         return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:
-        """Return Flickr8k's photographs with the teacher's features, not standardized. Raises `SetMissing`."""
+        """Return Flickr8k's photographs with the teacher's features, not standardized. Raises
+        `SetMissing`."""
         return self._captioned(split, tar_features(self._tar(f"flickr8k-{split}"), self.cache))
 
     def photographs(self, split: str) -> list[bytes]:
@@ -156,15 +184,19 @@ class Data:
         return [image_of(sample) for _, sample in samples(self._tar(f"flickr8k-{split}"))]
 
     def scaled(self, features: Floats) -> Floats:
-        """Return the teacher's features (n, d) standardized by the web's training pairs. Raises `SetMissing`."""
+        """Return the teacher's features (n, d) standardized by the web's training pairs. Raises
+        `SetMissing`."""
         return standardised(features, *self._scaling)
 
     def drawn(self, side: int | None = None) -> Web:
-        """Return captions of web training pairs, each drawn into an image, with CAT's decisions. Images are pixels, or
-        features standardized by the web's training pairs. Raises `SetMissing` or `FilterFailed`."""
+        """Return captions of web training pairs, each drawn into an image, with CAT's decisions.
+        Images are pixels, or features standardized by the web's training pairs. Raises `SetMissing`
+        or `FilterFailed`."""
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")
-        chosen = np.random.default_rng(SEED).choice(train, min(self._most_drawn, len(train) // 2), replace=False)
+        chosen = np.random.default_rng(SEED).choice(
+            train, min(self._most_drawn, len(train) // 2), replace=False
+        )
         tar = self.cache / f"drawn-{len(chosen)}.tar"
         if not tar.exists():
             write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
@@ -193,7 +225,8 @@ class Data:
 
     @cached_property
     def laion(self) -> list[Decided]:
-        """LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or `FilterFailed`."""
+        """LAION's alt texts with C's and A's decisions, in a fixed order. Raises `SetMissing` or
+        `FilterFailed`."""
         self.wanted("laion")
         return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
 
@@ -204,7 +237,12 @@ class Data:
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
             # Features may be stored with a scale.
             rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
-            return Web(images=rows, captions=stored["caption"], verdict=stored["verdict"], split=stored["split"])
+            return Web(
+                images=rows,
+                captions=stored["caption"],
+                verdict=stored["verdict"],
+                split=stored["split"],
+            )
 
     @cached_property
     def _scaling(self) -> tuple[Floats, Floats]:
@@ -213,7 +251,8 @@ class Data:
         return train.mean(axis=0), train.std(axis=0)
 
     def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
-        """Return the images of a tar as pixels, or as features standardized by the web's training pairs."""
+        """Return the images of a tar as pixels, or as features standardized by the web's training
+        pairs."""
         return self.scaled(tar_features(tar, self.cache)) if side is None else tar_pixels(tar, side)
 
     def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:

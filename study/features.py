@@ -28,7 +28,15 @@ from open_diht.common.files import sha256_file
 from open_diht.common.shard_index import caption_hash, hash64
 from open_diht.trainer.concepts.targets import ConceptTargets
 from open_diht.trainer.config import TransformSettings
-from open_diht.trainer.data import BadSource, Batch, ConceptMismatch, DataSettings, EpochOrder, Loader, RankBatches
+from open_diht.trainer.data import (
+    BadSource,
+    Batch,
+    ConceptMismatch,
+    DataSettings,
+    EpochOrder,
+    Loader,
+    RankBatches,
+)
 from open_diht.trainer.data.reader import columns_of
 from open_diht.trainer.embeddings import EmbeddingTargets
 
@@ -36,19 +44,23 @@ _DRAWS = 3
 
 
 class StoredTransform:
-    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input. Features are not
-    changed. Images are cropped to the tower's size, in the center. In training they are cropped at random, and a
-    fraction `transform.flip` of them is flipped."""
+    """A transform of stored inputs, (b, d) float32 or (b, 3, h, w) uint8, into the tower's input.
+    Features are not changed. Images are cropped to the tower's size, in the center. In training
+    they are cropped at random, and a fraction `transform.flip` of them is flipped."""
 
     def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
-        self._shape, self._training, self._flip = tuple(shape), training, settings.flip
+        self._shape = tuple(shape)
+        self._training = training
+        self._flip = settings.flip
 
     def takes(self, stored: Sequence[int]) -> bool:
         """Return whether inputs stored in this shape fit the tower."""
         found = tuple(stored)
         if len(found) == 1:
             return found == self._shape
-        return len(self._shape) == 3 and all(a >= b for a, b in zip(found, self._shape, strict=True))
+        return len(self._shape) == 3 and all(
+            a >= b for a, b in zip(found, self._shape, strict=True)
+        )
 
     def __call__(self, stored: Tensor, draws: NDArray[np.float64]) -> Tensor:
         """Crop and flip by `draws` (b, 3) in [0, 1): top and left of the crop, and the flip."""
@@ -56,8 +68,12 @@ class StoredTransform:
 
     def _cropped(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
         _, height, width = self._shape
-        free = np.array([images.shape[2] - height, images.shape[3] - width])  # number of positions of the crop, minus 1
-        corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
+        free = np.array(
+            [images.shape[2] - height, images.shape[3] - width]
+        )  # number of positions of the crop, minus 1
+        corners = (
+            draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
+        )
         result = images.new_empty((len(images), *self._shape))
         for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
             result[row] = images[row, :, top : top + height, left : left + width]
@@ -68,7 +84,8 @@ class StoredTransform:
 
 
 class FeatureLoader(Loader):
-    """The loader that the configurations of the claims name; any `data.shuffle` above 0 shuffles all pairs.
+    """The loader that the configurations of the claims name; any `data.shuffle` above 0 shuffles
+    all pairs.
 
     Raises:
         BadSource: The file does not fit the image tower, or its pairs make no batch.
@@ -93,24 +110,36 @@ class FeatureLoader(Loader):
     ):
         path = Path(settings.path)
         with np.load(path) as arrays:
-            captions, self._keys = [text.strip() for text in arrays["caption"].tolist()], arrays["key"].tolist()
-            stored, self._rows = arrays["images" if "images" in arrays else "features"], arrays["image"]
+            captions = [text.strip() for text in arrays["caption"].tolist()]
+            self._keys = arrays["key"].tolist()
+            stored = arrays["images" if "images" in arrays else "features"]
+            self._rows = arrays["image"]
         pixels = stored.ndim == 4
-        inputs = np.ascontiguousarray(stored.transpose(0, 3, 1, 2)) if pixels else stored.astype(np.float32)
+        inputs = (
+            np.ascontiguousarray(stored.transpose(0, 3, 1, 2))
+            if pixels
+            else stored.astype(np.float32)
+        )
         self._inputs = torch.from_numpy(inputs)
         self._transform = StoredTransform(transforms, shape, training=training)
         if not self._transform.takes(inputs.shape[1:]):
-            raise BadSource(f"{path} holds inputs of shape {inputs.shape[1:]}; the image tower takes {shape}")
+            raise BadSource(
+                f"{path} holds inputs of shape {inputs.shape[1:]}; the image tower takes {shape}"
+            )
         self._sha256 = sha256_file(path)
         pairs = len(captions)
         window = pairs if settings.shuffle else 0
         part = RankBatches(batch_size=batch_size, rank=rank, world=world, seed=seed)
         total = settings.samples_per_epoch
-        self._order = EpochOrder([[pairs]], weights=None, total=total, seed=seed, window=window, streams=1)
+        self._order = EpochOrder(
+            [[pairs]], weights=None, total=total, seed=seed, window=window, streams=1
+        )
         super().__init__(replace(settings, workers=0), part, self._order.samples, self, device)
         self.state: Callable[[str], None] = lambda text: None
         self._texts = tokenizer(captions)
-        self._caption_hash = torch.tensor([caption_hash(text.encode()) for text in captions], dtype=torch.int64)
+        self._caption_hash = torch.tensor(
+            [caption_hash(text.encode()) for text in captions], dtype=torch.int64
+        )
         of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[self._rows]
         self._image_hash = torch.from_numpy(of_images.view(np.int64))
         self._concepts = self._joined(path.name, concepts[0]) if concepts else {}
@@ -123,39 +152,60 @@ class FeatureLoader(Loader):
         return [f"features {self._sha256} {len(self._keys)}"]
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Any]]:
-        """Return this rank's part of a batch, and an empty list, since no sample in memory is bad."""
+        """Return this rank's part of a batch, and an empty list, since no sample in memory is
+        bad."""
         first, last, mine = self._part.rows(number, self._order.samples)
         places = self._order.batch(epoch, first, last)[2][mine]
-        draws = np.random.default_rng((self._part.seed, epoch, number)).random((last - first, _DRAWS))[mine]
-        at, crops = torch.from_numpy(places), np.zeros(len(places), np.int64)
+        draws = np.random.default_rng((self._part.seed, epoch, number)).random(
+            (last - first, _DRAWS)
+        )[mine]
+        at = torch.from_numpy(places)
+        crops = np.zeros(len(places), np.int64)
         stored = self._embeddings
-        if stored is not None and stored.crop_scale is not None:  # stored images have one size: only the place is drawn
-            crops = np.random.default_rng((self._part.seed, epoch, number, 1)).integers(stored.crops, size=last - first)
+        if (
+            stored is not None and stored.crop_scale is not None
+        ):  # stored images have one size: only the place is drawn
+            crops = np.random.default_rng((self._part.seed, epoch, number, 1)).integers(
+                stored.crops, size=last - first
+            )
             crops = crops[mine]
             for row, (place, crop) in enumerate(zip(places.tolist(), crops.tolist(), strict=True)):
                 draws[row, :2] = crop_of(stored.seed, self._keys[place], crop)[2:]
-        return Batch(
-            images=self._transform(self._inputs[torch.from_numpy(self._rows[places])], draws),
-            texts=self._texts[at],
-            caption_hash=self._caption_hash[at],
-            image_hash=self._image_hash[at],
-            keys=[self._keys[place] for place in places.tolist()],
-            concepts={head: (ids[at], values[at]) for head, (ids, values) in self._concepts.items()},
-            teacher=tuple(each[at, torch.from_numpy(np.minimum(crops, each.shape[1] - 1))] for each in self._teacher),
-        ), []
+        return (
+            Batch(
+                images=self._transform(self._inputs[torch.from_numpy(self._rows[places])], draws),
+                texts=self._texts[at],
+                caption_hash=self._caption_hash[at],
+                image_hash=self._image_hash[at],
+                keys=[self._keys[place] for place in places.tolist()],
+                concepts={
+                    head: (ids[at], values[at]) for head, (ids, values) in self._concepts.items()
+                },
+                teacher=tuple(
+                    each[at, torch.from_numpy(np.minimum(crops, each.shape[1] - 1))]
+                    for each in self._teacher
+                ),
+            ),
+            [],
+        )
 
     def _embedded(self, name: str, settings: DataSettings) -> tuple[Tensor, Tensor]:
-        """Return embeddings of all pairs: images (m, crops, e) and captions (m, 1, e), with zeros where there are
-        none."""
+        """Return embeddings of all pairs: images (m, crops, e) and captions (m, 1, e), with zeros
+        where there are none."""
         assert self._embeddings is not None
-        targets, (_, columns) = self._embeddings.shard(name, self._sha256), columns_of([self._embeddings], settings)
+        targets, (_, columns) = (
+            self._embeddings.shard(name, self._sha256),
+            columns_of([self._embeddings], settings),
+        )
         if targets is None:
             raise ConceptMismatch(f"{name} has no embedding targets; make them again")
         places = {key: row for row, key in enumerate(targets.keys)}
         rows = np.array([places.get(key, -1) for key in self._keys], np.int64)
         if (rows < 0).all():
             raise ConceptMismatch(f"no pair of {name} has embeddings; make them again")
-        of_images, of_texts = (each[rows] for each in (targets.image, targets.text[:, [*columns.values()]]))
+        of_images, of_texts = (
+            each[rows] for each in (targets.image, targets.text[:, [*columns.values()]])
+        )
         of_images[rows < 0], of_texts[rows < 0] = 0, 0
         return torch.from_numpy(of_images), torch.from_numpy(of_texts)
 
@@ -165,4 +215,7 @@ class FeatureLoader(Loader):
             raise ConceptMismatch(f"{name} has no concept targets; make them again")
         rows = targets.rows(self._keys)
         found = {head: targets.head(head, rows) for head in concepts.heads}
-        return {head: (torch.from_numpy(ids), torch.from_numpy(values)) for head, (ids, values) in found.items()}
+        return {
+            head: (torch.from_numpy(ids), torch.from_numpy(values))
+            for head, (ids, values) in found.items()
+        }

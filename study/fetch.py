@@ -1,8 +1,8 @@
 """Entry point of `python -m study.fetch` (`make study-data`): downloads the sets of the study.
 
-Contents, size and, for most, terms of each set are printed before it is downloaded. An archive appears
-completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are stored with
-at most SIDE pixels on the shorter side.
+Contents, size and, for most, terms of each set are printed before it is downloaded. An archive
+appears completely or not at all; complete ones are reused. Flickr8k's and the groceries' images are
+stored with at most SIDE pixels on the shorter side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from open_diht.common.command_line import INTERRUPTED, OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.command_line import (
+    INTERRUPTED,
+    OK,
+    Parser,
+    WrongUse,
+    complain,
+    exit_status,
+    number,
+    say,
+)
 from open_diht.common.data_root import data_root
 from open_diht.common.fields import Positive
 from open_diht.common.files import publish_bytes, published, sha256_file
@@ -52,20 +61,26 @@ class Places:
     """URLs of the archives; tests use a server of their own."""
 
     flickr8k: str = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
-    grocery: str = f"https://codeload.github.com/marcusklasson/GroceryStoreDataset/tar.gz/{GROCERY_COMMIT}"
-    laion: str = (
-        f"https://raw.githubusercontent.com/rom1504/img2dataset/{LAION_COMMIT}/tests/test_files/test_10000.parquet"
+    grocery: str = (
+        f"https://codeload.github.com/marcusklasson/GroceryStoreDataset/tar.gz/{GROCERY_COMMIT}"
     )
+    laion: str = f"https://raw.githubusercontent.com/rom1504/img2dataset/{LAION_COMMIT}/tests/test_files/test_10000.parquet"
 
 
 ABOUT = {
-    "flickr8k": "1.1 GB, 8,000 photographs with five captions each; for research alone, not to be passed on",
+    "flickr8k": (
+        "1.1 GB, 8,000 photographs with five captions each; for research alone, not to be passed on"
+    ),
     "grocery": "120 MB, 5,125 photographs of 81 kinds of groceries (Klasson et al. 2019); MIT",
     "laion": "1.3 MB, ten thousand alt texts of LAION-400M, out of img2dataset's tests; CC-BY-4.0",
-    "web": f"about 2 GB and some hours for {ROWS:,} rows: images of the first urls of CC3M's TSV, which Google's page "
-    "hands out (--manifest); they belong to their owners",
+    "web": (
+        f"about 2 GB and some hours for {ROWS:,} rows: images of the first urls of CC3M's TSV,"
+        " which Google's page hands out (--manifest); they belong to their owners"
+    ),
     "cifar10": f"170 MB, as `{spelled('bench-data', task='cifar10')}`",
-    "fashion_mnist": "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT",
+    "fashion_mnist": (
+        "31 MB, 70,000 images of Fashion-MNIST (Xiao et al. 2017), as torchvision fetches them; MIT"
+    ),
     "reference": f"110 MB, the reference encoder, as `{spelled('bench-data', task='reference')}`",
 }
 """Contents, size and, for most, terms of each set."""
@@ -76,23 +91,34 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fe
     listing = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
     parser = Parser(prog=prog, description="Fetch the data of the study.", epilog=listing)
     parser.add_argument(
-        "sets", nargs="*", metavar="SET", help=f"of {', '.join(ABOUT)} (default: all; web with --manifest)"
+        "sets",
+        nargs="*",
+        metavar="SET",
+        help=f"of {', '.join(ABOUT)} (default: all; web with --manifest)",
     )
-    parser.add_argument("--data", default="out/study-data", help="folder of the sets (default out/study-data)")
+    parser.add_argument(
+        "--data", default="out/study-data", help="folder of the sets (default out/study-data)"
+    )
     parser.add_argument("--manifest", type=Path, help="CC3M's TSV (caption, url), for the set web")
-    parser.add_argument("--rows", type=number(Positive), default=ROWS, help=f"rows of it (default {ROWS})")
+    parser.add_argument(
+        "--rows", type=number(Positive), default=ROWS, help=f"rows of it (default {ROWS})"
+    )
     return exit_status(lambda: fetch(parser.parse_args(arguments), Places()))
 
 
 def fetch(options: argparse.Namespace, places: Places) -> int:
-    """Fetch the requested sets and return the exit status. A failure is printed, and does not stop the others."""
+    """Fetch the requested sets and return the exit status. A failure is printed, and does not stop
+    the others."""
     wanted = options.sets or [name for name in ABOUT if name != "web" or options.manifest]
     for name in wanted:
         if name not in ABOUT:
             raise WrongUse(f"set {name!r} is unknown; there are {', '.join(ABOUT)}")
     if "web" in wanted and not options.manifest:
         page = "https://ai.google.com/research/ConceptualCaptions/download"
-        raise WrongUse(f"web needs a manifest of urls: --manifest Train_GCC-training.tsv, which {page} hands out")
+        raise WrongUse(
+            f"web needs a manifest of urls: --manifest Train_GCC-training.tsv, which {page}"
+            " hands out"
+        )
     for name in wanted:
         say(f"{name}: {ABOUT[name]}")
     folder = Path(options.data)
@@ -112,7 +138,8 @@ def fetch(options: argparse.Namespace, places: Places) -> int:
 
 
 def fetch_fashion() -> int:
-    """Fetch Fashion-MNIST to the evaluation's first place for it. Return its size. Raises `FetchFailed`."""
+    """Fetch Fashion-MNIST to the evaluation's first place for it. Return its size. Raises
+    `FetchFailed`."""
     (task,) = choose_tasks("fashion_mnist").tasks
     for source in (task.sources[0], task.support[0]):
         fetch_torchvision(task.name, source, data_root())
@@ -126,16 +153,19 @@ def fetch_laion(folder: Path, url: str) -> int:
     if sha256_file(path) != LAION_SHA256:
         path.unlink()
         raise FetchFailed(
-            f"{path}, from {url}, is another file than before: its SHA-256 does not begin {LAION_SHA256[:8]}"
+            f"{path}, from {url}, is another file than before: its SHA-256 does not begin"
+            f" {LAION_SHA256[:8]}"
         )
     return 10_000
 
 
 def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNTS) -> int:
-    """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of images."""
+    """Write `folder`/grocery-{train,test}.tar and the names of the classes; return the number of
+    images."""
     archive = folder / "archives" / "grocery.tar.gz"
     download(url, archive)
-    texts, images = dict[str, str](), dict[str, bytes]()
+    texts = dict[str, str]()
+    images = dict[str, bytes]()
     with tarfile.open(archive, "r:gz") as members:
         for member in members:
             name = "/".join(PurePosixPath(member.name).parts[2:])  # below REPOSITORY-COMMIT/dataset
@@ -145,12 +175,26 @@ def fetch_grocery(folder: Path, url: str, counts: dict[str, int] = GROCERY_COUNT
             elif content and name.startswith(("train/", "test/")):
                 images[name] = shrunk(content.read())
     if missing := {"train.txt", "test.txt", "classes.csv"} - texts.keys():
-        raise FetchFailed(f"{archive} has no {', '.join(sorted(missing))}; remove it and fetch it again")
-    names = {int(row[1]): row[0].replace("-", " ") for row in list(csv.reader(io.StringIO(texts["classes.csv"])))[1:]}
-    publish_bytes(folder / "grocery-classes.txt", "".join(f"{names[n]}\n" for n in sorted(names)).encode())
+        raise FetchFailed(
+            f"{archive} has no {', '.join(sorted(missing))}; remove it and fetch it again"
+        )
+    names = {
+        int(row[1]): row[0].replace("-", " ")
+        for row in list(csv.reader(io.StringIO(texts["classes.csv"])))[1:]
+    }
+    publish_bytes(
+        folder / "grocery-classes.txt", "".join(f"{names[n]}\n" for n in sorted(names)).encode()
+    )
     for split, count in counts.items():
-        rows = [[word.strip() for word in line.split(",")] for line in texts[f"{split}.txt"].splitlines() if line]
-        samples = ((f"{place:05d}", {"jpg": images[path], "cls": label}) for place, (path, label, _) in enumerate(rows))
+        rows = [
+            [word.strip() for word in line.split(",")]
+            for line in texts[f"{split}.txt"].splitlines()
+            if line
+        ]
+        samples = (
+            (f"{place:05d}", {"jpg": images[path], "cls": label})
+            for place, (path, label, _) in enumerate(rows)
+        )
         _write(folder / f"grocery-{split}.tar", samples, count)
     return sum(counts.values())
 
@@ -165,16 +209,30 @@ def fetch_flickr8k(folder: Path, url: str, counts: dict[str, int] = FLICKR8K_COU
         for line in texts.read("Flickr8k.token.txt").decode().splitlines():
             name, _, caption = line.partition("\t")
             captions[name.partition("#")[0]].append(caption.strip())
-        lists = {split: texts.read(f"Flickr_8k.{split}Images.txt").decode().split() for split in counts}
+        lists = {
+            split: texts.read(f"Flickr_8k.{split}Images.txt").decode().split() for split in counts
+        }
     with zipfile.ZipFile(archives / "Flickr8k_Dataset.zip") as images:
         # An archive made on a Mac lists every name again below __MACOSX.
-        places = {PurePosixPath(name).name: name for name in images.namelist() if not name.startswith("__MACOSX")}
+        places = {
+            PurePosixPath(name).name: name
+            for name in images.namelist()
+            if not name.startswith("__MACOSX")
+        }
 
         def samples(names: Sequence[str]) -> Iterator[Sample]:
             for name in sorted(names):
-                key, said = name.removesuffix(".jpg"), captions[name]
+                key = name.removesuffix(".jpg")
+                said = captions[name]
                 content = {"key": key, "captions": said}
-                yield key, {"jpg": shrunk(images.read(places[name])), "json": json.dumps(content), "txt": said[0]}
+                yield (
+                    key,
+                    {
+                        "jpg": shrunk(images.read(places[name])),
+                        "json": json.dumps(content),
+                        "txt": said[0],
+                    },
+                )
 
         for split, count in counts.items():
             _write(folder / f"flickr8k-{split}.tar", samples(lists[split]), count)
@@ -197,10 +255,13 @@ def _write(path: Path, samples: Iterator[Sample], expected: int) -> None:
         try:
             found = write_tar(temporary, samples)
         except KeyError as error:
-            raise FetchFailed(f"{path.name}: the archive lacks {error.args[0]}; remove it and fetch it again") from None
+            raise FetchFailed(
+                f"{path.name}: the archive lacks {error.args[0]}; remove it and fetch it again"
+            ) from None
         if found != expected:
             raise FetchFailed(
-                f"{path.name}: {found} images, expected {expected}; remove the archive and fetch it again"
+                f"{path.name}: {found} images, expected {expected}; remove the archive and fetch it"
+                " again"
             )
 
 
@@ -212,7 +273,9 @@ def _tried(name: str, what: Callable[[], int] | None) -> int:
     except (FetchFailed, FilterFailed) as error:
         return complain(error)
     except (BadImage, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        return complain(f"{name}: an archive is damaged ({error}); remove it and fetch the set again")
+        return complain(
+            f"{name}: an archive is damaged ({error}); remove it and fetch the set again"
+        )
     return OK
 
 

@@ -1,4 +1,5 @@
-"""Images of the study as arrays: pixels, and features of the product's own teacher, computed once and stored."""
+"""Images of the study as arrays: pixels, and features of the product's own teacher, computed once
+and stored."""
 
 from __future__ import annotations
 
@@ -36,10 +37,12 @@ def publish_tar(path: Path, content: Iterable[Sample]) -> None:
 
 
 def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield key and members (content by extension) of every sample of a webdataset tar. Raises `BrokenTar`."""
+    """Yield key and members (content by extension) of every sample of a webdataset tar. Raises
+    `BrokenTar`."""
     with open(tar, "rb") as file:
         stream = TarStream(file, size=tar.stat().st_size)
-        key, members = "", dict[str, bytes]()
+        key = ""
+        members = dict[str, bytes]()
         for member in stream:
             named = member.sample()
             if named is None:
@@ -60,14 +63,18 @@ def image_of(sample: Mapping[str, bytes]) -> bytes:
 
 
 def opened(content: bytes) -> Image.Image:
-    """Decode an image to RGB, upright, within the limits of `open_diht.common.images`. Raises `BadImage`."""
+    """Decode an image to RGB, upright, within the limits of `open_diht.common.images`. Raises
+    `BadImage`."""
     found = open_image(content, _LIMITS)
     return found.upright(found.decode()).convert("RGB")
 
 
 def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
-    """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square. Raises `BadImage`."""
-    small = [ImageOps.fit(opened(image), (side, side), Image.Resampling.BICUBIC) for image in images]
+    """Return (n, 3, side, side) pixels: each image scaled and cropped to a centered square. Raises
+    `BadImage`."""
+    small = [
+        ImageOps.fit(opened(image), (side, side), Image.Resampling.BICUBIC) for image in images
+    ]
     return np.stack([np.asarray(one) for one in small]).transpose(0, 3, 1, 2).copy()
 
 
@@ -77,27 +84,37 @@ def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
 
 
 def tar_features(tar: Path, cache: Path) -> Floats:
-    """Return (n, d) features of the images of a webdataset tar, in its order, cached by its file and the teacher.
-    Raises `BrokenTar` and `BadImage`, and `WrongUse` if the teacher is missing."""
+    """Return (n, d) features of the images of a webdataset tar, in its order, cached by its file
+    and the teacher. Raises `BrokenTar` and `BadImage`, and `WrongUse` if the teacher is missing."""
     teacher = small_teacher()
     path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
-    return stored_features(path, teacher, lambda: (opened(image_of(sample)) for _, sample in samples(tar)))
+    return stored_features(
+        path, teacher, lambda: (opened(image_of(sample)) for _, sample in samples(tar))
+    )
 
 
-def stored_features(path: Path, teacher: Teacher, images: Callable[[], Iterator[Image.Image]]) -> Floats:
-    """Return (n, d) features of images, which are computed and stored in `path` unless it exists."""
+def stored_features(
+    path: Path, teacher: Teacher, images: Callable[[], Iterator[Image.Image]]
+) -> Floats:
+    """Return (n, d) features of images, which are computed and stored in `path` unless it
+    exists."""
     if not path.exists():
         with published(path) as temporary, open(temporary, "wb") as file:
             # float16 halves the file.
-            np.save(file, _computed(path.stem.rpartition("-")[0], images(), teacher).astype(np.float16))
+            np.save(
+                file, _computed(path.stem.rpartition("-")[0], images(), teacher).astype(np.float16)
+            )
     return np.asarray(np.load(path), dtype=np.float32)
 
 
 def small_teacher() -> Teacher:
-    """Return the product's default teacher for images of PIXELS a side. Raises `WrongUse` if it is missing."""
+    """Return the product's default teacher for images of PIXELS a side. Raises `WrongUse` if it is
+    missing."""
     teacher = find_teacher(DEFAULT)
     assert teacher.preprocess is not None  # its YAML file defines it
-    return dataclasses.replace(teacher, preprocess={**teacher.preprocess, "resize": PIXELS, "crop": PIXELS})
+    return dataclasses.replace(
+        teacher, preprocess={**teacher.preprocess, "resize": PIXELS, "crop": PIXELS}
+    )
 
 
 def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
@@ -109,11 +126,14 @@ class StoredImages:
     """Encoded images in memory, with the interface of `open_diht.eval.data.dataset.Images`."""
 
     def __init__(self, keys: Sequence[str], contents: Sequence[bytes]) -> None:
-        self.keys, self._contents = keys, contents
+        self.keys = keys
+        self._contents = contents
 
     @cached_property
     def fingerprint(self) -> str:
-        return sha256_of([list(self.keys), [self.stored_hash(index) for index in range(len(self.keys))]])
+        return sha256_of(
+            [list(self.keys), [self.stored_hash(index) for index in range(len(self.keys))]]
+        )
 
     def open(self, index: int) -> Image.Image:
         return opened(self._contents[index])

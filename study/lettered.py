@@ -1,9 +1,9 @@
 """Photographs with text written in, as a scorer and the text-spotting filter see them.
 
-Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is; one with its own caption
-written in (there are none if N is 0); and one with the caption of another photograph, both written in and as its
-caption. Text is written at SIDE pixels, where the filter's OCR reads it. All features are those of the study's teacher,
-as in the other pools.
+Each pool `lettered-N` of the claim `rivals` mixes three kinds of pairs: a photograph as it is; one
+with its own caption written in (there are none if N is 0); and one with the caption of another
+photograph, both written in and as its caption. Text is written at SIDE pixels, where the filter's
+OCR reads it. All features are those of the study's teacher, as in the other pools.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ PART = 512
 """Images that are computed and stored together."""
 VERSION = 2
 """Version of the results. Increase it if the same photographs would give other results."""
-PLAIN, OWN, OTHER = "plain", "own", "other"
+PLAIN = "plain"
+OWN = "own"
+OTHER = "other"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,17 +76,22 @@ class Plan:
     image: dict[str, NDArray[np.int64]]
     """Maps a kind to (m,) indices of images. It is -1 for a pair that needs none."""
 
-    def pairs(self, own: float, other: float) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return kind, image, and index of the given caption of each pair, (m,) each. `own` is the fraction of the
-        pairs with their own caption written in, `other` that of pairs with another pair's caption, in the image and as
-        the caption."""
-        kind = np.where(self.position < own, OWN, np.where(self.position >= 1 - other, OTHER, PLAIN))
+    def pairs(
+        self, own: float, other: float
+    ) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
+        """Return kind, image, and index of the given caption of each pair, (m,) each. `own` is the
+        fraction of the pairs with their own caption written in, `other` that of pairs with another
+        pair's caption, in the image and as the caption."""
+        kind = np.where(
+            self.position < own, OWN, np.where(self.position >= 1 - other, OTHER, PLAIN)
+        )
         image = np.array([self.image[name][pair] for pair, name in enumerate(kind.tolist())])
         return kind, image, np.where(kind == OTHER, self.strange, np.arange(len(kind)))
 
 
 def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed: int) -> Plan:
-    """Return the images that pools of up to these fractions need. Each caption of a photograph is a pair."""
+    """Return the images that pools of up to these fractions need. Each caption of a photograph is a
+    pair."""
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
     flat = [text for each in captions for text in each]
@@ -116,8 +123,10 @@ def plan(captions: Sequence[Sequence[str]], most_own: float, other: float, seed:
 def drawn(
     photographs: Sequence[bytes | None], text: Sequence[str | None], seed: Sequence[int]
 ) -> Iterator[Image.Image]:
-    """Yield squares of SIDE pixels with text written in, white with a black edge; a long text may exceed them. Without
-    a photograph the square has a plain color. The seed draws size and height of the text, and colors."""
+    """Yield squares of SIDE pixels with text written in, white with a black edge; a long text may
+    exceed them. Without a photograph the square has a plain color. The seed draws size and height
+    of the text, and colors.
+    """
     for number, (content, words) in enumerate(zip(photographs, text, strict=True)):
         generator = np.random.default_rng([*seed, number])
         color = tuple(generator.integers(0, 256, 3).tolist())
@@ -136,24 +145,37 @@ def drawn(
         yield image
 
 
-def features_of(photographs: Sequence[bytes | None], text: Sequence[str], cache: Path, seed: int) -> Floats:
+def features_of(
+    photographs: Sequence[bytes | None], text: Sequence[str], cache: Path, seed: int
+) -> Floats:
     """Return (n, d) features of `drawn` images, not standardized, computed once."""
     teacher = small_teacher()
-    path = _stored(cache, "drawn", "npy", [teacher.identity(), seed, list(text), _lengths(photographs)])
+    path = _stored(
+        cache, "drawn", "npy", [teacher.identity(), seed, list(text), _lengths(photographs)]
+    )
     return stored_features(path, teacher, lambda: drawn(photographs, text, [seed]))
 
 
 def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, seed: int) -> Seen:
-    """Write on photographs, read them by OCR, and compute all features. Finished parts are read from the cache. Each
-    part has a separate draw. Raises `WrongUse` if the teacher is missing, and `SpotterError`."""
+    """Write on photographs, read them by OCR, and compute all features. Finished parts are read
+    from the cache. Each part has a separate draw. Raises `WrongUse` if the teacher is missing, and
+    `SpotterError`."""
     # The published results were made with this effort.
-    teacher, spotter = small_teacher(), TextSpotter(SpotterSettings(effort="low"))
+    teacher = small_teacher()
+    spotter = TextSpotter(SpotterSettings(effort="low"))
     paths = []
     with ProgressBar(desc="lettered photographs", total=len(text), unit="images") as bar:
         for first in range(0, len(text), PART):
             part = slice(first, first + PART)
             drawn_from = [seed, first], list(text[part]), _lengths(photographs[part])
-            paths.append(_stored(cache, "lettered", "npz", [teacher.identity(), spotter.provenance(), *drawn_from]))
+            paths.append(
+                _stored(
+                    cache,
+                    "lettered",
+                    "npz",
+                    [teacher.identity(), spotter.provenance(), *drawn_from],
+                )
+            )
             if not paths[-1].exists():
                 with published(paths[-1]) as temporary, open(temporary, "wb") as file, spotter:
                     images = drawn(photographs[part], text[part], [seed, first])
@@ -168,22 +190,33 @@ def seen(photographs: Sequence[bytes], text: Sequence[str | None], cache: Path, 
     )
 
 
-def _looked_at(images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: TextSpotter) -> dict[str, Any]:
+def _looked_at(
+    images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: TextSpotter
+) -> dict[str, Any]:
     """Return the fields of `Seen` as arrays, lines as JSON."""
-    found: dict[str, list[NDArray[np.float16]]] = {name: [] for name in ("features", "flipped", "masked")}
-    spotted, area = [], []
+    found: dict[str, list[NDArray[np.float16]]] = {
+        name: [] for name in ("features", "flipped", "masked")
+    }
+    spotted = []
+    area = []
     for some in batches(images):
         read = spotter.spot([jpeg(image, 90) for image in some])
         lines = [one.spotted if isinstance(one, Spotting) else () for one in read]
         boxes = [[line.box for line in each] for each in lines]
         again = [place for place, around in enumerate(boxes) if around]
-        masked = [Image.fromarray(mask_text(np.asarray(some[place]), boxes[place])) for place in again]
+        masked = [
+            Image.fromarray(mask_text(np.asarray(some[place]), boxes[place])) for place in again
+        ]
         shown = (*some, *(ImageOps.mirror(image) for image in some), *masked)
-        made = np.asarray(teacher.features([teacher.transform(image) for image in shown]), dtype=np.float16)
+        made = np.asarray(
+            teacher.features([teacher.transform(image) for image in shown]), dtype=np.float16
+        )
         # An image without text is its own masked one.
         without = made[: len(some)].copy()
         without[again] = made[2 * len(some) :]
-        for name, rows in zip(found, (made[: len(some)], made[len(some) : 2 * len(some)], without), strict=True):
+        for name, rows in zip(
+            found, (made[: len(some)], made[len(some) : 2 * len(some)], without), strict=True
+        ):
             found[name].append(rows)
         spotted += [json.dumps([(line.text, line.score) for line in each]) for each in lines]
         area += [text_area(around, (SIDE, SIDE)) for around in boxes]
@@ -191,7 +224,9 @@ def _looked_at(images: Iterator[Image.Image], teacher: LoadedTeacher, spotter: T
     return {**arrays, "spotted": np.array(spotted), "area": np.array(area, np.float32)}
 
 
-def spotted_by_filter(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]]) -> NDArray[np.bool_]:
+def spotted_by_filter(
+    captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]]
+) -> NDArray[np.bool_]:
     """Return which of the (m,) pairs the text-spotting filter of the preset `paper` rejects."""
     rule = load_preset("paper").text_spotting
     return np.array(overlap_lengths(captions, spotted, rule)) >= rule.min_chars

@@ -1,4 +1,5 @@
-"""A fit without labels: a logistic regression that tells a pool's pairs from wrong pairs made of them.
+"""A fit without labels: a logistic regression that tells a pool's pairs from wrong pairs made of
+them.
 
 `make_negatives` gives images of the pool another caption, one for each row:
 
@@ -8,8 +9,9 @@
     truncated  the first words of the pair's own caption
     generic    one of GENERIC, which alt texts of crawls often are
 
-A negative differs from its pair only in what its kind is about (TEACHES); all else is as in the pair. Otherwise a fit
-would learn side effects: shuffled captions repeat no text of their images, so overlap with it would speak for a pair.
+A negative differs from its pair only in what its kind is about (TEACHES); all else is as in the
+pair. Otherwise a fit would learn side effects: shuffled captions repeat no text of their images, so
+overlap with it would speak for a pair.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ Floats = NDArray[np.float64]
 Columns = Mapping[str, Floats]
 
 KINDS = ("repeated", "shuffled", "neighbor", "truncated", "generic")
-SCORES, CAPTION, TEXT = "scores", "caption", "text"
+SCORES = "scores"
+CAPTION = "caption"
+TEXT = "text"
 TEACHES = {
     "shuffled": {SCORES},
     "neighbor": {SCORES},
@@ -34,11 +38,12 @@ TEACHES = {
 }
 """Kind -> the groups of features in which its negatives differ from their pairs."""
 NEAREST_OF = 100
-"""Rows that a neighbor is the nearest of. Few enough that they rarely hold another copy of the image."""
+"""Rows that a neighbor is the nearest of. Few enough that they rarely hold another copy of the
+image."""
 GENERIC = (
-    "image", "photo", "picture", "stock photo", "product image", "image 1", "a photo of a person", "click to enlarge",
-    "photo of the day", "no description", "logo", "thumbnail", "view larger image", "home page", "gallery photo",
-    "default title",
+    "image", "photo", "picture", "stock photo", "product image", "image 1", "a photo of a person",
+    "click to enlarge", "photo of the day", "no description", "logo", "thumbnail",
+    "view larger image", "home page", "gallery photo", "default title",
 )  # fmt: skip
 WEIGHTS = {"shuffled": 3.0}
 """Kind -> its weight in a fit, if it is not 1."""
@@ -59,17 +64,24 @@ class Negatives:
 def make_negatives(
     captions: Sequence[str], read: Sequence[str], images: NDArray[np.float32], seed: int = 0
 ) -> Negatives:
-    """Return at most one negative of each row, by kind and row; equally many of each kind, if the rows permit. `read`
-    is the text (n,) that OCR read in each image, or empty; `images` (n, d) are unit vectors."""
-    generator, count = np.random.default_rng(seed), len(captions)
+    """Return at most one negative of each row, by kind and row; equally many of each kind, if the
+    rows permit. `read` is the text (n,) that OCR read in each image, or empty; `images` (n, d) are
+    unit vectors."""
+    generator = np.random.default_rng(seed)
+    count = len(captions)
     order = generator.permutation(count)
     with_text = np.array([bool(text) for text in read], bool)
     share = -(-count // len(KINDS))
     repeated = order[with_text[order]][:share]
     rest = order[~np.isin(order, repeated)]
     names = [name for name in KINDS if name != "repeated"]
-    of_kind = {"repeated": repeated, **{name: rest[at :: len(names)] for at, name in enumerate(names)}}
-    kinds, rows, made = [], [], []
+    of_kind = {
+        "repeated": repeated,
+        **{name: rest[at :: len(names)] for at, name in enumerate(names)},
+    }
+    kinds = []
+    rows = []
+    made = []
     for kind, chosen in of_kind.items():
         for row in np.sort(chosen).tolist():
             caption = _other_caption(kind, row, captions, read, images, generator)
@@ -110,7 +122,8 @@ class Fit:
     names: tuple[str, ...]
     means: Floats
     deviations: Floats
-    """(f,) of the features over the fitted rows, where a pair weighs as much as all negatives of a pair."""
+    """(f,) of the features over the fitted rows, where a pair weighs as much as all negatives of a
+    pair."""
     coefficients: Floats
     """(f,) change of the log odds for one deviation."""
     errors: Floats
@@ -128,26 +141,34 @@ class Fit:
 
 
 def fit(pairs: Columns, negatives: Columns, kind: NDArray[np.str_], rounds: int = ROUNDS) -> Fit:
-    """Fit a logistic regression, in which all pairs weigh as much as all negatives, and kinds as WEIGHTS says. `kind`
-    (k,) is that of each negative. A feature that is constant is left out. Raises ValueError if there are no pairs or no
-    negatives, or a feature is not finite."""
-    true, wrong = (np.stack([np.asarray(each[name], float) for name in pairs], axis=1) for each in (pairs, negatives))
+    """Fit a logistic regression, in which all pairs weigh as much as all negatives, and kinds as
+    WEIGHTS says. `kind` (k,) is that of each negative. A feature that is constant is left out.
+    Raises ValueError if there are no pairs or no negatives, or a feature is not finite."""
+    true, wrong = (
+        np.stack([np.asarray(each[name], float) for name in pairs], axis=1)
+        for each in (pairs, negatives)
+    )
     finite = bool(np.isfinite(true).all() and np.isfinite(wrong).all())
     if not len(true) or not len(wrong) or not finite:
-        raise ValueError(f"{len(true)} pairs, {len(wrong)} negatives, all features finite: {finite}")
+        raise ValueError(
+            f"{len(true)} pairs, {len(wrong)} negatives, all features finite: {finite}"
+        )
     found = _fitted(tuple(pairs), true, wrong, kind)
-    # A pool has wrong pairs of its own. So the fit is repeated with the less probable half of the pairs as negatives of
-    # one more kind.
+    # A pool has wrong pairs of its own. So the fit is repeated with the less probable half of the
+    # pairs as negatives of one more kind.
     for _ in range(rounds):
         odds = found.log_odds(pairs)
         doubtful = odds < np.median(odds)
         kinds = np.concatenate([kind, np.full(doubtful.sum(), "doubtful")])
-        found = _fitted(tuple(pairs), true[~doubtful], np.concatenate([wrong, true[doubtful]]), kinds)
+        found = _fitted(
+            tuple(pairs), true[~doubtful], np.concatenate([wrong, true[doubtful]]), kinds
+        )
     return found
 
 
 def _fitted(names: tuple[str, ...], true: Floats, wrong: Floats, kind: NDArray[np.str_]) -> Fit:
-    rows, count = np.concatenate([true, wrong]), len(true)
+    rows = np.concatenate([true, wrong])
+    count = len(true)
     kinds, of, sizes = np.unique(kind, return_inverse=True, return_counts=True)
     shares = np.array([WEIGHTS.get(name, 1.0) for name in kinds.tolist()])
     weights = np.concatenate([np.ones(count), (count * shares / shares.sum() / sizes)[of]])
@@ -157,11 +178,14 @@ def _fitted(names: tuple[str, ...], true: Floats, wrong: Floats, kind: NDArray[n
     varied = deviations > 1e-9
     scaled = np.column_stack([np.ones(len(rows)), (rows - means)[:, varied] / deviations[varied]])
     penalty = RIDGE * np.diag([0.0, *np.ones(varied.sum())])
-    found, curvature = np.zeros(scaled.shape[1]), penalty
+    found = np.zeros(scaled.shape[1])
+    curvature = penalty
     for _ in range(_STEPS):
         expected = 1 / (1 + np.exp(-np.clip(scaled @ found, -500, 500)))
         curvature = (scaled.T * (weights * expected * (1 - expected))) @ scaled + penalty
-        step = np.linalg.solve(curvature, scaled.T @ (weights * (labels - expected)) - penalty @ found)
+        step = np.linalg.solve(
+            curvature, scaled.T @ (weights * (labels - expected)) - penalty @ found
+        )
         found = found + step
         if np.abs(step).max() < 1e-8:
             break

@@ -19,7 +19,13 @@ from study.claims.negatives import ranks_by_scale
 from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from study.tables import TABLES, Line, lines
 
-PAGES = ("study.md", "study-details.md", "when-filtering-pays.md", "which-filter-when.md", "which-beta.md")
+PAGES = (
+    "study.md",
+    "study-details.md",
+    "when-filtering-pays.md",
+    "which-filter-when.md",
+    "which-beta.md",
+)
 """Names of the pages in the documentation. The templates in this folder end in `.j2`."""
 
 
@@ -50,7 +56,9 @@ def render(rows: Rows) -> dict[str, str]:
     found = {claim: rows.read(claim) for claim in CLAIMS}
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
     # The seed of few-shot draws shots; all other seeds are those of trainings.
-    trainings = [made for name, made in tracks[CPU]["lines"].items() if TABLES[name].claim != "fewshot"]
+    trainings = [
+        made for name, made in tracks[CPU]["lines"].items() if TABLES[name].claim != "fewshot"
+    ]
     plots = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("study", ""),
@@ -89,15 +97,20 @@ def render(rows: Rows) -> dict[str, str]:
 
 
 def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
-    """Return the tables, plots and sentences of one track by claim, and the suffix of its plots' names."""
-    of_track = {claim: [row for row in each if row.arm.track == track] for claim, each in found.items()}
+    """Return the tables, plots and sentences of one track by claim, and the suffix of its plots'
+    names."""
+    of_track = {
+        claim: [row for row in each if row.arm.track == track] for claim, each in found.items()
+    }
     compared = {name: lines(rows, table, track) for name, table in TABLES.items()}
     suffix = "" if track == CPU else f"-{track}"
     plots = _plots(rows, compared, of_track)
     return {
         "track": track,
         "rows": of_track,
-        "verdicts": {name: words.verdicts_in_words(made) for name, made in compared.items() if made},
+        "verdicts": {
+            name: words.verdicts_in_words(made) for name, made in compared.items() if made
+        },
         "lines": compared,
         "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
         "figures": {f"{claim}{suffix}": svg_file(svg) for claim, svg in plots.items()},
@@ -105,7 +118,9 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
     }
 
 
-def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
+def _plots(
+    rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]
+) -> dict[str, str]:
     """Return the plots of the claims that have rows for them."""
     how: dict[str, Callable[[], str]] = {
         "cat": lambda: figures.cat_figure(compared["cat"]),
@@ -118,7 +133,9 @@ def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Ro
         del how["negatives"]  # a short study, or one on a GPU, has no grid of scales
     if not compared["masking"]:
         del how["rivals"]
-    return {claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]}
+    return {
+        claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]
+    }
 
 
 def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
@@ -129,5 +146,7 @@ def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
         "minutes": sum(row.seconds for row in found) / 60,
         "commits": sorted({str(row.commit) for row in found}),
         "changed": sum(str(row.commit).endswith("-dirty") for row in found),
-        "machines": [json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in machines],
+        "machines": [
+            json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in machines
+        ],
     }

@@ -1,12 +1,13 @@
-"""Results of the study: a line of JSON and the ranks or hits of items for each arm; finished arms are skipped.
+"""Results of the study: a line of JSON and the ranks or hits of items for each arm; finished arms
+are skipped.
 
     FOLDER/cat.jsonl            a line for each finished arm of the claim
     FOLDER/items/KEY.npz        the ranks or hits of an arm's items, written before its line
     FOLDER/cat.parquet          the same for the arms that `Rows.pack` has packed: key, name, values
     FOLDER/machines/HASH.json   the machine: processor, versions
 
-A line counts once it ends in a newline, and its items are written before it. So a killed study resumes with the first
-arm that has no line. Several processes may write into one folder.
+A line counts once it ends in a newline, and its items are written before it. So a killed study
+resumes with the first arm that has no line. Several processes may write into one folder.
 """
 
 from __future__ import annotations
@@ -35,16 +36,19 @@ from open_diht.eval.records import software
 
 CLAIMS = ("cat", "rivals", "mix", "concepts", "teachers", "negatives", "fewshot", "select")
 """Names of the claims, in the order of the page."""
-CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
+CPU = "cpu"
+GPU = "gpu"
+GPU_TINY = "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)
-"""The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests the code of the GPU
-track. Rows of different tracks are never compared."""
+"""The models: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which tests
+the code of the GPU track. Rows of different tracks are never compared."""
 ZERO_SHOT = "zero-shot"
 """An arm without seeds and budget, which is compared with every seed and budget of another."""
 TUNING = "tuning"
 """`settings["stage"]` of rows that select a setting on data of their own; tables exclude them."""
 Result = tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]
-"""The `run` of a claim returns metrics, ranks or hits of items by test set and direction, and notes."""
+"""The `run` of a claim returns metrics, ranks or hits of items by test set and direction, and
+notes."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
@@ -55,18 +59,20 @@ class BrokenRows(EvalError):
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One training or probe of the study. Raises ValueError for an unknown claim or track, a name that is invalid in a
-    file name, or a negative number."""
+    """One training or probe of the study. Raises ValueError for an unknown claim or track, a name
+    that is invalid in a file name, or a negative number."""
 
     claim: str
     pool: str
-    """Training data, such as `natural`. For few-shot it is the data set, for hard negatives the choice of the scale."""
+    """Training data, such as `natural`. For few-shot it is the data set, for hard negatives the
+    choice of the scale."""
     arm: str
     """The variant, such as `kept`, which is compared with `all`."""
     budget: int
     """Samples seen, or for few-shot the images of each class."""
     seed: int
-    """Seed of initialization and order, or of the draw of the shots. Arms with equal seeds are paired."""
+    """Seed of initialization and order, or of the draw of the shots. Arms with equal seeds are
+    paired."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that distinguish arms of one name, as JSON."""
     track: str = CPU
@@ -78,7 +84,9 @@ class Arm:
             raise ValueError(f"track {self.track!r}: there are {', '.join(TRACKS)}")
         for name in ("pool", "arm"):
             if not _WORD.fullmatch(getattr(self, name)):
-                raise ValueError(f"{name} {getattr(self, name)!r}: letters, digits, _, ., + and - only")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r}: letters, digits, _, ., + and - only"
+                )
         if self.budget < 0 or self.seed < 0:
             raise ValueError(f"budget {self.budget}, seed {self.seed}: expected 0 or more")
 
@@ -123,7 +131,8 @@ class Rows:
         return [row for _, row in sorted(self._lines(claim).items())]
 
     def items(self, arm: Arm) -> dict[str, NDArray[Any]]:
-        """Return the ranks or hits of a finished arm by the name of their set. Raises `BrokenRows`."""
+        """Return the ranks or hits of a finished arm by the name of their set. Raises
+        `BrokenRows`."""
         path = self._items(arm)
         try:
             if arm.key not in self._packed(arm.claim):
@@ -134,14 +143,21 @@ class Rows:
             raise BrokenRows(f"{path} cannot be read ({error}); {remedy}") from error
 
     def pack(self, claim: str) -> None:
-        """Move the items of a claim's finished arms into one file, the form in which results are committed."""
+        """Move the items of a claim's finished arms into one file, the form in which results are
+        committed."""
         with self._locked():
             keys = self._lines(claim).keys()
-            loose = [path for path in self.folder.glob(f"items/*{claim}.*.npz") if path.stem in keys]
+            loose = [
+                path for path in self.folder.glob(f"items/*{claim}.*.npz") if path.stem in keys
+            ]
             if not loose:
                 return
             items = {**self._packed(claim), **{path.stem: _load(path) for path in loose}}
-            rows = [(key, name, array) for key, arrays in sorted(items.items()) for name, array in arrays.items()]
+            rows = [
+                (key, name, array)
+                for key, arrays in sorted(items.items())
+                for name, array in arrays.items()
+            ]
             keys, names, arrays = zip(*rows, strict=True)
             values = pa.array(arrays, pa.list_(pa.uint32()))
             with published(self.folder / f"{claim}.parquet") as temporary:
@@ -158,7 +174,9 @@ class Rows:
             packs: dict[str, dict[str, NDArray[Any]]] = {}
             if path.exists():
                 table = pq.read_table(path)
-                for key, name, values in zip(*(table[column] for column in table.schema.names), strict=True):
+                for key, name, values in zip(
+                    *(table[column] for column in table.schema.names), strict=True
+                ):
                     packs.setdefault(key.as_py(), {})[name.as_py()] = np.asarray(values.values)
             self._packs[claim] = packs
         return self._packs[claim]
@@ -171,9 +189,9 @@ class Rows:
         seconds: float,
         notes: Mapping[str, Any],
     ) -> None:
-        """Publish the result of an arm: first its items, then its line. Metrics are named `SET/DIRECTION/METRIC`. Items
-        are ranks or hits by set. Raises ValueError if an item is not a whole number from 0 on, or a number is not
-        finite."""
+        """Publish the result of an arm: first its items, then its line. Metrics are named
+        `SET/DIRECTION/METRIC`. Items are ranks or hits by set. Raises ValueError if an item is not
+        a whole number from 0 on, or a number is not finite."""
         record = {
             "key": arm.key,
             "claim": arm.claim,
@@ -191,7 +209,9 @@ class Rows:
         }
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         # "/" in the name of an array would create folders in the archive.
-        arrays: dict[str, Any] = {name.replace("/", "|"): _compact(name, each) for name, each in items.items()}
+        arrays: dict[str, Any] = {
+            name.replace("/", "|"): _compact(name, each) for name, each in items.items()
+        }
         # Items first: a line implies that they exist.
         with published(self._items(arm)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
@@ -210,13 +230,17 @@ class Rows:
             content = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        whole = content[: content.rfind("\n") + 1]  # drops a partial line that a kill left behind the last newline
+        whole = content[
+            : content.rfind("\n") + 1
+        ]  # drops a partial line that a kill left behind the last newline
         rows = {}
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 row = _row(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise BrokenRows(f"{path}, line {number}: no result of the study ({error}); remove the line") from error
+                raise BrokenRows(
+                    f"{path}, line {number}: no result of the study ({error}); remove the line"
+                ) from error
             rows[row.arm.key] = row
         return rows
 
@@ -252,7 +276,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown",
+    )
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -273,7 +300,10 @@ def _append(path: Path, line: str) -> None:
 def _row(record: Mapping[str, Any]) -> Row:
     named = {name: record[name] for name in ("claim", "pool", "arm", "budget", "seed", "settings")}
     arm = Arm(**named, track=record.get("track", CPU))  # lines from before tracks existed have none
-    return Row(arm=arm, **{name: record[name] for name in ("metrics", "seconds", "notes", "commit", "machine")})
+    return Row(
+        arm=arm,
+        **{name: record[name] for name in ("metrics", "seconds", "notes", "commit", "machine")},
+    )
 
 
 def _compact(name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -282,6 +312,8 @@ def _compact(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if whole.dtype == np.bool_:
         whole = whole.astype(np.uint8)
     if whole.dtype.kind not in "iu" or (whole.size and whole.min() < 0):
-        raise ValueError(f"items {name}: {whole.dtype} is no kind of rank; expected whole numbers from 0 on")
+        raise ValueError(
+            f"items {name}: {whole.dtype} is no kind of rank; expected whole numbers from 0 on"
+        )
     largest = int(whole.max(initial=0))
     return whole.astype(next(kind for kind in _INTEGERS if largest <= np.iinfo(kind).max))

@@ -17,8 +17,9 @@ from study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run the unfinished arms of the claims, print the tables, write pages of results, and return the exit status. A
-    claim that misses data is reported and ends there; arms that ran before keep their results."""
+    """Run the unfinished arms of the claims, print the tables, write pages of results, and return
+    the exit status. A claim that misses data is reported and ends there; arms that ran before keep
+    their results."""
     for line in data.missing(track):
         say(line)
     for name in claims:
@@ -28,14 +29,19 @@ def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows)
             say(f"{name}: left out. {error}")
     for name, table in TABLES.items():
         if table.claim in claims and (found := lines(rows, table, track)):
-            say("\n".join(["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]))
+            say(
+                "\n".join(
+                    ["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]
+                )
+            )
     if any(rows.read(claim) for claim in claims):
         make_pages(rows, rows.folder / "page")
     return OK
 
 
 def make_pages(rows: Rows, docs: Path) -> int:
-    """Write the documentation pages and return the exit status. Raises `WrongUse` if there are no results."""
+    """Write the documentation pages and return the exit status. Raises `WrongUse` if there are no
+    results."""
     if not any(rows.read(claim) for claim in CLAIMS):
         raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
     for path in write_pages(rows, docs):
@@ -51,7 +57,10 @@ def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows)
     """Run every arm of a claim that has no result yet, and pack the items."""
     arms = claim.arms(track, scale, data)
     todo = [arm for arm in arms if not rows.done(arm)]
-    say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")
+    say(
+        f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them"
+        " done"
+    )
     for arm in todo:
         started = time.perf_counter()
         metrics, items, notes = claim.run(arm, data)

@@ -1,8 +1,9 @@
 """The tables, for each track: the arms that are compared, and the result of each line.
 
-Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
-their number. A line with a corrected p value below 0.05 is called `better` or `worse`. `worse` is a reversal of the
-claim and is stated in words. Other lines are stated too, with the difference that would have been detected, if known.
+Every line is one comparison, at one pool and one budget, on one test set. All p values of a table
+are corrected for their number. A line with a corrected p value below 0.05 is called `better` or
+`worse`. `worse` is a reversal of the claim and is stated in words. Other lines are stated too, with
+the difference that would have been detected, if known.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Line:
     a: str
     found: tuple[Compared, ...]
     repeats: float | None
-    """How often B saw each of its pairs (for `select`, each kept pair). It is None if the row of B lacks this."""
+    """How often B saw each of its pairs (for `select`, each kept pair). It is None if the row of B
+    lacks this."""
 
     @property
     def verdict(self) -> str:
@@ -48,8 +50,8 @@ class Line:
 
 
 _RIVALS = (
-    "random-2", "all", "rules", "ca", "t", "cat", "masked", "score", "negcliploss", "flipped", "ca-score", "ca-masked",
-    "cat-score", "mix",
+    "random-2", "all", "rules", "ca", "t", "cat", "masked", "score", "negcliploss", "flipped",
+    "ca-score", "ca-masked", "cat-score", "mix",
 )  # fmt: skip
 _GROUPS = ("score", "negcliploss", "complexity", "actions", "masked", "text")
 
@@ -75,7 +77,8 @@ TABLES = {
         (RANK,),
         items=_RETRIEVAL,
     ),
-    # Added when the results were known: readers ask for it first. Its correction is its own, so the others keep theirs.
+    # Added when the results were known: readers ask for it first. Its correction is its own, so the
+    # others keep theirs.
     "score-against-cat": Table("rivals", (("score", "cat"),), (R10,), items=_RETRIEVAL),
     "masking": Table(
         "rivals",
@@ -91,26 +94,42 @@ TABLES = {
     ),
     "mix": Table("mix", (("self-30", "score-30"),)),
     "mix-rivals": Table(
-        "mix", tuple(("self-30", f"{a}-30") for a in ("random", "negcliploss", "mix", "other", "cat-score"))
+        "mix",
+        tuple(
+            ("self-30", f"{a}-30") for a in ("random", "negcliploss", "mix", "other", "cat-score")
+        ),
     ),
     # Added when the results were known, as no table of this claim or of rivals had it.
     "negcliploss-against-score": Table("mix", (("negcliploss-30", "score-30"),), (RANK,)),
     "mix-sizes": Table(
         "mix",
-        tuple((f"{b}-{size}", f"score-{size}") for size in (10, 60) for b in ("self", "mix", "negcliploss", "random")),
+        tuple(
+            (f"{b}-{size}", f"score-{size}")
+            for size in (10, 60)
+            for b in ("self", "mix", "negcliploss", "random")
+        ),
     ),
     "mix-without": Table("mix", tuple((f"self-no-{group}-30", "self-30") for group in _GROUPS)),
-    "concepts": Table("concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet"))),
+    "concepts": Table(
+        "concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet"))
+    ),
     "teachers": Table("teachers", _by_loss(("embeddings", "none"))),
     "teachers-both": Table("teachers", _by_loss(("both", "embeddings"), ("both", "concepts"))),
     "teachers-concepts": Table("teachers", _by_loss(("concepts", "none"))),
     "teachers-negatives": Table(
-        "teachers", tuple((f"{arm}-hn", f"{arm}-infonce") for arm in ("none", "concepts", "embeddings", "both"))
+        "teachers",
+        tuple(
+            (f"{arm}-hn", f"{arm}-infonce") for arm in ("none", "concepts", "embeddings", "both")
+        ),
     ),
     # Added when the results were known.
     "teachers-more": Table("teachers", (("embeddings-infonce", "more-infonce"),)),
-    "negatives": Table("negatives", tuple((f"beta-{beta}", "beta-0") for beta in ("0.25", "0.5", "1"))),
-    "fewshot": Table("fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"),
+    "negatives": Table(
+        "negatives", tuple((f"beta-{beta}", "beta-0") for beta in ("0.25", "0.5", "1"))
+    ),
+    "fewshot": Table(
+        "fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"
+    ),
     "select": Table("select", (("selected", "all"), ("selected", "kept"))),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
@@ -118,7 +137,8 @@ TABLES = {
 
 
 def lines(rows: Rows, table: Table, track: str) -> list[Line]:
-    """Return all comparisons of a table that have enough rows on the track, with corrected p values."""
+    """Return all comparisons of a table that have enough rows on the track, with corrected p
+    values."""
     of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
     found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]
     made = [
@@ -131,7 +151,12 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     ]
     order = _unique(line.items for line in made)
     made.sort(
-        key=lambda line: (order.index(line.items), line.pool, table.contrasts.index((line.b, line.a)), line.budget)
+        key=lambda line: (
+            order.index(line.items),
+            line.pool,
+            table.contrasts.index((line.b, line.a)),
+            line.budget,
+        )
     )
     # One correction covers all cells of the table.
     cells = iter(corrected([cell for line in made for cell in line.found]))
@@ -139,17 +164,25 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
 
 
 def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
-    """Return the rows of an arm at a pool and budget, by seed. The row of ZERO_SHOT serves every seed and budget."""
+    """Return the rows of an arm at a pool and budget, by seed. The row of ZERO_SHOT serves every
+    seed and budget."""
     if arm == ZERO_SHOT:
         # One row, which is used for every seed of the others.
         row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)
         seeds = {row.arm.seed for row in found}
         return {seed: row for seed in seeds} if row else {}
-    return {row.arm.seed: row for row in found if (row.arm.pool, row.arm.budget, row.arm.arm) == (pool, budget, arm)}
+    return {
+        row.arm.seed: row
+        for row in found
+        if (row.arm.pool, row.arm.budget, row.arm.arm) == (pool, budget, arm)
+    }
 
 
-def _compared(rows: Rows, found: Sequence[Row], table: Table, pool: str, budget: int, b: str, a: str) -> Iterator[Line]:
-    of_b, of_a = side(found, pool, budget, b), side(found, pool, budget, a)
+def _compared(
+    rows: Rows, found: Sequence[Row], table: Table, pool: str, budget: int, b: str, a: str
+) -> Iterator[Line]:
+    of_b = side(found, pool, budget, b)
+    of_a = side(found, pool, budget, a)
     if not of_b or not of_a:
         return
     first = next(iter(of_b.values()))

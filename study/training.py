@@ -51,7 +51,9 @@ class Pairs:
 
     def take(self, rows: NDArray[np.int64]) -> Pairs:
         kept, image = np.unique(self.image[rows], return_inverse=True)
-        return Pairs(self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1))
+        return Pairs(
+            self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1)
+        )
 
     def save(self, path: Path) -> None:
         pixels = self.images.ndim == 4
@@ -79,16 +81,24 @@ class Encoding(ABC):
     def texts(self, captions: Sequence[str]) -> Tensor:
         """Return (m, d) unit vectors."""
 
-    def retrieval(self, tests: Mapping[str, Pairs]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
-        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie wrong results are
-        ahead."""
+    def retrieval(
+        self, tests: Mapping[str, Pairs]
+    ) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
+        """Return metrics and 1-based ranks of test sets, by `NAME/t2i` and `NAME/i2t`. In a tie
+        wrong results are ahead."""
         metrics: dict[str, float] = {}
         ranks: dict[str, NDArray[np.int64]] = {}
         for name, pairs in tests.items():
-            images, texts = (ArrayRows(one.numpy()) for one in (self.images(pairs.images), self.texts(pairs.captions)))
+            images, texts = (
+                ArrayRows(one.numpy())
+                for one in (self.images(pairs.images), self.texts(pairs.captions))
+            )
             for direction, ranks_of in (("t2i", text_to_image_ranks), ("i2t", image_to_text_ranks)):
-                items, found = f"{name}/{direction}", ranks_of(images, texts, pairs.image, strict=True) + 1
-                metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
+                items = f"{name}/{direction}"
+                found = ranks_of(images, texts, pairs.image, strict=True) + 1
+                metrics |= {
+                    f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS
+                }
                 metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
                 ranks[items] = found
         return metrics, ranks
@@ -119,7 +129,9 @@ class Trained(Encoding):
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Tensor:
         parts = self.tokenize(captions).split(AT_ONCE)
-        return torch.cat([self._unit(self.clip.encode_text(part.to(self.device))) for part in parts])
+        return torch.cat(
+            [self._unit(self.clip.encode_text(part.to(self.device))) for part in parts]
+        )
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
@@ -127,7 +139,8 @@ class Trained(Encoding):
 
 
 def batch_of_few(pairs: Pairs) -> dict[str, Any]:
-    """Return settings, for `changed`, with a smaller batch if the pairs do not fill one, as in generated pools."""
+    """Return settings, for `changed`, with a smaller batch if the pairs do not fill one, as in
+    generated pools."""
     few = len(pairs.captions)
     return {"schedule": {"batch_size": few}} if few < BATCH_SIZE else {}
 
@@ -142,9 +155,11 @@ def trained(
     changed: Mapping[str, Any],
     concepts: Path | None = None,
 ) -> Trained:
-    """Train a model on pairs, which are saved as `FILE`, and return it. `budget` counts samples seen, `words` is the
-    vocabulary of a small text tower, and `changed` overrides the configuration. `concepts` is a folder of concept
-    targets for `FILE`; without it there are no heads. Raises KeyboardInterrupt if a signal stopped the training."""
+    """Train a model on pairs, which are saved as `FILE`, and return it. `budget` counts samples
+    seen, `words` is the vocabulary of a small text tower, and `changed` overrides the
+    configuration. `concepts` is a folder of concept targets for `FILE`; without it there are no
+    heads. Raises KeyboardInterrupt if a signal stopped the training.
+    """
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
         pairs.save(folder / FILE)
@@ -159,19 +174,25 @@ def trained(
         if outcome.export is None:  # a signal came: the arm gets no row and runs again next time
             raise KeyboardInterrupt
         model = architecture(settings.model)
-        towers = [model[part]["tower"] for part in ("vision_cfg", "text_cfg") if "tower" in model[part]]
+        towers = [
+            model[part]["tower"] for part in ("vision_cfg", "text_cfg") if "tower" in model[part]
+        ]
         clip, tokenize = load(outcome.export, towers)
         shape = input_shape(clip, model)
     device = torch.device(device_type(settings))
     transform = StoredTransform(settings.transform, shape, training=False)
-    return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform).to(device), device)
+    return Trained(
+        clip.to(device), tokenize, transform, Pixels(settings.transform).to(device), device
+    )
 
 
 def _settings(config: Path, given: Mapping[str, Any], words: Sequence[str]) -> Config:
-    """Return the configuration with overrides. A small text tower gets the vocabulary `words`; others have tokens."""
+    """Return the configuration with overrides. A small text tower gets the vocabulary `words`;
+    others have tokens."""
     settings = load_config(str(config), base=given)
     if not is_own((settings.model.architecture or {})["text_cfg"]):
         return settings
     return load_config(
-        str(config), base=merged(given, {"model": {"architecture": {"text_cfg": {"words": list(words)}}}})
+        str(config),
+        base=merged(given, {"model": {"architecture": {"text_cfg": {"words": list(words)}}}}),
     )

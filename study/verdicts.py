@@ -1,8 +1,9 @@
 """CAT's decisions on pairs: runs of the product's own filter, read back as one word per pair.
 
-Two kinds of pairs occur in a crawl but not in a curated set. The first are alt texts of LAION (img2dataset's tests have
-ten thousand) with images of other pairs; CAT decides on them without T. The second are captions drawn into images,
-which a model that reads text could match without looking at anything else; CAT decides on them like on any other pair.
+Two kinds of pairs occur in a crawl but not in a curated set. The first are alt texts of LAION
+(img2dataset's tests have ten thousand) with images of other pairs; CAT decides on them without T.
+The second are captions drawn into images, which a model that reads text could match without looking
+at anything else; CAT decides on them like on any other pair.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from open_diht.eval.errors import EvalError
 from open_diht.eval.fetch.archives import jpeg
 from study.images import publish_tar
 
-WIDTH, HEIGHT = 320, 240
+WIDTH = 320
+HEIGHT = 240
 _SIZES = (18, 22, 26)
 _LETTER = 0.52
 """Assumed mean width of a letter of Pillow's default font, in units of its size."""
@@ -42,10 +44,12 @@ class Decided:
 
 
 def run_filter(*options: str) -> None:
-    """Run `python -m open_diht.pipelines` with these options; it resumes a stopped run. Raises `FilterFailed`."""
+    """Run `python -m open_diht.pipelines` with these options; it resumes a stopped run. Raises
+    `FilterFailed`."""
     command = [sys.executable, "-m", "open_diht.pipelines", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as filtering:
-        # By default SIGTERM would end this process alone, and the filter still at work would bar the next one.
+        # By default SIGTERM would end this process alone, and the filter still at work would bar
+        # the next one.
         before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             said = filtering.communicate()[1].strip().splitlines()
@@ -56,8 +60,8 @@ def run_filter(*options: str) -> None:
             signal.signal(signal.SIGTERM, before)
     if filtering.returncode:
         raise FilterFailed(
-            f"`python -m open_diht.pipelines {' '.join(options)}` ended with {filtering.returncode}: "
-            f"{said[-1] if said else 'no message'}"
+            f"`python -m open_diht.pipelines {' '.join(options)}` ended with"
+            f" {filtering.returncode}: {said[-1] if said else 'no message'}"
         )
 
 
@@ -74,8 +78,18 @@ def decided(output: Path, name: str) -> dict[str, Decided]:
 
 
 def laion_captions(manifest: Path, output: Path) -> list[Decided]:
-    """Return the captions of a manifest with the decisions of C and A, equal rows once. Raises `FilterFailed`."""
-    run_filter("--dataset", "custom", "--input", str(manifest), "--output", str(output), "--stages", "captions")
+    """Return the captions of a manifest with the decisions of C and A, equal rows once. Raises
+    `FilterFailed`."""
+    run_filter(
+        "--dataset",
+        "custom",
+        "--input",
+        str(manifest),
+        "--output",
+        str(output),
+        "--stages",
+        "captions",
+    )
     return [one for _, one in sorted(decided(output, "uid").items())]
 
 
@@ -92,18 +106,33 @@ def drawn_images(captions: Sequence[str], seed: int) -> Iterator[Image.Image]:
         text = "\n".join(textwrap.wrap(caption, int((WIDTH - 20) / (size * _LETTER))))
         place = (WIDTH / 2, HEIGHT / 2)
         font = ImageFont.load_default(size)
-        ImageDraw.Draw(image).multiline_text(place, text, font=font, fill=ink, anchor="mm", align="center")
+        ImageDraw.Draw(image).multiline_text(
+            place, text, font=font, fill=ink, anchor="mm", align="center"
+        )
         yield image
 
 
 def write_drawn(path: Path, captions: Sequence[str], seed: int) -> None:
     """Write the `drawn_images` as a tar in the webdataset layout, which the filter reads."""
     pairs = enumerate(zip(drawn_images(captions, seed), captions, strict=True))
-    content = ((f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption}) for number, (image, caption) in pairs)
+    content = (
+        (f"{number:06d}", {"jpg": jpeg(image, 90), "txt": caption})
+        for number, (image, caption) in pairs
+    )
     publish_tar(path, content)
 
 
 def drawn_verdicts(tar: Path, output: Path) -> dict[str, Decided]:
-    """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys. Raises `FilterFailed`."""
-    run_filter("--dataset", "custom", "--input", str(tar), "--output", str(output), "--stages", "captions,spotting")
+    """Return CAT's decisions on the pairs of a tar of `write_drawn`, by their keys. Raises
+    `FilterFailed`."""
+    run_filter(
+        "--dataset",
+        "custom",
+        "--input",
+        str(tar),
+        "--output",
+        str(output),
+        "--stages",
+        "captions,spotting",
+    )
     return decided(output, "__key__")

@@ -1,4 +1,5 @@
-"""What the real parsers make of command lines, of `make` and of `open-diht`, without running the commands."""
+"""What the real parsers make of command lines, of `make` and of `open-diht`, without running the
+commands."""
 
 import argparse
 import os
@@ -19,8 +20,11 @@ class _Parsed(BaseException):
     """The command line was understood; what would follow is another test's."""
 
 
-def understood(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[argparse.Namespace, list[str]]:
-    """Return what the first parser that `run` comes to makes of its arguments, and what it leaves."""
+def understood(
+    run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return what the first parser that `run` comes to makes of its arguments, and what it
+    leaves."""
     parse = argparse.ArgumentParser.parse_known_args
 
     def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
@@ -34,9 +38,14 @@ def understood(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple
 
 
 def of_make(*words: str) -> list[list[str]]:
-    """Return the words behind `open-diht` of each of our commands that a line of make runs. `words` follow `make`."""
+    """Return the words behind `open-diht` of each of our commands that a line of make runs. `words`
+    follow `make`."""
     done = subprocess.run(
-        ["make", "-n", *words], cwd=REPOSITORY, env=os.environ | _QUIET, capture_output=True, text=True
+        ["make", "-n", *words],
+        cwd=REPOSITORY,
+        env=os.environ | _QUIET,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and "Nothing to be done" not in done.stdout, done.stderr
     return [shlex.split(line) for line in re.findall(r"\.venv/bin/open-diht (.*)", done.stdout)]

@@ -26,24 +26,38 @@ from tests.forks import Forks
 from tests.hub_server import Hub
 from tests.skips import Skips
 
-settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
+settings.register_profile(
+    "tests", deadline=None
+)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
-"""What tests need and a checkout fetches or builds once: OCR weights, evaluation data, an S3 server."""
+"""What tests need and a checkout fetches or builds once: OCR weights, evaluation data, an S3
+server."""
 _OF_THE_HOME = (
-    *("DIHT_BENCH_DATA", "DIHT_OCR_MODELS", "HF_", "HUGGINGFACE_", "MPLCONFIGDIR", "OPEN_DIHT_", "TORCH_HOME"),
+    *(
+        "DIHT_BENCH_DATA",
+        "DIHT_OCR_MODELS",
+        "HF_",
+        "HUGGINGFACE_",
+        "MPLCONFIGDIR",
+        "OPEN_DIHT_",
+        "TORCH_HOME",
+    ),
     *("TORCHINDUCTOR_CACHE_DIR", "TRANSFORMERS_", "TRITON_", "XDG_"),
 )
 """Beginnings of the variables that lead to data and caches of the user."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--skipped", action="store_true", help="run only the tests that the last run skipped")
+    parser.addoption(
+        "--skipped", action="store_true", help="run only the tests that the last run skipped"
+    )
 
 
 def _end_quietly() -> None:
-    """Triton's bindings report what lives as long as the interpreter as leaked, on forty lines of each process."""
+    """Triton's bindings report what lives as long as the interpreter as leaked, on forty lines of
+    each process."""
     if "triton._C.libtriton" in sys.modules:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -70,22 +84,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests come first, or one of the two processes would be left with them at the end."""
+    """Files with long tests come first, or one of the two processes would be left with them at the
+    end."""
     long = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_wait_for_the_disk() -> Iterator[None]:
-    """What a process has written outlives it whatever the disk holds: only a test that cuts the power could tell."""
+    """What a process has written outlives it whatever the disk holds: only a test that cuts the
+    power could tell."""
     with patch("os.fsync", lambda descriptor: None):
         yield
 
 
 @pytest.fixture
 def commands_in_process(monkeypatch) -> None:
-    """What starts a command of `pipelines` runs it in the process of the test, which keeps its signals and forks
-    nothing."""
+    """What starts a command of `pipelines` runs it in the process of the test, which keeps its
+    signals and forks nothing."""
 
     def run_command(
         module: str,
@@ -111,7 +127,8 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def ocr_models() -> None:
-    """Installs the OCR weights, which a checkout fetches once, where runs of this session look for them."""
+    """Installs the OCR weights, which a checkout fetches once, where runs of this session look for
+    them."""
     place = Path.home() / ".cache" / "diht" / "ocr"
     with open(place.with_name("ocr.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist share the home
@@ -123,30 +140,45 @@ def ocr_models() -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium as the system has it; skips where there is none."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+    pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'"
+    )
     from benchmarks import pictures
 
     if not any(map(shutil.which, pictures.CHROMIUM)):
-        pytest.skip("no Chromium on PATH; on Debian: apt-get install chromium-headless-shell fonts-dejavu-core")
+        pytest.skip(
+            "no Chromium on PATH; on Debian: apt-get install chromium-headless-shell"
+            " fonts-dejavu-core"
+        )
     with pictures.browser() as started:
         yield started
 
 
 @pytest.fixture
 def hub(monkeypatch) -> Iterator[Hub]:
-    """A hub on this machine, to which the environment and the client lead, with a token that may write."""
-    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[cloud]'")
+    """A hub on this machine, to which the environment and the client lead, with a token that may
+    write."""
+    constants = pytest.importorskip(
+        "huggingface_hub.constants", reason="not installed: pip install '.[cloud]'"
+    )
     from huggingface_hub import HfFileSystem
 
     server = Hub()
     server.start()
-    asked = {"HF_ENDPOINT": server.address, "HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    asked = {
+        "HF_ENDPOINT": server.address,
+        "HF_TOKEN": "hf_good",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
     for name, value in asked.items():
         monkeypatch.setenv(name, value)
     # What the client reads of the environment when it is imported.
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        server.address + "/{repo_id}/resolve/{revision}/{filename}",
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -164,7 +196,9 @@ def _server() -> str:
     """The path of versitygw, an S3 server over a folder; skips where there is none."""
     found = os.environ.get("VERSITYGW") or shutil.which("versitygw") or str(TOOLS / "versitygw")
     if not os.path.exists(found):
-        pytest.skip("no S3 server: `make s3-server` builds versitygw (needs Go), or VERSITYGW names one")
+        pytest.skip(
+            "no S3 server: `make s3-server` builds versitygw (needs Go), or VERSITYGW names one"
+        )
     return found
 
 
@@ -228,7 +262,9 @@ def bucket(s3_server) -> str:
 def dead_store(monkeypatch) -> Iterator[str]:
     """s3://... of a store whose server does not answer."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
-    with socket.socket() as probe:  # bound and not listening, so that no other process takes the port
+    with (
+        socket.socket() as probe
+    ):  # bound and not listening, so that no other process takes the port
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_MAX_ATTEMPTS"):

@@ -1,5 +1,6 @@
-"""Functions of test files in processes forked from one that has imported the file: torch, which takes seconds, is
-imported once. Started as a program, this is that server, at the head of a process group."""
+"""Functions of test files in processes forked from one that has imported the file: torch, which
+takes seconds, is imported once. Started as a program, this is that server, at the head of a process
+group."""
 
 import importlib.util
 import os
@@ -30,13 +31,16 @@ class Forks:
             start_new_session=True,
         )
 
-    def start(self, file: str, function: str, *arguments: Any, said: Path, **environment: str) -> int:
-        """Begin `function(*arguments)` of a file. What it prints is added to the file `said`; an exception is status 1.
-        Returns its process id."""
+    def start(
+        self, file: str, function: str, *arguments: Any, said: Path, **environment: str
+    ) -> int:
+        """Begin `function(*arguments)` of a file. What it prints is added to the file `said`; an
+        exception is status 1. Returns its process id."""
         return self._ask(file, function, arguments, str(said), environment)
 
     def wait(self, process: int) -> int:
-        """How it has ended: its exit status, or the negative number of the signal that killed it."""
+        """How it has ended: its exit status, or the negative number of the signal that killed
+        it."""
         return self._ask(process, 0)
 
     def poll(self, process: int) -> int | None:
@@ -49,15 +53,20 @@ class Forks:
         status = self.wait(self.start(file, function, *arguments, said=said))
         assert status == 0, said.read_text()[-6000:]
 
-    def call_on_ranks(self, world: int, file: str, function: str, *arguments: Any, folder: Path) -> str:
-        """Run it on so many ranks, as torchrun starts them, to their good ends. Returns what they have printed."""
+    def call_on_ranks(
+        self, world: int, file: str, function: str, *arguments: Any, folder: Path
+    ) -> str:
+        """Run it on so many ranks, as torchrun starts them, to their good ends. Returns what they
+        have printed."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         ranks = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         files = [folder / f"said-by-{rank}-of-{world}.txt" for rank in range(world)]
         started = [
-            self.start(file, function, *arguments, said=said, RANK=str(rank), LOCAL_RANK=str(rank), **ranks)
+            self.start(
+                file, function, *arguments, said=said, RANK=str(rank), LOCAL_RANK=str(rank), **ranks
+            )
             for rank, said in enumerate(files)
         ]
         statuses = [self.wait(process) for process in started]
@@ -79,9 +88,10 @@ class Forks:
 
 
 def _serve() -> NoReturn:
-    """Answer orders, until there are no more: (file, function, arguments, said, environment) with a process id,
-    (process id, options of waitpid) with its status."""
-    orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w")
+    """Answer orders, until there are no more: (file, function, arguments, said, environment) with a
+    process id, (process id, options of waitpid) with its status."""
+    orders = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     modules: dict[str, ModuleType] = {}
     while True:
@@ -112,7 +122,11 @@ def _imported(file: str, name: str) -> ModuleType:
 
 
 def _work(
-    module: ModuleType, function: str, arguments: tuple[Any, ...], said: str, environment: dict[str, str]
+    module: ModuleType,
+    function: str,
+    arguments: tuple[Any, ...],
+    said: str,
+    environment: dict[str, str],
 ) -> NoReturn:
     status = 1
     try:

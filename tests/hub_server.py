@@ -1,4 +1,5 @@
-"""A hub on this machine: the calls of the Hugging Face hub that the real client makes, over repositories in memory."""
+"""A hub on this machine: the calls of the Hugging Face hub that the real client makes, over
+repositories in memory."""
 
 import base64
 import hashlib
@@ -82,7 +83,9 @@ class Hub(ThreadingHTTPServer):
         """Those that are killed leave their connections open."""
 
     def start(self) -> None:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
     def stop(self) -> None:
         self.shutdown()
@@ -97,13 +100,17 @@ def git_oid(content: bytes) -> str:
 class _Refused(Exception):
     def __init__(self, status: int, code: str = "", message: str = ""):
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status = status
+        self.code = code
+        self.message = message
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else an answer's body waits 40 ms for its head to be acknowledged
+    disable_nagle_algorithm = (
+        True  # else an answer's body waits 40 ms for its head to be acknowledged
+    )
 
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -115,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._call(body)
         except _Refused as refused:
             self._answer(
-                refused.status, {"error": refused.message}, {"X-Error-Code": refused.code} if refused.code else {}
+                refused.status,
+                {"error": refused.message},
+                {"X-Error-Code": refused.code} if refused.code else {},
             )
 
     do_GET = do_HEAD = do_POST = do_PUT = _do
@@ -134,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = "/".join((["datasets"] if parts[1] == "datasets" else []) + parts[2:4])
             return self._api(name, parts[4:], query, body)
         start = 1 if parts[0] == "datasets" else 0
-        name, rest = "/".join(parts[: start + 2]), parts[start + 2 :]
+        name = "/".join(parts[: start + 2])
+        rest = parts[start + 2 :]
         if rest[:1] == ["resolve"]:
             return self._file(name, rest[1], "/".join(rest[2:]))
         if name.endswith(".git"):
@@ -153,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403 if token else 401, "", "this token may not write")
 
     def _repository(self, name: str) -> Repository:
-        token, found = self._token(), self.server.repositories.get(name)
+        token = self._token()
+        found = self.server.repositories.get(name)
         if found is None or (found.private and token not in found.readers):
             raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")
         return found
@@ -197,24 +208,40 @@ class _Handler(BaseHTTPRequestHandler):
             known_commits = [*repository.commits]  # of one branch, as far as tests look at them
             about = {"title": "", "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
             latest = known_commits.index(self._at(repository, call[1])) + 1
-            return self._answer(200, [{"id": oid, **about} for oid in reversed(known_commits[:latest])])
+            return self._answer(
+                200, [{"id": oid, **about} for oid in reversed(known_commits[:latest])]
+            )
         if call[:1] in ([], ["revision"]):
             oid = self._at(repository, call[1] if call else "main")
             files = [{"rfilename": path} for path in repository.commits[oid]]
-            info = {"id": name.removeprefix("datasets/"), "sha": oid, "private": repository.private, "siblings": files}
-            return self._answer(200, {**info, "gated": "manual" if repository.gated else False, "tags": []})
+            info = {
+                "id": name.removeprefix("datasets/"),
+                "sha": oid,
+                "private": repository.private,
+                "siblings": files,
+            }
+            return self._answer(
+                200, {**info, "gated": "manual" if repository.gated else False, "tags": []}
+            )
         oid = self._at(repository, call[1])
         files_there = repository.commits[oid]
         if call[0] == "tree":
-            return self._answer(200, self._tree(files_there, "/".join(call[2:]), query.get("recursive") == "true"))
+            return self._answer(
+                200, self._tree(files_there, "/".join(call[2:]), query.get("recursive") == "true")
+            )
         if call[0] == "paths-info":
             wanted = parse_qs(body.decode())["paths"]
             known_paths = {entry["path"]: entry for entry in self._tree(files_there, "", True)}
             return self._answer(200, [known_paths[path] for path in wanted if path in known_paths])
         self._may_write()
         if call[0] == "preupload":
-            return self._answer(200, {"files": [self._mode(file, files_there) for file in json.loads(body)["files"]]})
-        return self._commit(name, repository, call[1], [json.loads(line) for line in body.splitlines()])
+            return self._answer(
+                200,
+                {"files": [self._mode(file, files_there) for file in json.loads(body)["files"]]},
+            )
+        return self._commit(
+            name, repository, call[1], [json.loads(line) for line in body.splitlines()]
+        )
 
     def _tree(self, files: Files, folder: str, recursive: bool) -> list[dict[str, Any]]:
         prefix = f"{folder}/" if folder else ""
@@ -225,7 +252,12 @@ class _Handler(BaseHTTPRequestHandler):
             inside = path.removeprefix(prefix).split("/")
             for depth in range(1, len(inside) if recursive else min(len(inside), 2)):
                 above = prefix + "/".join(inside[:depth])
-                found[above] = {"type": "directory", "oid": git_oid(above.encode()), "size": 0, "path": above}
+                found[above] = {
+                    "type": "directory",
+                    "oid": git_oid(above.encode()),
+                    "size": 0,
+                    "path": above,
+                }
             if recursive or len(inside) == 1:
                 found[path] = _entry(path, content)
         if folder and not found:
@@ -233,18 +265,31 @@ class _Handler(BaseHTTPRequestHandler):
         return list(found.values())
 
     def _mode(self, file: dict[str, Any], files: Files) -> dict[str, Any]:
-        large, known = file["path"].endswith(LARGE), files.get(file["path"])
-        oid = None if known is None else hashlib.sha256(known).hexdigest() if large else git_oid(known)
+        large = file["path"].endswith(LARGE)
+        known = files.get(file["path"])
+        oid = (
+            None
+            if known is None
+            else hashlib.sha256(known).hexdigest()
+            if large
+            else git_oid(known)
+        )
         mode = "lfs" if large else "regular"
-        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False} | ({"oid": oid} if oid else {})
+        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False} | (
+            {"oid": oid} if oid else {}
+        )
 
-    def _commit(self, name: str, repository: Repository, branch: str, lines: list[dict[str, Any]]) -> None:
-        header, parent = lines[0]["value"], repository.branches[branch]
+    def _commit(
+        self, name: str, repository: Repository, branch: str, lines: list[dict[str, Any]]
+    ) -> None:
+        header = lines[0]["value"]
+        parent = repository.branches[branch]
         if header.get("parentCommit", parent) != parent:
             raise _Refused(412, "", "A commit has happened since. Please refresh and try again.")
         files = dict(repository.commits[parent])
         for line in lines[1:]:
-            kind, value = line["key"], line["value"]
+            kind = line["key"]
+            value = line["value"]
             if kind == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif kind == "lfsFile":
@@ -261,7 +306,11 @@ class _Handler(BaseHTTPRequestHandler):
         found = []
         for one in asked["objects"]:
             new = one["oid"] not in self.server.stored
-            upload = {"actions": {"upload": {"href": f"{self.server.address}/large/{one['oid']}"}}} if new else {}
+            upload = (
+                {"actions": {"upload": {"href": f"{self.server.address}/large/{one['oid']}"}}}
+                if new
+                else {}
+            )
             found.append({"oid": one["oid"], "size": one["size"], **upload})
         self._answer(200, {"transfer": "basic", "objects": found})
 
@@ -280,7 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             raise _Refused(404, "EntryNotFound", f"{path} does not exist")
         headers = {"X-Repo-Commit": oid, "ETag": f'"{git_oid(content)}"', "Accept-Ranges": "bytes"}
-        status, wanted = 200, self.headers.get("Range")
+        status = 200
+        wanted = self.headers.get("Range")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             stop = min(int(last) + 1 if last else len(content), len(content))
@@ -289,11 +339,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, content, {"Content-Type": "application/octet-stream", **headers})
 
     def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+        self._send(
+            status,
+            json.dumps(value).encode(),
+            {"Content-Type": "application/json", **(headers or {})},
+        )
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         if not self.server.after(f"{self.command} {self.path}"):
-            status, content, headers = 400, b"", {}
+            status = 400
+            content = b""
+            headers = {}
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -309,6 +365,13 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "size": len(content), "path": path}
     if not path.endswith(LARGE):
         return {**entry, "oid": git_oid(content)}
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(content).hexdigest()}\n".encode()
-    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": len(pointer)}
+    pointer = (
+        "version https://git-lfs.github.com/spec/v1\noid"
+        f" sha256:{hashlib.sha256(content).hexdigest()}\n".encode()
+    )
+    large = {
+        "oid": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "pointerSize": len(pointer),
+    }
     return {**entry, "oid": git_oid(pointer), "lfs": large}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of all modules that the file imports; `from a import b` gives `a` and `a.b`, whatever b is."""
+    """Dotted names of all modules that the file imports; `from a import b` gives `a` and `a.b`,
+    whatever b is."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -17,4 +18,6 @@ def imported(path: Path) -> set[str]:
 
 def packages(path: Path) -> set[str]:
     """First names of all modules that the file imports; of `open_diht.X` it is X."""
-    return {name.removeprefix("open_diht.").partition(".")[0] for name in imported(path)} - {"open_diht"}
+    return {name.removeprefix("open_diht.").partition(".")[0] for name in imported(path)} - {
+        "open_diht"
+    }

@@ -1,4 +1,5 @@
-"""What a session of pytest skipped: counted by reason at its end, and kept for `--skipped` of the next one."""
+"""What a session of pytest skipped: counted by reason at its end, and kept for `--skipped` of the
+next one."""
 
 from collections import Counter
 from typing import Any
@@ -12,16 +13,21 @@ class Skips:
     """The skipped tests of a session, and the files that a missing package skips as a whole."""
 
     def __init__(self, config: pytest.Config):
-        self._config, self._reasons = config, dict[str, str]()
+        self._config = config
+        self._reasons = dict[str, str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.skipped and isinstance(report.longrepr, tuple):  # of an expected failure it is none
+        if report.skipped and isinstance(
+            report.longrepr, tuple
+        ):  # of an expected failure it is none
             self._reasons[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.pytest_runtest_logreport(report)
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
         if not config.getoption("--skipped"):
             return
         last = {*config.cache.get(KEY, ())}  # type: ignore[union-attr]  # the cache is a plugin of pytest's own
@@ -36,15 +42,20 @@ class Skips:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self._reasons |= getattr(node, "workeroutput", {}).get("skipped", {})  # a crashed worker has none
+        self._reasons |= getattr(node, "workeroutput", {}).get(
+            "skipped", {}
+        )  # a crashed worker has none
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self._config.cache.set(KEY, sorted(self._reasons))  # type: ignore[union-attr]
         if not self._reasons:
             return
-        terminalreporter.section(f"{len(self._reasons)} skipped; after a remedy: make test ARGS=--skipped")
+        terminalreporter.section(
+            f"{len(self._reasons)} skipped; after a remedy: make test ARGS=--skipped"
+        )
         found = Counter(
-            reason if "::" in node else f"{reason} (all of {node})" for node, reason in self._reasons.items()
+            reason if "::" in node else f"{reason} (all of {node})"
+            for node, reason in self._reasons.items()
         )
         for reason, count in found.most_common():
             terminalreporter.write_line(f"{count:5}  {' '.join(reason.split())}")

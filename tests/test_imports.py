@@ -1,4 +1,5 @@
-"""No file imports one that, directly or by way of others, imports it; importing changes nothing in the process."""
+"""No file imports one that, directly or by way of others, imports it; importing changes nothing in
+the process."""
 
 import functools
 import os
@@ -13,7 +14,10 @@ import pytest
 from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC = ("open_diht", *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")))
+PUBLIC = (
+    "open_diht",
+    *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval")),
+)
 STATE = """
 import importlib, locale, logging, os, pkgutil, random, signal, socket, sys, warnings
 
@@ -43,14 +47,20 @@ def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
     files = {
         path: path.relative_to(root).with_suffix("").parts
         for name in packages
-        for path in map(Path, glob(f"{root / name}/**/*.py", recursive=True))  # unlike rglob it follows links
+        for path in map(
+            Path, glob(f"{root / name}/**/*.py", recursive=True)
+        )  # unlike rglob it follows links
     }
     modules = {".".join(parts).removesuffix(".__init__"): path for path, parts in files.items()}
     found = {}
     for module, path in modules.items():
         names = imported(path)
         # `from package import module` needs that module, not the package's own file.
-        bases = {name for name in names if any(one in modules for one in names if one.rpartition(".")[0] == name)}
+        bases = {
+            name
+            for name in names
+            if any(one in modules for one in names if one.rpartition(".")[0] == name)
+        }
         found[module] = {name for name in names if name in modules} - bases - {module}
     return found
 
@@ -77,7 +87,12 @@ def test_no_part_of_pipelines_imports_upward():
     def part(module: str) -> str:
         return module.removeprefix(prefix).partition(".")[0]
 
-    edges = {(part(name), part(other)) for name, used in below.items() for other in used if other.startswith(prefix)}
+    edges = {
+        (part(name), part(other))
+        for name, used in below.items()
+        for other in used
+        if other.startswith(prefix)
+    }
     downward: dict[str, set[str]] = {}
     for one, other in edges:
         if one != other:
@@ -86,14 +101,25 @@ def test_no_part_of_pipelines_imports_upward():
 
 
 def changed_by(code: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")
+    }
     command = [sys.executable, "-c", STATE + code]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
     ).stdout
 
 
-WALK = "[each.name for each in pkgutil.walk_packages(importlib.import_module({0!r}).__path__, '{0}.'){1}]"
+WALK = (
+    "[each.name for each in pkgutil.walk_packages(importlib.import_module({0!r}).__path__,"
+    " '{0}.'){1}]"
+)
 LIBRARIES = "import open_clip, PIL.Image, pyarrow, scipy.stats, spacy, torchvision\n"
 BEAM = "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
 FILTERS = """
@@ -102,7 +128,8 @@ import numpy, pyarrow, yaml
 from open_diht.filters.light_imports import FRAMEWORKS, without
 with without(*FRAMEWORKS):
     import spacy
-OCR = ("open_diht.filters.spotting.ocr", "open_diht.filters.spotting.worker")  # their process is our own
+# Their process is our own.
+OCR = ("open_diht.filters.spotting.ocr", "open_diht.filters.spotting.worker")
 
 def more():
     return state() | {
@@ -116,7 +143,8 @@ def more():
         "folder": os.getcwd(),
     }
 
-modules = pkgutil.walk_packages(importlib.import_module("open_diht.filters").__path__, "open_diht.filters.")
+filters = importlib.import_module("open_diht.filters")
+modules = pkgutil.walk_packages(filters.__path__, "open_diht.filters.")
 compare((each.name for each in modules if not each.name.startswith(OCR)), state=more)
 """
 WALKED = ("open_diht.common", "open_diht.eval", "open_diht.trainer", "study")
@@ -137,5 +165,6 @@ CHANGES = {
     ],
 )
 def test_importing_changes_nothing(code):
-    """What libraries change when they are imported is theirs: the code of all but the packages imports them before."""
+    """What libraries change when they are imported is theirs: the code of all but the packages
+    imports them before."""
     assert changed_by(code) == ""

@@ -1,4 +1,5 @@
-"""`open-diht`: equal to the Makefile's targets, quick to answer, and whole in a wheel outside a checkout."""
+"""`open-diht`: equal to the Makefile's targets, quick to answer, and whole in a wheel outside a
+checkout."""
 
 import argparse
 import contextlib
@@ -46,7 +47,8 @@ def as_module(module: str, *arguments: str) -> None:
         ("select", ["OUTPUT=/data/cat", "SAMPLES=9"], ["--output", "/data/cat", "--samples", "9"]),
         ("concepts", [], []),
         ("train", [], []),
-        ("train", ["CONFIG=vit-b-32", "ARGS=loss.beta=0.5"], ["--config", "vit-b-32", "loss.beta=0.5"]),
+        ("train", ["CONFIG=vit-b-32", "ARGS=loss.beta=0.5"],
+         ["--config", "vit-b-32", "loss.beta=0.5"]),
         ("bench", [], []),
         ("bench-data", ["TASK=demo"], ["--task", "demo"]),
         ("compare", ["A=one", "B=two"], ["one", "two"]),
@@ -68,7 +70,9 @@ def test_a_command_is_what_its_target_is(target, variables, arguments, monkeypat
         (["concepts", "--data", "/nowhere", "--", "--epochs", "3"], 2),
     ],
 )
-def test_a_command_line_is_parsed_once(words: list[str], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_line_is_parsed_once(
+    words: list[str], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of `concepts` once for each half."""
     seen: list[object] = []
     parse = Parser.parse_known_args
@@ -85,7 +89,8 @@ def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "verify", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
     assert set(cli.COMMANDS) == wanted | {"average", "deploy", "weights"}, (
-        "a checkout has the recipes, targets fetch the weights, and averaging has no defaults to share"
+        "a checkout has the recipes, targets fetch the weights, and averaging has no defaults to"
+        " share"
     )
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
@@ -102,7 +107,11 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
     (first, features), (second, heads) = calls
     assert (first, second) == ("open_diht.pipelines.concepts.cli", "open_diht.trainer.concepts.cli")
-    assert (features.data, heads.concepts, heads.settings.epochs) == ("/data/cat", "/data/cat/concepts", 3)
+    assert (features.data, heads.concepts, heads.settings.epochs) == (
+        "/data/cat",
+        "/data/cat/concepts",
+        3,
+    )
     calls.clear()
     assert cli.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
     assert (calls[1][1].concepts, calls[1][1].shard) == ("/data/cat/concepts", "0/4")
@@ -149,19 +158,29 @@ def test_help_calls_a_command_as_it_was_called(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["filtre"], ["study"], ["study-data", "flickr8k"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["filtre"], ["study"], ["study-data", "flickr8k"]]
+)
 def test_what_needs_no_command_loads_no_library(words):
     code = (
-        "import sys; from open_diht import cli; status = cli.main(sys.argv[1:])\n"
-        "assert not {'apache_beam', 'torch', 'numpy', 'open_diht.pipelines', 'open_diht.trainer', 'open_diht.eval'} & "
-        "sys.modules.keys()\n"
-        "sys.exit(status)"
+        "import sys; from open_diht import cli; status = cli.main(sys.argv[1:])\nassert not"
+        " {'apache_beam', 'torch', 'numpy', 'open_diht.pipelines', 'open_diht.trainer',"
+        " 'open_diht.eval'} & sys.modules.keys()\nsys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True
+    )
     if words == ["filtre"]:
-        assert (done.returncode, done.stderr) == (2, "error: unknown command 'filtre'; did you mean 'filter'?\n")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: unknown command 'filtre'; did you mean 'filter'?\n",
+        )
     elif words and words[0].startswith("study"):
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"`make {words[0]}`" in done.stderr
+        assert (
+            done.returncode == 2
+            and done.stderr.count("\n") == 1
+            and f"`make {words[0]}`" in done.stderr
+        )
     else:
         assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in cli.COMMANDS)
 
@@ -181,15 +200,30 @@ def run(*words):
 
 def test_no_slip_and_no_help_waits_for_imports():
     code = f"{RUN}\nfor words in {[[name] for name in cli.COMMANDS] + [['concepts', '--']]!r}:\n"
-    code += "    assert (run(*words, '--help') or 0, run(*words, '--no-such-option')) == (0, 2), words\n"
+    code += (
+        "    assert (run(*words, '--help') or 0, run(*words, '--no-such-option')) == (0, 2),"
+        " words\n"
+    )
     code += f"    assert not {set(HEAVY)} & sys.modules.keys(), words"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0 and LOADING not in done.stderr, done.stderr
     assert done.stdout.count("usage: ") == len(cli.COMMANDS) + 1
 
 
 @pytest.mark.parametrize(
-    "words", ["filter", "view", "pilot", "select --samples 9", "concepts", "train", "bench", "compare one other"]
+    "words",
+    [
+        "filter",
+        "view",
+        "pilot",
+        "select --samples 9",
+        "concepts",
+        "train",
+        "bench",
+        "compare one other",
+    ],
 )
 def test_a_first_line_comes_before_the_imports(words):
     code = f"""{RUN}
@@ -201,7 +235,9 @@ sys.meta_path.insert(0, Watch())
 try: run(*sys.argv[1:])
 except Imported: print("imports", file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code, *words.split()], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.stderr == f"{LOADING}\nimports\n"
 
 
@@ -214,7 +250,10 @@ except Imported: print("imports", file=sys.stderr)
     ],
 )  # fmt: skip
 def test_a_missing_extra_is_one_line_that_names_it(command, missing, extra, tmp_path):
-    code = f"import sys; sys.modules[{missing!r}] = None; from open_diht import cli; sys.exit(cli.main(sys.argv[1:]))"
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from open_diht import cli;"
+        " sys.exit(cli.main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *command.split()],
         cwd=tmp_path,
@@ -224,5 +263,8 @@ def test_a_missing_extra_is_one_line_that_names_it(command, missing, extra, tmp_
     )
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     name = command.split()[0]
-    why = f"open-diht {name} needs {missing}, which is not installed: {remedy(*filter(None, [extra]))}"
+    why = (
+        f"open-diht {name} needs {missing}, which is not installed:"
+        f" {remedy(*filter(None, [extra]))}"
+    )
     assert done.stderr == f"{LOADING}\nerror: {why}\n"

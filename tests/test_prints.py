@@ -15,16 +15,24 @@ def prints(text: str) -> bool:
     """Whether `print` is named in a file that is no command line, one without a `main`."""
     tree = ast.parse(text)
     named = any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(tree))
-    return named and not any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+    return named and not any(
+        isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
+    )
 
 
 def test_only_command_lines_print():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(files) > 250
-    found = {path.relative_to(ROOT).as_posix() for path in files if prints(path.read_text(encoding="utf-8"))}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if prints(path.read_text(encoding="utf-8"))
+    }
     assert found == {SAYS}
 
 
-@pytest.mark.parametrize("text", ["print('here')", "def run(say=print): ...", "def run():\n    print('here')"])
+@pytest.mark.parametrize(
+    "text", ["print('here')", "def run(say=print): ...", "def run():\n    print('here')"]
+)
 def test_a_print_is_seen(text):
     assert prints(text) and not prints(f"{text}\ndef main(): ...")

@@ -11,8 +11,9 @@ from docs import prose
     ("name", "text", "found"),
     [
         ("a.py", '"""Of each row whether it is kept."""\n', 1),
-        ("a.py", '"""Return whether each row is kept."""\n', 0), ("a.py", "x = 1  # is read anew\n", 1),
-        ("a.py", "x = 'anew'  # a word in data\n", 0), ("a.py", "x = f'{y} is then read anew'  # a message\n", 1),
+        ("a.py", '"""Return whether each row is kept."""\n', 0),
+        ("a.py", "x = 1  # is read anew\n", 1), ("a.py", "x = 'anew'  # a word in data\n", 0),
+        ("a.py", "x = f'{y} is then read anew'  # a message\n", 1),
         ("a.py", 'class A:\n    b: bool\n    """Whether it is kept there."""\n', 0),
         ("a.py", '"""Return `set_aside` and "anew"."""\n', 0),
         ("a.md", "It goes on where nobody is.\n", 2),

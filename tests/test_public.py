@@ -14,8 +14,8 @@ import open_diht
 REPOSITORY = Path(__file__).resolve().parents[1]
 NEEDS = {
     "CaptionParser": "spacy", "CaptionAnnotator": "spacy", "AnnotateCaptions": "apache_beam",
-    "ApplyCat": "apache_beam", "SpotText": "apache_beam", "HnNce": "torch", "load_config": "torch", "Config": "torch",
-    "load_model": "open_clip", "train": "open_clip",
+    "ApplyCat": "apache_beam", "SpotText": "apache_beam", "HnNce": "torch", "load_config": "torch",
+    "Config": "torch", "load_model": "open_clip", "train": "open_clip",
 }  # fmt: skip
 READS_IMAGES = ("TextSpotter", "SpotText")
 
@@ -34,14 +34,14 @@ def test_the_names_are_few_and_the_same_for_people_python_and_type_checkers():
 
 def test_importing_loads_no_library_and_changes_nothing():
     code = (
-        "import os, signal, sys\n"
-        "state = lambda: (dict(os.environ), sys.path[:], sys.meta_path[:], list(map(signal.getsignal, (2, 15))))\n"
-        "before, modules = state(), {*sys.modules}\n"
-        "import open_diht; dir(open_diht)\n"
-        "assert state() == before\n"
-        "print(sorted({name.partition('.')[0] for name in {*sys.modules} - modules} - sys.stdlib_module_names))"
+        "import os, signal, sys\nstate = lambda: (dict(os.environ), sys.path[:], sys.meta_path[:],"
+        " list(map(signal.getsignal, (2, 15))))\nbefore, modules = state(), {*sys.modules}\nimport"
+        " open_diht; dir(open_diht)\nassert state() == before\nprint(sorted({name.partition('.')[0]"
+        " for name in {*sys.modules} - modules} - sys.stdlib_module_names))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "['open_diht']\n"
 
 

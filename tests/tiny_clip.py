@@ -19,8 +19,8 @@ def write_tiny(folder: Path, seed: int = 0) -> Path:
     model = open_clip.CLIP(TINY["embed_dim"], TINY["vision_cfg"], TINY["text_cfg"])
     folder.mkdir(parents=True)
     preprocess = {
-        "mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bicubic", "resize_mode": "shortest",
-        "mode": "RGB", "fill_color": 0,
+        "mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bicubic",
+        "resize_mode": "shortest", "mode": "RGB", "fill_color": 0,
     }  # fmt: skip
     config = {"model_cfg": TINY, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -35,7 +35,8 @@ def write_webdataset(
     templates: Sequence[str] = (),
     per_shard: int = 1000,
 ) -> int:
-    """Write samples (key, {extension: content}) to `folder` and return how many; `kind` goes to dataset_type.txt."""
+    """Write samples (key, {extension: content}) to `folder` and return how many; `kind` goes to
+    dataset_type.txt."""
     with published_folder(folder) as building:
         (building / split).mkdir()
         count = 0
@@ -49,7 +50,9 @@ def write_webdataset(
         }
         for name, lines in lists.items():
             if lines:
-                (building / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                (building / name).write_text(
+                    "".join(f"{line}\n" for line in lines), encoding="utf-8"
+                )
     return count
 
 

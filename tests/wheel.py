@@ -1,4 +1,5 @@
-"""The wheel that is published, built from a copy of the checkout: several tests may build at the same time."""
+"""The wheel that is published, built from a copy of the checkout: several tests may build at the
+same time."""
 
 import shutil
 import subprocess
@@ -17,8 +18,12 @@ def copy_tree(target: Path, source: Path = REPOSITORY) -> Path:
     for path in (source / "open_diht").iterdir():
         if path.is_file():
             shutil.copy(path, target / "open_diht")
-        elif path.is_dir() and path.name != "__pycache__":  # or a link to a folder that an image leaves out
-            shutil.copytree(path, target / "open_diht" / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (
+            path.is_dir() and path.name != "__pycache__"
+        ):  # or a link to a folder that an image leaves out
+            shutil.copytree(
+                path, target / "open_diht" / path.name, ignore=shutil.ignore_patterns("__pycache__")
+            )
     return target
 
 

@@ -1,6 +1,8 @@
-"""Dual encoders described in open_clip's form. The description builds the model and is exported with it.
+"""Dual encoders described in open_clip's form. The description builds the model and is exported
+with it.
 
-The key `tower` in a `vision_cfg` or `text_cfg` selects a tower of `open_diht.trainer.towers`, or one by import path.
+The key `tower` in a `vision_cfg` or `text_cfg` selects a tower of `open_diht.trainer.towers`, or
+one by import path.
 """
 
 import difflib
@@ -19,9 +21,17 @@ from open_diht.trainer.config import ModelSettings
 from open_diht.trainer.towers import BadTower, TowerPair, is_own, own_tokenizer
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
-_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError, LookupError, AttributeError, ImportError)
-"""Errors of open_clip, of `no_code`, of towers and of packages that are not installed. RuntimeError is
-timm's for an unknown model."""
+_REFUSALS = (
+    TypeError,
+    AssertionError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
+"""Errors of open_clip, of `no_code`, of towers and of packages that are not installed. RuntimeError
+is timm's for an unknown model."""
 
 
 class BadArchitecture(WrongUse):
@@ -29,7 +39,8 @@ class BadArchitecture(WrongUse):
 
 
 def architecture(settings: ModelSettings) -> dict[str, Any]:
-    """Return the model's description (open_clip's `model_cfg`), changed by `settings`. Raises `BadArchitecture`."""
+    """Return the model's description (open_clip's `model_cfg`), changed by `settings`. Raises
+    `BadArchitecture`."""
     if settings.architecture is not None:
         model = deepcopy(settings.architecture)
         missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
@@ -52,13 +63,19 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
             f"model.bias={bias} and model.temperature=0.1, or take an architecture without one"
         )
     context = 77 if is_own(model["text_cfg"]) else model["text_cfg"].get("context_length", 77)
-    if not isinstance(context, int) or context < 3:  # the first and the last token mark the ends of a text
-        raise BadArchitecture(f"text_cfg.context_length is {context!r}; it must be a whole number of at least 3")
+    if (
+        not isinstance(context, int) or context < 3
+    ):  # the first and the last token mark the ends of a text
+        raise BadArchitecture(
+            f"text_cfg.context_length is {context!r}; it must be a whole number of at least 3"
+        )
     vision = model["vision_cfg"]
     vision.pop("timm_model_pretrained", None)
     if settings.image_size is not None:
         if settings.image_size < (patch := vision.get("patch_size", 1)):
-            raise BadArchitecture(f"model.image_size is {settings.image_size}, less than a patch of {patch} pixels")
+            raise BadArchitecture(
+                f"model.image_size is {settings.image_size}, less than a patch of {patch} pixels"
+            )
         vision["image_size"] = settings.image_size
     if settings.patch_dropout:
         vision["patch_dropout"] = settings.patch_dropout
@@ -66,27 +83,38 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 
 
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
-    """Build a dual encoder with random weights, a function of torch's seed. Raises `BadArchitecture`. No weights are
-    downloaded, and a text model of the hub runs no code of its own. The learned scale starts at 1 / `temperature`."""
+    """Build a dual encoder with random weights, a function of torch's seed. Raises
+    `BadArchitecture`. No weights are downloaded, and a text model of the hub runs no code of its
+    own. The learned scale starts at 1 / `temperature`.
+    """
     model = deepcopy(model)
-    model["vision_cfg"].pop("timm_model_pretrained", None)  # if true, open_clip would download weights
+    model["vision_cfg"].pop(
+        "timm_model_pretrained", None
+    )  # if true, open_clip would download weights
     if has_own_tower(model):
         return _pair(model, temperature)
-    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]  # as open_clip decides
+    custom = (
+        model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    )  # as open_clip decides
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:
         with no_code():
-            return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
+            return (CustomTextCLIP if custom else CLIP)(
+                **model, init_logit_scale=math.log(1 / temperature)
+            )
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
-    except OSError as error:  # of transformers, for example if the hub does not know the name or does not answer
+    except (
+        OSError
+    ) as error:  # of transformers, for example if the hub does not know the name or does not answer
         name = model["text_cfg"].get("hf_model_name")
         raise BadArchitecture(f"text_cfg.hf_model_name {name} cannot be loaded: {error}") from error
 
 
 def has_own_tower(model: dict[str, Any]) -> bool:
-    """Return whether a tower is this project's or the user's, so that open_clip cannot load the model."""
+    """Return whether a tower is this project's or the user's, so that open_clip cannot load the
+    model."""
     return is_own(model["vision_cfg"]) or is_own(model["text_cfg"])
 
 
@@ -94,17 +122,22 @@ def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
     model.pop("custom_text", None)
     if {"hf_model_name", "hf_tokenizer_name"} & set(model["text_cfg"]):
         raise BadArchitecture(
-            "a `tower` goes with no text model or tokenizer of Hugging Face; leave hf_model_name and hf_tokenizer_name "
-            "out of text_cfg, or take both towers from open_clip"
+            "a `tower` goes with no text model or tokenizer of Hugging Face; leave hf_model_name"
+            " and hf_tokenizer_name out of text_cfg, or take both towers from open_clip"
         )
     try:
-        return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
+        return TowerPair(
+            **model,
+            vocab_size=tokenizer(model).vocab_size,
+            init_logit_scale=math.log(1 / temperature),
+        )
     except _REFUSALS as error:
         raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
 
 
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the image tower's input: (3, side, side), or (d,) for features. Raises `BadArchitecture`."""
+    """Return the shape of the image tower's input: (3, side, side), or (d,) for features. Raises
+    `BadArchitecture`."""
     if is_own(model["vision_cfg"]):
         shape: tuple[int, ...] = clip.visual.input_shape
         return shape
@@ -113,7 +146,8 @@ def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
 
 
 def image_size(model: dict[str, Any]) -> int:
-    """Return the side of an open_clip tower's image, in pixels. Raises `BadArchitecture` unless it is square."""
+    """Return the side of an open_clip tower's image, in pixels. Raises `BadArchitecture` unless it
+    is square."""
     size = model["vision_cfg"].get("image_size", 224)
     if isinstance(size, list | tuple):
         if len(set(size)) != 1:
@@ -123,8 +157,10 @@ def image_size(model: dict[str, Any]) -> int:
 
 
 def tokenizer(model: dict[str, Any]) -> Any:
-    """Return a function from a list of captions to (b, context) int64 ids. Raises `BadArchitecture` if a tokenizer of
-    Hugging Face cannot be loaded or needs code of its own, or a tower's tokenizer lacks a setting."""
+    """Return a function from a list of captions to (b, context) int64 ids. Raises `BadArchitecture`
+    if a tokenizer of Hugging Face cannot be loaded or needs code of its own, or a tower's tokenizer
+    lacks a setting.
+    """
     text = model["text_cfg"]
     context = text.get("context_length", 77)
     try:
@@ -135,14 +171,21 @@ def tokenizer(model: dict[str, Any]) -> Any:
     if name := text.get("hf_tokenizer_name"):
         try:
             with no_code():
-                return open_clip.tokenizer.HFTokenizer(name, context_length=context, trust_remote_code=False)
+                return open_clip.tokenizer.HFTokenizer(
+                    name, context_length=context, trust_remote_code=False
+                )
         except (OSError, *_REFUSALS) as error:
-            raise BadArchitecture(f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {error}") from error
-    return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
+            raise BadArchitecture(
+                f"text_cfg.hf_tokenizer_name {name} cannot be loaded: {error}"
+            ) from error
+    return open_clip.tokenizer.SimpleTokenizer(
+        context_length=context, **text.get("tokenizer_kwargs", {})
+    )
 
 
 def same_tokens(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether ids mean the same in two text_cfgs. A tower of the user's own may tokenize by any setting."""
+    """Return whether ids mean the same in two text_cfgs. A tower of the user's own may tokenize by
+    any setting."""
     return one == other or not (is_own(one) or is_own(other))
 
 

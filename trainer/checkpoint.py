@@ -1,11 +1,12 @@
 """Checkpoints: complete or absent, and verified before use.
 
-A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
-`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and the
-SHA-256 of its own values). On a disk it is written under a temporary name, flushed and renamed; on loading both files
-are checked against the manifest. A step is checked after its checkpoint is written. The result replaces only the
-manifest, atomically, so that the checkpoint is always valid. A resumed run renames a damaged checkpoint and uses the
-one before it, if there is one.
+A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by
+open_clip's names), `training.pt` (everything else that the next step depends on) and
+`manifest.json` (sizes and SHA-256 of both, and the SHA-256 of its own values). On a disk it is
+written under a temporary name, flushed and renamed; on loading both files are checked against the
+manifest. A step is checked after its checkpoint is written. The result replaces only the manifest,
+atomically, so that the checkpoint is always valid. A resumed run renames a damaged checkpoint and
+uses the one before it, if there is one.
 """
 
 import hashlib
@@ -28,10 +29,14 @@ from open_diht.trainer.config import CheckpointSettings
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.stores import Store, StoreError, Uploads
 
-MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+MODEL = "model.safetensors"
+TRAINING = "training.pt"
+MANIFEST = "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
-"""Errors that Python, torch and safetensors raise, for example if the disk is full; `StoreError` is a RuntimeError."""
-_PREFIX, _DAMAGED = "step-", "damaged-"
+"""Errors that Python, torch and safetensors raise, for example if the disk is full; `StoreError` is
+a RuntimeError."""
+_PREFIX = "step-"
+_DAMAGED = "damaged-"
 _WORTH_A_LINE_S = 1.0  # shorter waits for an upload are not worth a line
 
 
@@ -70,7 +75,8 @@ def step_of(name: str) -> int | None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the first rank saves; all may load. Writing to a URL needs `uploads`."""
+    """The checkpoints of one run. Only the first rank saves; all may load. Writing to a URL needs
+    `uploads`."""
 
     def __init__(
         self,
@@ -79,7 +85,9 @@ class Checkpoints:
         uploads: Uploads | None = None,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.store, self._uploads, self._say = store, uploads, say
+        self.store = store
+        self._uploads = uploads
+        self._say = say
         self._settings = settings or CheckpointSettings()
 
     def steps(self) -> list[int]:
@@ -92,15 +100,17 @@ class Checkpoints:
         return f"{self.store}/{name_of(step)}"
 
     def digest(self, step: int) -> str:
-        """Return the SHA-256 of those entries in a step's manifest that no check changes. Raises `Damaged`."""
+        """Return the SHA-256 of those entries in a step's manifest that no check changes. Raises
+        `Damaged`."""
         manifest = self._manifest(step)
         return content_digest({name: manifest[name] for name in ("step", "samples", "files")})
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Publish a checkpoint, and remove those that the settings do not keep. A store at a URL receives the
-        checkpoint in the background: on return it is on this machine's disk, and the checkpoint before it in the store.
-        Raises `CheckpointError` if one of these two could not be written; the newest one in the store stays. Raises the
-        error of another upload that failed."""
+        """Publish a checkpoint, and remove those that the settings do not keep. A store at a URL
+        receives the checkpoint in the background: on return it is on this machine's disk, and
+        the checkpoint before it in the store. Raises `CheckpointError` if one of these two could
+        not be written; the newest one in the store stays. Raises the error of another upload
+        that failed."""
         about = replace(checkpoint, model={}, training={})
         if self._uploads is None:
             self._publish(about, lambda: self._staged(checkpoint))
@@ -112,16 +122,19 @@ class Checkpoints:
             staged = self._staged(checkpoint)
         except CANNOT_WRITE as error:
             raise CheckpointError(
-                f"the checkpoint of step {about.step} could not be written to this machine's disk on "
-                f"its way to {self.store}: {error}; make room on the disk or set data.cache_folder, "
-                "and run the same command to resume from the previous checkpoint"
+                f"the checkpoint of step {about.step} could not be written to this machine's disk"
+                f" on its way to {self.store}: {error}; make room on the disk or set"
+                " data.cache_folder, and run the same command to resume from the previous"
+                " checkpoint"
             ) from error
         self._uploads.submit(lambda: self._publish(about, lambda: staged))
 
     def record_check(self, step: int, metric: float | None) -> None:
-        """Record the check of a saved step in its manifest, and remove the checkpoints that the settings do not keep.
-        At a URL this happens in the background, after the upload of the checkpoint. Raises the error of an earlier
-        upload, or `CheckpointError` if the manifest cannot be read or written; the checkpoint then stays as it was."""
+        """Record the check of a saved step in its manifest, and remove the checkpoints that the
+        settings do not keep. At a URL this happens in the background, after the upload of the
+        checkpoint. Raises the error of an earlier upload, or `CheckpointError` if the manifest
+        cannot be read or written; the checkpoint then stays as it was.
+        """
         if self._uploads is None:
             self._record_check(step, metric)
         else:
@@ -133,13 +146,14 @@ class Checkpoints:
             self.store.write(_signed(manifest), f"{name_of(step)}/{MANIFEST}")
         except CANNOT_WRITE as error:
             raise CheckpointError(
-                f"the check of step {step} could not be recorded in {self.place(step)}: {error}; correct the cause, "
-                "and run the same command to check that step again"
+                f"the check of step {step} could not be recorded in {self.place(step)}: {error};"
+                " correct the cause, and run the same command to check that step again"
             ) from error
         self._prune()
 
     def _publish(self, about: Checkpoint, stage: Callable[[], Path]) -> None:
-        """Put a checkpoint into the store. After a failure remove checkpoints that need not be kept, and try again."""
+        """Put a checkpoint into the store. After a failure remove checkpoints that need not be
+        kept, and try again."""
         for again in (False, True):  # the second try follows after room was made
             try:
                 staged = stage()
@@ -150,9 +164,9 @@ class Checkpoints:
             except CANNOT_WRITE as error:
                 if again or not self._prune(about):
                     raise CheckpointError(
-                        f"the checkpoint of step {about.step} could not be written to {self.store}: "
-                        f"{error}; make room there or correct the cause, and run the same command to resume from the "
-                        "previous checkpoint"
+                        f"the checkpoint of step {about.step} could not be written to {self.store}:"
+                        f" {error}; make room there or correct the cause, and run the same command"
+                        " to resume from the previous checkpoint"
                     ) from error
         self._prune()
 
@@ -160,7 +174,9 @@ class Checkpoints:
         """Write the files of a checkpoint to a folder that `Store.put` accepts, and return it."""
         folder = self.store.stage(name_of(checkpoint.step))
         try:
-            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}  # safetensors needs it
+            tensors = {
+                name: tensor.contiguous() for name, tensor in checkpoint.model.items()
+            }  # safetensors needs it
             save_file(tensors, folder / MODEL, metadata={"format": "pt"})
             torch.save(_on_cpu(checkpoint.training), folder / TRAINING)
             manifest: dict[str, Any] = {
@@ -177,8 +193,10 @@ class Checkpoints:
         return folder
 
     def load(self, step: int) -> Checkpoint:
-        """Load and verify the checkpoint of a step. Raises `Damaged`, or `StoreError` if it cannot be downloaded."""
-        manifest, place = self._manifest(step), self.place(step)
+        """Load and verify the checkpoint of a step. Raises `Damaged`, or `StoreError` if it cannot
+        be downloaded."""
+        manifest = self._manifest(step)
+        place = self.place(step)
         folder = self.store.get(name_of(step), MANIFEST)
         for name, expected in manifest["files"].items():
             file = folder / name
@@ -187,8 +205,9 @@ class Checkpoints:
             found = _describe(file)
             if found != expected:
                 raise Damaged(
-                    f"{place}/{name} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., "
-                    f"not {expected['bytes']} and {expected['sha256'][:12]}... as in its manifest"
+                    f"{place}/{name} has {found['bytes']} bytes and SHA-256"
+                    f" {found['sha256'][:12]}..., not {expected['bytes']} and"
+                    f" {expected['sha256'][:12]}... as in its manifest"
                 )
         try:
             model = load_file(folder / MODEL)
@@ -205,8 +224,10 @@ class Checkpoints:
         )
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, after renaming and reporting damaged ones. Return None if there
-        are no checkpoints. Raises `CheckpointError` if all are damaged, including those renamed at an earlier start."""
+        """Return the newest checkpoint that verifies, after renaming and reporting damaged ones.
+        Return None if there are no checkpoints. Raises `CheckpointError` if all are damaged,
+        including those renamed at an earlier start.
+        """
         self.store.sweep(lambda name: step_of(name) is not None, MANIFEST)
         for step in reversed(self.steps()):  # newest first
             try:
@@ -216,9 +237,9 @@ class Checkpoints:
         damaged = [name for name in self.store.names(MANIFEST) if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self.store} is valid, and {len(damaged)} were renamed as damaged "
-                f"({damaged[-1]} is the newest): put a copy of a good one there to resume from it; to start over, "
-                f"take another WORKDIR or remove {self.store}"
+                f"no checkpoint in {self.store} is valid, and {len(damaged)} were renamed as"
+                f" damaged ({damaged[-1]} is the newest): put a copy of a good one there to resume"
+                f" from it; to start over, take another WORKDIR or remove {self.store}"
             )
         return None
 
@@ -240,14 +261,15 @@ class Checkpoints:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
     def _prune(self, coming: Checkpoint | None = None) -> bool:
-        """Remove the checkpoints that the settings do not keep, and return whether there were any. A checkpoint with a
-        damaged manifest is renamed and reported instead, because the settings may keep it. `coming`, a checkpoint about
-        to be written, counts like the others. The newest existing one is always kept: until `coming` is written, a run
-        would resume from it."""
+        """Remove the checkpoints that the settings do not keep, and return whether there were any.
+        A checkpoint with a damaged manifest is renamed and reported instead, because the settings
+        may keep it. `coming`, a checkpoint about to be written, counts like the others. The newest
+        existing one is always kept: until `coming` is written, a run would resume from it."""
         there = self.steps()
         steps = there if coming is None else [*there, coming.step]
         kept = {*steps[-self._settings.keep_last :], *there[-1:]}
-        every, previous = self._settings.keep_every_samples, 0
+        every = self._settings.keep_every_samples
+        previous = 0
         measured: list[tuple[float, int]] = []
         damaged: dict[int, Damaged] = {}
         for step in steps:
@@ -256,7 +278,8 @@ class Checkpoints:
             except Damaged as error:
                 damaged[step] = error
                 continue
-            samples, metric = manifest["samples"], manifest["metric"]
+            samples = manifest["samples"]
+            metric = manifest["metric"]
             if every is not None and samples // every > previous // every:
                 kept.add(step)
                 previous = samples

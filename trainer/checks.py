@@ -1,4 +1,5 @@
-"""Quality while training: retrieval among held-out pairs and zero-shot classification, on all ranks.
+"""Quality while training: retrieval among held-out pairs and zero-shot classification, on all
+ranks.
 
 These numbers guide a run. Publish numbers of the evaluation, which states protocol and data sets.
 """
@@ -21,7 +22,9 @@ from open_diht.trainer.model import Student
 from open_diht.trainer.transforms import transform
 
 KS = (1, 5, 10)
-_TILE = 1024  # queries at a time: 20 MB of similarities with the default 5,000 pairs, and 40 GB without tiles at 10^5
+# queries at a time: 20 MB of similarities with the default 5,000 pairs, and 40 GB without tiles at
+# 10^5
+_TILE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,11 @@ class Share:
 
 
 def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
-    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if configured."""
+    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), if
+    configured."""
     found: dict[str, Share] = {}
-    settings, split = parts.config.check, parts.config.data.split
+    settings = parts.config.check
+    split = parts.config.data.split
     if settings.retrieval_samples and split.holdout and split.part == "train":
         loader = _holdout(parts)
         try:
@@ -54,7 +59,10 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
             loader.close()
         if unread:
             of = loader.samples_per_epoch
-            say(f"{unread:,} of {of:,} held-out pairs could not be read; other held-out pairs replace them")
+            say(
+                f"{unread:,} of {of:,} held-out pairs could not be read; other held-out pairs"
+                " replace them"
+            )
         found.update({f"retrieval/{name}": share for name, share in pairs.items()})
     if parts.zero_shot is not None:
         found["zero_shot/accuracy"] = zero_shot(parts)
@@ -63,7 +71,8 @@ def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
 
 
 def metric(found: Mapping[str, Share]) -> float | None:
-    """Return the mean of all recalls, by which checkpoints are compared. Return None if no recall was measured."""
+    """Return the mean of all recalls, by which checkpoints are compared. Return None if no recall
+    was measured."""
     recalls = [share.value for name, share in found.items() if name.startswith("retrieval/")]
     return sum(recalls) / len(recalls) if recalls else None
 
@@ -84,7 +93,8 @@ def lines(found: Mapping[str, Share]) -> list[str]:
         shares = {k: found.get(f"retrieval/{direction}_r{k}") for k in KS}
         present = {k: share for k, share in shares.items() if share is not None}
         if present:
-            n, words = next(iter(present.values())).n, direction.replace("_", " ")
+            n = next(iter(present.values())).n
+            words = direction.replace("_", " ")
             recalls = ", ".join(f"R@{k} {share}" for k, share in present.items())
             said.append(f"held-out retrieval, {n} pairs, {words}: {recalls}")
     if "zero_shot/accuracy" in found:
@@ -94,9 +104,9 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 
 
 def _holdout(parts: Parts) -> Loader:
-    """Return the held-out pairs, in a fixed order, without concepts. From `data.sources`, the pairs are those of the
-    shards that the training has open, so without `data.skip`. `data.max_bad_share` does not apply: the training's own
-    loader decides when too much of the data is bad."""
+    """Return the held-out pairs, in a fixed order, without concepts. From `data.sources`, the pairs
+    are those of the shards that the training has open, so without `data.skip`. `data.max_bad_share`
+    does not apply: the training's own loader decides when too much of the data is bad."""
     data = parts.config.data
     settings = replace(
         data,
@@ -125,10 +135,12 @@ def _holdout(parts: Parts) -> Loader:
 
 
 @torch.no_grad()
-def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device) -> dict[str, Share]:
-    """Measure recall at 1, 5 and 10 (`image_to_text_r1`, ...) among the pairs of all ranks; this rank may have none. A
-    query is found at k if a pair with its own caption is among the k most similar. In a tie the wrong pair comes
-    first."""
+def retrieval(
+    student: Student, batches: Iterable[Batch], ranks: Ranks, device: torch.device
+) -> dict[str, Share]:
+    """Measure recall at 1, 5 and 10 (`image_to_text_r1`, ...) among the pairs of all ranks; this
+    rank may have none. A query is found at k if a pair with its own caption is among the k most
+    similar. In a tie the wrong pair comes first."""
     student.eval()
     encoded: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in filter(len, batches):  # a rank's part of the last batch may be empty
@@ -139,14 +151,21 @@ def retrieval(student: Student, batches: Iterable[Batch], ranks: Ranks, device: 
         empty = torch.zeros(0, 0, device=device)
         encoded.append((empty, empty, torch.zeros(0, dtype=torch.int64, device=device)))
     images, texts, hashes = (torch.cat(each) for each in zip(*encoded, strict=True))
-    all_images, all_texts, all_hashes = (_gather_uneven(part, ranks) for part in (images, texts, hashes))
+    all_images, all_texts, all_hashes = (
+        _gather_uneven(part, ranks) for part in (images, texts, hashes)
+    )
     _, which, counts = all_hashes.unique(return_inverse=True, return_counts=True)
     copies = counts[which].cpu().numpy()
     chances = [chance_of_hit(k, copies, len(copies)) if len(copies) else 0.0 for k in KS]
     result = {}
-    for name, queries, candidates in (("image_to_text", images, all_texts), ("text_to_image", texts, all_images)):
+    for name, queries, candidates in (
+        ("image_to_text", images, all_texts),
+        ("text_to_image", texts, all_images),
+    ):
         places = _places(queries, candidates, hashes, all_hashes)
-        found = torch.tensor([int((places < k).sum()) for k in KS], dtype=torch.float64, device=device)
+        found = torch.tensor(
+            [int((places < k).sum()) for k in KS], dtype=torch.float64, device=device
+        )
         hits = ranks.sum(found).tolist()
         for k, hit, chance in zip(KS, hits, chances, strict=True):
             result[f"{name}_r{k}"] = _share(hit, len(candidates), chance)
@@ -168,42 +187,57 @@ def _gather_uneven(part: Tensor, ranks: Ranks) -> Tensor:
 
 
 def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -> Tensor:
-    """Count for each query, in tiles, the wrong candidates that are at least as similar as its best right one."""
+    """Count for each query, in tiles, the wrong candidates that are at least as similar as its best
+    right one."""
     places = []
     for start in range(0, len(queries), _TILE):
         rows = slice(start, start + _TILE)
         s = queries[rows] @ candidates.T
         right = mine[rows, None] == all_of[None, :]
-        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # the query's own pair is always right
-        places.append((~((s < best) | right)).sum(dim=1))  # NaN is not less, so it counts against the query
+        best = s.masked_fill(~right, -torch.inf).amax(
+            dim=1, keepdim=True
+        )  # the query's own pair is always right
+        places.append(
+            (~((s < best) | right)).sum(dim=1)
+        )  # NaN is not less, so it counts against the query
     return torch.cat(places) if places else mine.new_zeros(0)
 
 
 def _share(hits: float, n: int, chance: float) -> Share:
     if not n:
-        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)  # without queries any value is possible
+        return Share(
+            value=0.0, low=0.0, high=1.0, n=0, chance=chance
+        )  # without queries any value is possible
     low, high = wilson(hits, n)
     return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 
 
 @torch.no_grad()
 def zero_shot(parts: Parts) -> Share:
-    """Measure top-1 accuracy on the images of `check.zero_shot`. Rank r encodes images r, r + world, ..."""
-    student, data, check, ranks = parts.evaluated, parts.zero_shot, parts.config.check, parts.ranks
+    """Measure top-1 accuracy on the images of `check.zero_shot`. Rank r encodes images r, r +
+    world, ..."""
+    student = parts.evaluated
+    data = parts.zero_shot
+    check = parts.config.check
+    ranks = parts.ranks
     assert data is not None
     student.eval()
     # (classes, d): the normalized mean of each class's normalized prompts.
     prompts = [template.format(name) for name in data.names for template in check.templates]
     tokens = (
-        parts.tokenize(prompts[start : start + check.batch_size]) for start in range(0, len(prompts), check.batch_size)
+        parts.tokenize(prompts[start : start + check.batch_size])
+        for start in range(0, len(prompts), check.batch_size)
     )
     features = torch.cat([_unit(student.encode_text(each.to(parts.device))) for each in tokens])
-    weights = normalize(features.reshape(len(data.names), len(check.templates), -1).mean(dim=1), dim=-1)
+    weights = normalize(
+        features.reshape(len(data.names), len(check.templates), -1).mean(dim=1), dim=-1
+    )
     mine = data.images[ranks.rank :: ranks.world]
     prepare = transform(parts.config.transform, parts.shape[1], training=False)
     settings = parts.config.data
     files = ImageFiles([path for path, _ in mine], check.batch_size, prepare, settings.max_pixels)
-    feed, guesses = Feed(files, settings, parts.device), []
+    feed = Feed(files, settings, parts.device)
+    guesses = []
     try:
         for images, _ in feed(0, 0, files.batches):
             guesses.append((_unit(student.encode_image(images)) @ weights.T).argmax(dim=1))

@@ -1,8 +1,8 @@
 """Build a `Config` from YAML files and `key=value` words, with errors that name the place.
 
-Outside of `model.architecture`, a key that no dataclass declares is an error that suggests the nearest name, if one
-is close. A float may be written as an integer, lists become tuples, and an empty section has its defaults; no other
-plain value is converted.
+Outside of `model.architecture`, a key that no dataclass declares is an error that suggests the
+nearest name, if one is close. A float may be written as an integer, lists become tuples, and an
+empty section has its defaults; no other plain value is converted.
 """
 
 import dataclasses
@@ -40,11 +40,12 @@ def load_config(
 ) -> Config:
     """Load the configuration of a training.
 
-    A value also replaces the file's values that exclude it: `schedule.samples` replaces `schedule.epochs`.
+    A value also replaces the file's values that exclude it: `schedule.samples` replaces
+    `schedule.epochs`.
 
     Args:
-        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a slash in it,
-            or ending in .yaml or .yml).
+        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file (with a
+            slash in it, or ending in .yaml or .yml).
         overrides: words `section.key=value`, which override the file and `base`.
         base: sections that override the file.
         defaults: sections that the file overrides.
@@ -54,12 +55,14 @@ def load_config(
 
     Examples:
         >>> from open_diht import load_config
-        >>> config = load_config("vit-b-32", ["loss.beta=0.5"], {"data": {"sources": [{"path": "/data/cat"}]}})
+        >>> data = {"data": {"sources": [{"path": "/data/cat"}]}}
+        >>> config = load_config("vit-b-32", ["loss.beta=0.5"], data)
         >>> config.loss.beta
         0.5
 
     Raises:
-        BadConfig: there is no such configuration, it cannot be read, or a key, value or override is wrong.
+        BadConfig: there is no such configuration, it cannot be read, or a key, value or override is
+            wrong.
     """
     given = dict(base or {})
     for word in overrides:
@@ -67,7 +70,9 @@ def load_config(
         if not equals or not key:
             raise BadConfig(f"{word!r} is not key=value, for example loss.beta=0.5")
         try:
-            value: Any = parse_yaml(text, word) if text else ""  # as the settings say: empty, not null
+            value: Any = (
+                parse_yaml(text, word) if text else ""
+            )  # as the settings say: empty, not null
         except BadYaml as error:
             raise BadConfig(str(error)) from None
         for name_of_part in reversed(key.split(".")):
@@ -90,7 +95,9 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
+    parent_path = (
+        path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
+    )
     if not parent_path.is_file() and parent in config_names():  # one that comes with the trainer
         parent_path = SHELF.path(parent)
     if not parent_path.is_file():
@@ -101,10 +108,14 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations, section by section and key by key. A value of `below` is dropped if `above` has the
-    same key, or one that excludes it."""
+    """Merge two configurations, section by section and key by key. A value of `below` is dropped if
+    `above` has the same key, or one that excludes it."""
     return _joined(
-        {section: _compatible(section, values, above.get(section)) for section, values in below.items()}, above
+        {
+            section: _compatible(section, values, above.get(section))
+            for section, values in below.items()
+        },
+        above,
     )
 
 
@@ -114,8 +125,15 @@ def _compatible(section: str, values: Any, above: Any) -> Any:
         return values
     name = str(above.get("name"))
     if section == "loss" and name in LOSSES and name != values.get("name", HnNce.name):
-        return {key: value for key, value in values.items() if key in LOSSES[name].__dataclass_fields__}
-    gone = {other for key, value in above.items() if value for other in _EXCLUDES.get(f"{section}.{key}", ())}
+        return {
+            key: value for key, value in values.items() if key in LOSSES[name].__dataclass_fields__
+        }
+    gone = {
+        other
+        for key, value in above.items()
+        if value
+        for other in _EXCLUDES.get(f"{section}.{key}", ())
+    }
     return {key: value for key, value in values.items() if key not in gone}
 
 
@@ -130,7 +148,8 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def plain(value: Any) -> Any:
-    """Return a configuration as plain values for YAML and JSON, from which `build` makes an equal one."""
+    """Return a configuration as plain values for YAML and JSON, from which `build` makes an equal
+    one."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -144,5 +163,9 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     """Return the dotted names of the values that differ between two plain configurations."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = dict.fromkeys([*one, *other])
-        return [name for key in keys for name in differences(one.get(key), other.get(key), f"{where}{key}.")]
+        return [
+            name
+            for key in keys
+            for name in differences(one.get(key), other.get(key), f"{where}{key}.")
+        ]
     return [] if one == other else [where.rstrip(".")]

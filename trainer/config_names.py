@@ -1,4 +1,5 @@
-"""The configurations that come with the trainer, by name. Imports no torch, so that a command line can name them."""
+"""The configurations that come with the trainer, by name. Imports no torch, so that a command line
+can name them."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Options of the torch half of `make concepts`. Imports no torch, so that they are checked before the other half."""
+"""Options of the torch half of `make concepts`. Imports no torch, so that they are checked before
+the other half."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,18 +18,21 @@ class HeadSettings:
     epochs: Positive = 10
     """Passes over the samples. The best one on the validation samples is kept."""
     min_steps: Positive = 50
-    """Approximate minimum number of steps in all. On small data, more passes than `epochs` are made to reach it."""
+    """Approximate minimum number of steps in all. On small data, more passes than `epochs` are made
+    to reach it."""
     batch_size: Positive = 256
     """Samples per step."""
     learning_rate: Above0 = 1e-3
-    """Learning rate of AdamW at the first step, which falls to zero as a cosine. Features are standardized first."""
+    """Learning rate of AdamW at the first step, which falls to zero as a cosine. Features are
+    standardized first."""
     weight_decay: NotNegative = 0.05
     """Weight decay of AdamW."""
     repeat_threshold: NotNegative = 1e-3
-    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are up-sampled. 0: none are."""
+    """Threshold t of the repeat factor: concepts in a smaller fraction of the samples are
+    up-sampled. 0: none are."""
     holdout: Annotated[float, Range(above=0, below=1)] = 0.1
-    """Fraction of the samples that is held out: about half selects the epoch, half is for reported metrics. See
-    `samples.MOST_MEASURED`."""
+    """Fraction of the samples that is held out: about half selects the epoch, half is for reported
+    metrics. See `samples.MOST_MEASURED`."""
     seed: int = 0
     """Seed of the order and the repeats of the samples."""
     device: str = "cpu"
@@ -41,14 +45,24 @@ class HeadSettings:
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts"
 ) -> argparse.Namespace:
-    """Parse the command line, by default that of this process. `settings` of the result are the `HeadSettings`."""
-    parser = Parser(prog=prog, description="Train teacher heads and make concept targets from stored features.")
-    parser.add_argument("--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`")
+    """Parse the command line, by default that of this process. `settings` of the result are the
+    `HeadSettings`."""
+    parser = Parser(
+        prog=prog, description="Train teacher heads and make concept targets from stored features."
+    )
+    parser.add_argument(
+        "--concepts", required=True, help=f"folder or URL of `{spelled('concepts')}`"
+    )
     parser.add_argument(
         "--shard",
-        help=f"shard of `{spelled('concepts')}`: the last shard to finish makes heads and targets, the others stop",
+        help=(
+            f"shard of `{spelled('concepts')}`: the last shard to finish makes heads and targets,"
+            " the others stop"
+        ),
     )
-    parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (default: 10)")
+    parser.add_argument(
+        "--k", type=int, default=10, help="concepts kept per image and head (default: 10)"
+    )
     add_fields(parser, HeadSettings)
     options = parser.parse_args(arguments)
     if options.k < 1:

@@ -1,4 +1,5 @@
-"""The log of a run: progress lines, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that they report."""
+"""The log of a run: progress lines, `log.jsonl`, TensorBoard, Weights & Biases, and the speed that
+they report."""
 
 import importlib.util
 import json
@@ -25,10 +26,11 @@ class MissingTracker(WrongUse):
 
 
 class RunLog:
-    """A log of values by step. Whole lines are never removed. A resume is a line of kind `event`. After it steps may
-    appear again; the last value of a step counts. `resumed_at` is 0 for a new run. The log calls `grown` when files
-    have grown, and with `now=True` before a checkpoint. Raises `WrongUse` if the log cannot be written,
-    `MissingTracker` if the tracker cannot be used."""
+    """A log of values by step. Whole lines are never removed. A resume is a line of kind
+    `event`. After it steps may appear again; the last value of a step counts. `resumed_at` is 0
+    for a new run. The log calls `grown` when files have grown, and with `now=True` before a
+    checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if the tracker
+    cannot be used."""
 
     def __init__(
         self,
@@ -41,23 +43,37 @@ class RunLog:
         self._grown = grown
         path = workdir / "log.jsonl"
         try:
-            if path.exists():  # a killed run may have left part of a line; the resumed run takes its step again
-                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # to nothing if there is no whole line
+            if (
+                path.exists()
+            ):  # a killed run may have left part of a line; the resumed run takes its step again
+                os.truncate(
+                    path, path.read_bytes().rfind(b"\n") + 1
+                )  # to nothing if there is no whole line
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         except OSError as error:
-            raise WrongUse(f"the log cannot be written ({error}): move it away, or take another WORKDIR") from error
+            raise WrongUse(
+                f"the log cannot be written ({error}): move it away, or take another WORKDIR"
+            ) from error
         self._board: Any = None
         if settings.tensorboard and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None
+            )
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
         """Record the values of a step. Only numbers go to TensorBoard and Weights & Biases."""
-        self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
+        self._file.write(
+            json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n"
+        )
         self._file.flush()
-        numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+        numbers = {
+            f"{kind}/{key}": value
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        }
         if self._board is not None:
             for key, value in numbers.items():
                 self._board.add_scalar(key, value, step)
@@ -66,7 +82,8 @@ class RunLog:
         self._grown()
 
     def sync(self) -> None:
-        """Flush the log to the disk, and the curves to their file. Call it before a checkpoint is published."""
+        """Flush the log to the disk, and the curves to their file. Call it before a checkpoint is
+        published."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -85,7 +102,8 @@ class RunLog:
 def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     if importlib.util.find_spec("wandb") is None:
         raise MissingTracker(
-            f"log.wandb is set but wandb is not installed: {install_command('wandb')}, or log.wandb=''"
+            f"log.wandb is set but wandb is not installed: {install_command('wandb')}, or"
+            " log.wandb=''"
         )
     import wandb
 
@@ -94,17 +112,22 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
         known.write_text(uuid.uuid4().hex[:12])
     try:
         return wandb.init(
-            project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
+            project=project,
+            id=known.read_text().strip(),
+            resume="allow",
+            dir=str(workdir),
+            config=dict(config),
         )
     except wandb.Error as error:
         raise MissingTracker(
-            f"log.wandb {project} cannot be reported to ({' '.join(str(error).split())}): set it right, or WANDB_MODE="
-            "offline, or log.wandb=''"
+            f"log.wandb {project} cannot be reported to ({' '.join(str(error).split())}): set it"
+            " right, or WANDB_MODE=offline, or log.wandb=''"
         ) from error
 
 
 class TrainingProgress:
-    """A meter of the speed in consecutive windows of steps. `full_speed` is images/s of all devices at an MFU of 1."""
+    """A meter of the speed in consecutive windows of steps. `full_speed` is images/s of all devices
+    at an MFU of 1."""
 
     def __init__(
         self,
@@ -115,30 +138,43 @@ class TrainingProgress:
         full_speed: float | None = None,
     ):
         self._full_speed = full_speed
-        self._total, self._batch, self._clock = total_steps, batch_size, clock
-        self._began, self._from, self._waited = clock(), step, 0.0
-        self._first, self._aside = step, 0.0
+        self._total = total_steps
+        self._batch = batch_size
+        self._clock = clock
+        self._began = clock()
+        self._from = step
+        self._waited = 0.0
+        self._first = step
+        self._aside = 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """Return the speed since the last call; `waited_s` counts the seconds of waiting for batches since the start.
-        `samples_per_s` is over all ranks, `data_wait` the fraction of time that this rank waited for batches, and
-        `eta_s` the seconds left including checks and checkpoints. `mfu` is present if the full speed is known."""
+        """Return the speed since the last call; `waited_s` counts the seconds of waiting for
+        batches since the start. `samples_per_s` is over all ranks, `data_wait` the fraction of time
+        that this rank waited for batches, and `eta_s` the seconds left including checks and
+        checkpoints. `mfu` is present if the full speed is known.
+        """
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from
         speed = {
             "samples_per_s": steps * self._batch / spent,
             "data_wait": min(1.0, (waited_s - self._waited) / spent),
-            "eta_s": (self._total - step) * (spent / max(steps, 1) + self._aside / max(step - self._first, 1)),
+            "eta_s": (
+                (self._total - step)
+                * (spent / max(steps, 1) + self._aside / max(step - self._first, 1))
+            ),
         }
         if self._full_speed is not None:
             speed["mfu"] = speed["samples_per_s"] / self._full_speed
-        self._began, self._from, self._waited = now, step, waited_s
+        self._began = now
+        self._from = step
+        self._waited = waited_s
         return speed
 
     def between(self, step: int) -> str:
         """Return a line for the time between two progress lines."""
-        spent, steps = max(self._clock() - self._began, 1e-9), step - self._from
+        spent = max(self._clock() - self._began, 1e-9)
+        steps = step - self._from
         at = f"step {step:,}/{self._total:,}"
         if not steps:
             return f"{at}  the next step has not ended for {duration(spent)}"
@@ -156,15 +192,18 @@ class TrainingProgress:
 
 
 class Pulse:
-    """Reports a line after every `every_s` seconds of silence, so that a slow training is not silent."""
+    """Reports a line after every `every_s` seconds of silence, so that a slow training is not
+    silent."""
 
     def __init__(self, say: Callable[[str], None], every_s: float = EVERY_ON_A_PIPE_S):
-        self._say, self._every = say, every_s
+        self._say = say
+        self._every = every_s
         self._said = time.monotonic()
         self._failed: BaseException | None = None
 
     def say(self, text: str) -> None:
-        """Report a line. If the thread failed to report an earlier one, raise its error, such as a closed output."""
+        """Report a line. If the thread failed to report an earlier one, raise its error, such as a
+        closed output."""
         if self._failed is not None:
             raise self._failed
         self._said = time.monotonic()
@@ -193,8 +232,16 @@ class Pulse:
             thread.join()
 
 
-def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: Skipped) -> str:
-    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with `peak_memory_gib`."""
+def line(
+    step: int,
+    total: int,
+    result: StepResult,
+    speed: dict[str, float],
+    rate: float,
+    skipped: Skipped,
+) -> str:
+    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with
+    `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]
     parts = [

@@ -1,4 +1,5 @@
-"""`train(config, workdir)`: start or resume a run and take it from its configuration to an exported model.
+"""`train(config, workdir)`: start or resume a run and take it from its configuration to an exported
+model.
 
     WORKDIR/config.yaml     the configuration
     WORKDIR/checkpoints/    see `checkpoint`
@@ -9,10 +10,10 @@
 
 WORKDIR is a folder or a URL (see `workdir`).
 
-A step is a function of the state in a checkpoint and of its number: batch, augmentation and dropout follow
-from the seed and the number. So a run that is killed and resumed ends bit-equal to an undisturbed
-one, on a CPU in float32 with the same settings and the same number of ranks and threads. On CUDA nondeterministic
-kernels may differ, see `run.deterministic`.
+A step is a function of the state in a checkpoint and of its number: batch, augmentation and dropout
+follow from the seed and the number. So a run that is killed and resumed ends bit-equal to an
+undisturbed one, on a CPU in float32 with the same settings and the same number of ranks and
+threads. On CUDA nondeterministic kernels may differ, see `run.deterministic`.
 """
 
 import logging
@@ -61,20 +62,25 @@ class TrainingOutcome:
     step: int
     samples: int
     finished: bool
-    """True if all samples were seen. If not, the run was asked to stop, and the same call resumes it."""
+    """True if all samples were seen. If not, the run was asked to stop, and the same call resumes
+    it."""
     signal: int | None
     """The number of the first stop signal that this process received, if any."""
     checks: dict[str, Share]
     """Measures of the last check; empty if the run was stopped or nothing is measured."""
     export: Path | None
-    """The folder of the exported model. It is None if the run was stopped, or if WORKDIR is a URL (see `export`)."""
+    """The folder of the exported model. It is None if the run was stopped, or if WORKDIR is a URL
+    (see `export`)."""
 
 
-def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
+def train(
+    config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info
+) -> TrainingOutcome:
     """Train a model, or resume its training in `workdir`.
 
-    A run resumes from its newest good checkpoint. A new one starts at `branch.path` or at the beginning. Under torchrun
-    all processes call this with the same arguments and a `workdir` that all of them can access.
+    A run resumes from its newest good checkpoint. A new one starts at `branch.path` or at the
+    beginning. Under torchrun all processes call this with the same arguments and a `workdir` that
+    all of them can access.
 
     Args:
         config: the configuration of the run.
@@ -101,13 +107,13 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
         (True, PosixPath('out/train/export'))
 
     Raises:
-        WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be used.
-        CheckpointError, CannotExport: checkpoints are damaged, or a checkpoint or the export could not be written.
-        OSError: another file, such as the log or `config.yaml`, could not be written, as on a full disk.
-        OutOfMemory: a step or a check needs too much memory.
-        Diverged: too many consecutive steps were not finite.
-        StoreError, LeaseLost: an object store failed, or another run took over the store of `workdir`.
-        RuntimeError: configuration or data differ between ranks, or a worker or another rank ended.
+        WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be
+            used. CheckpointError, CannotExport: checkpoints are damaged, or a checkpoint or the
+            export could not be written. OSError: another file, such as the log or `config.yaml`,
+            could not be written, as on a full disk. OutOfMemory: a step or a check needs too much
+            memory. Diverged: too many consecutive steps were not finite. StoreError, LeaseLost: an
+            object store failed, or another run took over the store of `workdir`. RuntimeError:
+            configuration or data differ between ranks, or a worker or another rank ended.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_requests(ranks.first) as stop:
@@ -131,11 +137,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(first: bool = True) -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes its step and saves. A
-    Ctrl-C after that stops at once. A second SIGTERM changes nothing, because `scancel` signals every process and
-    torchrun then forwards the signal to ranks that already have it. The first rank acknowledges the first signal on
-    stderr, because the step may take long to end. Outside the main thread Python cannot handle signals, so there is
-    never a request."""
+    """Turn SIGTERM and SIGINT in the `with` block into a stop request, so that the loop finishes
+    its step and saves. A Ctrl-C after that stops at once. A second SIGTERM changes nothing, because
+    `scancel` signals every process and torchrun then forwards the signal to ranks that already have
+    it. The first rank acknowledges the first signal on stderr, because the step may take long to
+    end. Outside the main thread Python cannot handle signals, so there is never a request."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -145,8 +151,9 @@ def stop_requests(first: bool = True) -> Iterator[StopRequest]:
     def note(number: int, frame: FrameType | None) -> None:
         if request.signal is None and first:
             answer = (
-                f"\n{signal.Signals(number).name}: stop request received; finishing the current step and any check "
-                "that is due, without check.tasks, and saving a checkpoint; Ctrl-C again stops at once without saving\n"
+                f"\n{signal.Signals(number).name}: stop request received; finishing the current"
+                " step and any check that is due, without check.tasks, and saving a checkpoint;"
+                " Ctrl-C again stops at once without saving\n"
             )
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted
@@ -177,7 +184,10 @@ class _Run:
         if config.check.tasks and ranks.first:
             require_tasks(config.check.tasks)
         self.config, about_targets = resolved(config)
-        self.workdir, self.say, self.ranks, self.stop = workdir, say, ranks, stop
+        self.workdir = workdir
+        self.say = say
+        self.ranks = ranks
+        self.stop = stop
         self.log: RunLog | None = None
         self.step = 0
         self.saved: int | None = None
@@ -186,13 +196,23 @@ class _Run:
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
-        found = self.checkpoints.newest() if ranks.first else None  # other ranks load it by its step
+        found = (
+            self.checkpoints.newest() if ranks.first else None
+        )  # other ranks load it by its step
         if ranks.first and found is None:
             workdir.require_unused()
-        begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
+        begun = ranks.share(
+            {key: found.training[key] for key in ("config", "shards", "world")} if found else None
+        )
         if begun is not None:
-            self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, str(workdir))
-        facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
+            self.config = as_begun(
+                self.config, begun["config"], begun["world"] == ranks.world, str(workdir)
+            )
+        facts = (
+            None
+            if begun is None
+            else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
+        )
         self.parts = Parts(self.config, ranks, device, facts)
         self.config = self.parts.config
         self.data = fingerprint(self.parts)
@@ -205,7 +225,10 @@ class _Run:
         self.batches = self.parts.loader.batches_per_epoch  # steps of an epoch
         self.bad = 0
         self.progress = TrainingProgress(
-            self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed
+            self.parts.total_steps,
+            self.config.schedule.batch_size,
+            self.step,
+            full_speed=self.parts.full_speed,
         )
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
@@ -224,8 +247,11 @@ class _Run:
         if self.parent is not None:
             self.say(f"a branch of {self.parent}")
         if self.ranks.first:
-            workdir, config = self.workdir, plain(self.config)
-            self.log = RunLog(workdir.folder, self.config.log, config, self.step, grown=workdir.grown)
+            workdir = self.workdir
+            config = plain(self.config)
+            self.log = RunLog(
+                workdir.folder, self.config.log, config, self.step, grown=workdir.grown
+            )
             (workdir.folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
@@ -235,23 +261,28 @@ class _Run:
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
-        """Take steps to the end of the run and export the model. After a stop request, save instead."""
+        """Take steps to the end of the run and export the model. After a stop request, save
+        instead."""
         if self.parent is not None:
             self._save()  # unless already saved; from here on the run does not need its parent
         if self.check_due:
             with self.progress.not_counted():
                 self._check_and_record()
-        total, stopped = self.parts.total_steps, False
+        total = self.parts.total_steps
+        stopped = False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
         if stopped:
             self._save()
-            self.say(f"stopped after step {self.step:,} of {total:,}; run the same command to resume")
+            self.say(
+                f"stopped after step {self.step:,} of {total:,}; run the same command to resume"
+            )
             return self._outcome(finished=False)
         return self._finish()
 
     def _epoch(self, epoch: int, start: int) -> bool:
-        """Take steps to the end of the epoch or the run. Return whether a stop request ended them earlier."""
+        """Take steps to the end of the epoch or the run. Return whether a stop request ended them
+        earlier."""
         self.parts.student.train()
         loader = self.parts.loader
         batches = loader.epoch(epoch, start)
@@ -264,7 +295,9 @@ class _Run:
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
             )
             loader.check_lost(epoch, lost)
-            if asked:  # if only another rank was asked, this one discards its batch: the resumed run reads it again
+            # if only another rank was asked, this one discards its batch: the resumed run reads it
+            # again
+            if asked:
                 loader.read, loader.lost = counted
                 return True
             assert batch is not None
@@ -283,22 +316,27 @@ class _Run:
         if last or self.step % self.config.log.every_steps == 0:
             self._report(result, factor * self.config.optimizer.learning_rate)
         with self.progress.not_counted():
-            check, self.measured = last or self._passes(self.config.check.every_samples), {}
+            check = last or self._passes(self.config.check.every_samples)
+            self.measured = {}
             if last or self._passes(self.config.checkpoint.every_samples):
-                self._save(checked=not check)  # before the check, so that one that fails loses no steps
+                self._save(
+                    checked=not check
+                )  # before the check, so that one that fails loses no steps
             if check:
                 self._check_and_record()
 
     def _check_targets(self) -> None:
-        """Raise `TooManyBad` if more samples had no targets than `distillation.max_missing_share` allows: of an epoch,
-        or of all that were read, if these are more. It is the same on all ranks."""
-        without, limit = self.parts.stepper.skipped.pairs, self.config.distillation.max_missing_share
+        """Raise `TooManyBad` if more samples had no targets than `distillation.max_missing_share`
+        allows: of an epoch, or of all that were read, if these are more. It is the same on all
+        ranks."""
+        without = self.parts.stepper.skipped.pairs
+        limit = self.config.distillation.max_missing_share
         if without > limit * max(self._samples(), self.parts.loader.samples_per_epoch):
             raise TooManyBad(
-                f"{without:,} of {self._samples():,} samples had no targets of the teacher, and an epoch has "
-                f"{self.parts.loader.samples_per_epoch:,}: this is more than distillation.max_missing_share "
-                f"{limit:.2%}; make the missing targets in a new WORKDIR, or raise the setting, with which the same "
-                "command resumes"
+                f"{without:,} of {self._samples():,} samples had no targets of the teacher, and an"
+                f" epoch has {self.parts.loader.samples_per_epoch:,}: this is more than"
+                f" distillation.max_missing_share {limit:.2%}; make the missing targets in a new"
+                " WORKDIR, or raise the setting, with which the same command resumes"
             )
 
     def _samples(self) -> int:
@@ -310,21 +348,30 @@ class _Run:
         return every is not None and now // every > (now - self.config.schedule.batch_size) // every
 
     def _report(self, result: StepResult, rate: float) -> None:
-        loader, skipped = self.parts.loader, self.parts.stepper.skipped
+        loader = self.parts.loader
+        skipped = self.parts.stepper.skipped
         speed = self.progress.speed(self.step, loader.waited_s)
         speed["peak_memory_gib"] = max(self.ranks.collect(peak_memory(self.parts.device))) / 2**30
         if self.log is None:
             return
         self.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
-        values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
-        plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
+        values = {
+            **result.values,
+            "scale": result.scale,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": rate,
+        }
+        plain_values = {
+            key: value if math.isfinite(value) else str(value) for key, value in values.items()
+        }
         counts = {"skipped": skipped.total, "bad_samples": loader.indexed.total() + self.bad}
         if self.parts.embeddings or self.parts.targets:
             counts["without_targets"] = skipped.pairs
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check_and_record(self) -> None:
-        """Check the model of this step, and record the result in its checkpoint, if there is one."""
+        """Check the model of this step, and record the result in its checkpoint, if there is
+        one."""
         self.measured = self._check()
         if self.config.check.tasks:
             self._evaluate()
@@ -336,7 +383,9 @@ class _Run:
         self.ranks.barrier()
 
     def _check(self) -> dict[str, Share]:
-        with remedy(lambda: "a check needs more memory: lower check.batch_size or check.retrieval_samples"):
+        with remedy(
+            lambda: "a check needs more memory: lower check.batch_size or check.retrieval_samples"
+        ):
             measures = checks.measure(self.parts, self.say)
         if measures and self.log is not None:
             for text in checks.lines(measures):
@@ -346,7 +395,8 @@ class _Run:
 
     def _evaluate(self) -> None:
         """Run the tasks of the evaluation on the model as it would be exported now."""
-        folder, name = self.workdir.folder / "tasks", name_of(self.step)
+        folder = self.workdir.folder / "tasks"
+        name = name_of(self.step)
         evaluation = evaluate(
             self.config.check.tasks,
             self._export(folder / "model") if self.ranks.first else folder / "model",
@@ -367,9 +417,11 @@ class _Run:
             self.log.write("check", self.step, self._samples(), evaluation.values)
 
     def _save(self, checked: bool = True) -> None:
-        """Save a checkpoint of this step, unless there is one. `checked` is false if `_check_and_record` follows."""
+        """Save a checkpoint of this step, unless there is one. `checked` is false if
+        `_check_and_record` follows."""
         loader = self.parts.loader
-        read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
+        read = self.ranks.collect(loader.read)
+        lost = self.ranks.total(loader.lost)[0]
         if self.log is not None and self.step != self.saved:
             self.log.sync()
             self.checkpoints.save(
@@ -377,7 +429,9 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(self.parts, self.data, sum(read, Counter()), lost, self.parent),
+                    training=training_state(
+                        self.parts, self.data, sum(read, Counter()), lost, self.parent
+                    ),
                     metric=checks.metric(self.measured),
                     checked=checked,
                 )
@@ -390,7 +444,10 @@ class _Run:
             self.measured = self._check()
         if self.parts.embeddings or self.parts.targets:
             left = self.parts.stepper.skipped.pairs
-            self.say(f"{left:,} of {self._samples():,} samples had no targets of the teacher, and so no loss on them")
+            self.say(
+                f"{left:,} of {self._samples():,} samples had no targets of the teacher, and so no"
+                " loss on them"
+            )
         if self.ranks.first:
             self._export(self.workdir.folder / EXPORT)
             self.workdir.publish(EXPORT, last=DESCRIPTION)
@@ -411,10 +468,16 @@ class _Run:
             parent=None if self.parent is None else str(self.parent),
             architecture=self.parts.architecture,
         )
-        weights, shape = self.parts.evaluated.clip.state_dict(), self.parts.shape
+        weights = self.parts.evaluated.clip.state_dict()
+        shape = self.parts.shape
         seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}
-        data, model = self.config.data, self.config.model
-        started = [part for part in (model.warm_start, model.warm_start_image, model.warm_start_text) if part]
+        data = self.config.data
+        model = self.config.model
+        started = [
+            part
+            for part in (model.warm_start, model.warm_start_image, model.warm_start_text)
+            if part
+        ]
         started += [self.parent.path] if self.parent else []
         record = record_of(data.places, bool(data.selection or data.loader), started)
         return export(folder, self.parts.architecture, weights, seen, card, record)

@@ -1,4 +1,5 @@
-"""The student: a dual encoder, and linear concept heads on its image tower that only training uses."""
+"""The student: a dual encoder, and linear concept heads on its image tower that only training
+uses."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,13 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from open_diht.trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
+from open_diht.trainer.architecture import (
+    BadArchitecture,
+    DualEncoder,
+    architecture,
+    build,
+    is_batch_norm,
+)
 from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
 from open_diht.trainer.towers import TowerPair
 from open_diht.trainer.transforms import Pixels
@@ -42,10 +49,10 @@ class Encoded(NamedTuple):
 
 
 class Student(nn.Module):
-    """A dual encoder and its concept heads. In training mode, frozen modules stay in evaluation mode. So do batch
-    norms, because otherwise a step would depend on how its batch is spread over ranks and micro-batches. With
-    `batch_statistics` they use the statistics of the batch and learn their average. `features` is the input of the
-    heads (`concepts.features`)."""
+    """A dual encoder and its concept heads. In training mode, frozen modules stay in evaluation
+    mode. So do batch norms, because otherwise a step would depend on how its batch is spread over
+    ranks and micro-batches. With `batch_statistics` they use the statistics of the batch and learn
+    their average. `features` is the input of the heads (`concepts.features`)."""
 
     def __init__(
         self,
@@ -66,11 +73,15 @@ class Student(nn.Module):
         self.dtype = _DTYPES.get(precision)
         self.max_log_scale = float(torch.tensor(max_scale).log())
         width = _projection_input(clip) if features == "pre_projection" else clip_width(clip)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in vocabularies.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, size) for name, size in vocabularies.items()}
+        )
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in (part for child in self.children() for part in child.modules()) if mode else ():
+        for module in (
+            (part for child in self.children() for part in child.modules()) if mode else ()
+        ):
             own = list(module.parameters())
             frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
             if frozen or (is_batch_norm(module) and not self.batch_statistics):
@@ -93,15 +104,17 @@ class Student(nn.Module):
             return self.clip.encode_text(texts)
 
     def forward(self, images: Tensor, texts: Tensor, negatives: Tensor | None = None) -> Encoded:
-        """Encode images, (b, 3, h, w) uint8 pixels or another input of the image tower, and ids (b, context) int64 of
-        captions, and of wrong captions."""
+        """Encode images, (b, 3, h, w) uint8 pixels or another input of the image tower, and ids (b,
+        context) int64 of captions, and of wrong captions."""
         with self._autocast(images):
             images = self.pixels(images)
             if self.features == "pre_projection":
                 seen, image = _encode_image_twice(self.clip.visual, images)
             else:
                 seen = image = self.clip.encode_image(images)
-            text = self.clip.encode_text(texts if negatives is None else torch.cat([texts, negatives]))
+            text = self.clip.encode_text(
+                texts if negatives is None else torch.cat([texts, negatives])
+            )
         negative = None
         if negatives is not None:
             text, negative = text.split(len(texts))
@@ -110,10 +123,16 @@ class Student(nn.Module):
             if self.features == "normalized":
                 seen = normalize(seen, dim=-1)
             logits = {name: head(seen) for name, head in self.heads.items()}
-        return Encoded(image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias, negative)
+        return Encoded(
+            image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias, negative
+        )
 
     def _autocast(self, inputs: Tensor) -> AbstractContextManager[None]:
-        return nullcontext() if self.dtype is None else torch.autocast(inputs.device.type, dtype=self.dtype)
+        return (
+            nullcontext()
+            if self.dtype is None
+            else torch.autocast(inputs.device.type, dtype=self.dtype)
+        )
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
@@ -131,7 +150,9 @@ def clip_width(clip: DualEncoder) -> int:
     with torch.no_grad():
         side = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
         training = visual.training  # restored below
-        width = visual.eval()(torch.zeros(1, 3, side, side, device=clip.logit_scale.device)).shape[-1]
+        width = visual.eval()(torch.zeros(1, 3, side, side, device=clip.logit_scale.device)).shape[
+            -1
+        ]
         visual.train(training)
     return int(width)
 
@@ -143,12 +164,14 @@ def _projection_input(clip: DualEncoder) -> int:
     if isinstance(visual, TimmModel) and len(visual.head):
         return int(visual.trunk.num_features)
     raise BadArchitecture(
-        f"concepts.features pre_projection: {type(visual).__name__} has no separate projection; use projected"
+        f"concepts.features pre_projection: {type(visual).__name__} has no separate projection; use"
+        " projected"
     )
 
 
 def _encode_image_twice(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the input and the output of the projection, computed as open_clip's own forward does."""
+    """Return the input and the output of the projection, computed as open_clip's own forward
+    does."""
     if isinstance(visual, VisionTransformer):
         pooled, _ = visual._pool(visual.transformer(visual._embeds(images)))
         return pooled, pooled @ visual.proj
@@ -164,15 +187,19 @@ def build_student(
     precision: str = "fp32",
     resumed: bool = False,
 ) -> tuple[Student, dict[str, Any], list[str]]:
-    """Build the student before its first step. Return it with its architecture in open_clip's form and lines about its
-    warm start. Random weights are a function of torch's seed. A `resumed` run reads no files of a warm start, because a
-    checkpoint replaces all weights. Raises `BadArchitecture`, also if nothing is trained, and `BadWeights`."""
+    """Build the student before its first step. Return it with its architecture in open_clip's form
+    and lines about its warm start. Random weights are a function of torch's seed. A `resumed` run
+    reads no files of a warm start, because a checkpoint replaces all weights. Raises
+    `BadArchitecture`, also if nothing is trained, and `BadWeights`.
+    """
     model = architecture(settings)
     clip = build(model, settings.temperature)
     said = [] if resumed else warm_start(clip, settings, model["text_cfg"])
     if settings.gradient_checkpointing:
         if isinstance(clip, TowerPair):
-            raise BadArchitecture("model.gradient_checkpointing: an architecture with a `tower` of its own has none")
+            raise BadArchitecture(
+                "model.gradient_checkpointing: an architecture with a `tower` of its own has none"
+            )
         clip.set_grad_checkpointing(True)
     if settings.freeze_image:
         clip.lock_image_tower(unlocked_groups=0, freeze_bn_stats=False)
@@ -187,6 +214,10 @@ def build_student(
         transform=transform,
         precision=precision,
     )
-    if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_" not in name):
+    if not any(
+        parameter.requires_grad
+        for name, parameter in student.named_parameters()
+        if "logit_" not in name
+    ):
         raise BadArchitecture("model.freeze_image and freeze_text leave nothing to train")
     return student, model, said

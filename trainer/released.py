@@ -1,8 +1,9 @@
 """Convert a released checkpoint of the authors to open_clip's form.
 
-Use `python -m open_diht.trainer.released NAME FILE --output DIR` with a file that you have downloaded. This
-project does not distribute the files. The model zoo of the official repository states their addresses (its code is
-CC-BY-NC-4.0; treat the weights alike). They are plain state dicts under the names that open_clip uses.
+Use `python -m open_diht.trainer.released NAME FILE --output DIR` with a file that you have
+downloaded. This project does not distribute the files. The model zoo of the official repository
+states their addresses (its code is CC-BY-NC-4.0; treat the weights alike). They are plain state
+dicts under the names that open_clip uses.
 """
 
 import os
@@ -29,7 +30,8 @@ class Released:
     """A checkpoint that the authors released."""
 
     architecture: str
-    """open_clip's name. Its quickgelu variant would load without an error and compute something else."""
+    """open_clip's name. Its quickgelu variant would load without an error and compute something
+    else."""
     image_size: int
     parameters: int
 
@@ -48,17 +50,18 @@ def load_released(
     """Load a released model of the authors, in evaluation mode.
 
     Args:
-        name: a key of `RELEASED`.
-        path: the checkpoint. If its stem ends in 64 lower-case hexadecimal digits, as downloaded, they must be
+        name: a key of `RELEASED`. path: the checkpoint. If its stem ends in 64 lower-case
+            hexadecimal digits, as downloaded, they must be
             its SHA-256.
-        architecture: replaces the architecture known for the name; its number of parameters is not checked.
+        architecture: replaces the architecture known for the name; its number of parameters is not
+            checked.
 
     Returns:
         The dual encoder, and its architecture in open_clip's form.
 
     Raises:
-        BadWeights: the name is unknown, the file is missing, damaged or does not fit, or the architecture does not use
-            the exact GELU.
+        BadWeights: the name is unknown, the file is missing, damaged or does not fit, or the
+            architecture does not use the exact GELU.
         BadArchitecture: `architecture` cannot be built.
     """
     if name not in RELEASED:
@@ -68,20 +71,27 @@ def load_released(
     if model is None:
         raise BadWeights(f"this open_clip has no architecture {known.architecture}")
     if not path.is_file():
-        raise BadWeights(f"{path} is not a file; get {name} from the official repository's model zoo")
+        raise BadWeights(
+            f"{path} is not a file; get {name} from the official repository's model zoo"
+        )
     digits = re.search(r"([0-9a-f]{64})$", path.stem)
     if digits is not None and (found := sha256_file(path)) != digits.group(1):
-        raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
+        raise BadWeights(
+            f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again"
+        )
     clip = build(model, temperature=0.07)
     assert_exact_gelu(clip, model)
     state = read_weights(path)
     wanted = clip.state_dict()
-    unknown, missing = sorted(set(state) - set(wanted)), sorted(set(wanted) - set(state))
-    wrong = [key for key, value in state.items() if key in wanted and value.shape != wanted[key].shape]
+    unknown = sorted(set(state) - set(wanted))
+    missing = sorted(set(wanted) - set(state))
+    wrong = [
+        key for key, value in state.items() if key in wanted and value.shape != wanted[key].shape
+    ]
     if unknown or missing or wrong:
         raise BadWeights(
-            f"{path} is not {name}: {len(missing)} weights missing, {len(unknown)} unknown, {len(wrong)} of another "
-            f"shape (first: {(missing + unknown + wrong)[0]})"
+            f"{path} is not {name}: {len(missing)} weights missing, {len(unknown)} unknown,"
+            f" {len(wrong)} of another shape (first: {(missing + unknown + wrong)[0]})"
         )
     clip.load_state_dict(state, strict=True)
     count = sum(parameter.numel() for parameter in clip.parameters())
@@ -91,21 +101,27 @@ def load_released(
 
 
 def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
-    """Raise `BadWeights` if a model uses another activation than the exact GELU of the authors' models."""
-    activations = {type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__}
+    """Raise `BadWeights` if a model uses another activation than the exact GELU of the authors'
+    models."""
+    activations = {
+        type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__
+    }
     if model.get("quick_gelu") or activations != {"GELU"}:
         raise BadWeights(
-            f"the architecture has {', '.join(sorted(activations)) or 'no GELU'}; the released models need exact "
-            "GELU: take the name without -quickgelu"
+            f"the architecture has {', '.join(sorted(activations)) or 'no GELU'}; the released"
+            " models need exact GELU: take the name without -quickgelu"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Return 0, 1 if the folder could not be written, 2 for wrong use, or 130 after Ctrl-C."""
+    """Run the command line. Return 0, 1 if the folder could not be written, 2 for wrong use, or 130
+    after Ctrl-C."""
     parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, in open_clip's form")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write, in open_clip's form"
+    )
 
     def run() -> int:
         options = parser.parse_args(arguments)
@@ -116,14 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = sorted({path.name for path in output.glob("*")} - {WEIGHTS, DESCRIPTION, CARD})
         if other:
             raise WrongUse(
-                f"--output {output} holds {other[0]}, and the folder is replaced as a whole; name a new folder"
+                f"--output {output} holds {other[0]}, and the folder is replaced as a whole; name a"
+                " new folder"
             )
         clip, model = load_released(options.name, options.file)
         card = (
-            f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
-            "weights unchanged.\n"
-            "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
-            "their own).\n"
+            f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in"
+            " open_clip's form; weights unchanged.\nTerms: those of the authors' repository"
+            " (CC-BY-NC-4.0 for its code; the weights have no statement of their own).\n"
         )
         size = RELEASED[options.name].image_size
         export(output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)

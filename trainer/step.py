@@ -1,8 +1,9 @@
 """Training steps: gradients, the check that they are finite, and the update by AdamW.
 
-Random numbers are a function of where they are used, so a run that is resumed with the same numbers of ranks and
-micro-batches draws the same ones as an undisturbed run. No generator state is kept: torch's generators are seeded
-before each use, in a step from (seed, purpose, epoch, batch, rank, part).
+Random numbers are a function of where they are used, so a run that is resumed with the same numbers
+of ranks and micro-batches draws the same ones as an undisturbed run. No generator state is kept:
+torch's generators are seeded before each use, in a step from (seed, purpose, epoch, batch, rank,
+part).
 """
 
 import copy
@@ -41,10 +42,12 @@ def seed_for(seed: int, purpose: Purpose, *position: int) -> int:
     return (int(high) << 32 | int(low)) & (2**63 - 1)
 
 
-def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
-    """Build AdamW, in torch's fused form, for the trained parameters. Vectors and scalars (biases, norms, temperature)
-    do not decay. Concept heads have their own learning rate and weight decay. `layer_decay` makes a group for each
-    learning rate."""
+def build_optimizer(
+    student: Student, settings: OptimizerSettings, concepts: ConceptSettings
+) -> torch.optim.AdamW:
+    """Build AdamW, in torch's fused form, for the trained parameters. Vectors and scalars (biases,
+    norms, temperature) do not decay. Concept heads have their own learning rate and weight decay.
+    `layer_decay` makes a group for each learning rate."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     scales = layer_scales(student.clip, settings.layer_decay)
@@ -52,7 +55,9 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
     for of_head in (False, True):
         decay = settings.weight_decay * (concepts.weight_decay_factor if of_head else 1.0)
         for decayed in (True, False):
-            for p in (p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed):
+            for p in (
+                p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed
+            ):
                 scale = concepts.learning_rate_factor if of_head else scales.get(id(p), 1.0)
                 rate = settings.learning_rate * scale
                 new: dict[str, Any] = {
@@ -63,13 +68,19 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
                 }
                 groups.setdefault((of_head, decayed, scale), new)["params"].append(p)
     return torch.optim.AdamW(
-        [*groups.values()], lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True
+        [*groups.values()],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
     )
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
-    """Return the learning rate of a step as a fraction of the peak. It rises linearly in the warm-up. Then it follows a
-    cosine down to `final_learning_rate`, or stays at the peak and falls to it linearly in the cooldown."""
+    """Return the learning rate of a step as a fraction of the peak. It rises linearly in the
+    warm-up. Then it follows a cosine down to `final_learning_rate`, or stays at the peak and falls
+    to it linearly in the cooldown.
+    """
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
         return min(1.0, (seen + settings.batch_size) / warmup)
@@ -82,7 +93,8 @@ def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
 
 
 class WeightAverage:
-    """A moving average of a student's weights in float32. Each finite step does a <- decay a + (1 - decay) w."""
+    """A moving average of a student's weights in float32. Each finite step does a <- decay a + (1 -
+    decay) w."""
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay
@@ -107,7 +119,8 @@ class StepResult:
     """The result of a step. Losses and statistics are means over the global batch."""
 
     values: dict[str, float]
-    """Values by name: loss, contrastive, one per concept head, the statistics of the contrastive loss, distillation."""
+    """Values by name: loss, contrastive, one per concept head, the statistics of the contrastive
+    loss, distillation."""
     gradient_norm: float
     scale: float
     """Factor of the cosine in this step."""
@@ -117,7 +130,8 @@ class StepResult:
 
 @dataclass
 class Skipped:
-    """Counts of the steps that were not finite, and of the pairs that lacked targets that are learned."""
+    """Counts of the steps that were not finite, and of the pairs that lacked targets that are
+    learned."""
 
     total: int = 0
     in_a_row: int = 0
@@ -125,8 +139,8 @@ class Skipped:
 
 
 class Stepper:
-    """The optimizer, the loss and the state that steps change. If `schedule.micro_batches` is auto, replace it in
-    `Stepper.config` by a number before `settle`."""
+    """The optimizer, the loss and the state that steps change. If `schedule.micro_batches` is auto,
+    replace it in `Stepper.config` by a number before `settle`."""
 
     def __init__(
         self,
@@ -136,7 +150,10 @@ class Stepper:
         device: torch.device,
         distillation: Distillation | None = None,
     ):
-        self.student, self.config, self.ranks, self.device = student, config, ranks, device
+        self.student = student
+        self.config = config
+        self.ranks = ranks
+        self.device = device
         self.module: nn.Module = student
         """The student. With several ranks, `settle` wraps it in DDP."""
         concepts = config.concepts.weights if config.concepts.path not in ("", "auto") else {}
@@ -148,21 +165,26 @@ class Stepper:
         self.skipped = Skipped()
 
     def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
-        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets. After its first
-        backward pass DDP fills buckets in the order in which gradients arrived, and the order in which ranks are summed
-        depends on the position in a bucket. So after this call all steps, also the first one after a resume, use the
-        same order. `tokens` are (1, context) ids of any caption. Raises `OutOfMemory`."""
+        """Wrap the student in DDP if there are several ranks, and make DDP arrange its buckets.
+        After its first backward pass DDP fills buckets in the order in which gradients arrived, and
+        the order in which ranks are summed depends on the position in a bucket. So after this call
+        all steps, also the first one after a resume, use the same order. `tokens` are (1, context)
+        ids of any caption. Raises `OutOfMemory`."""
         if self.ranks.world == 1:
             return
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # newer versions rename it forward_sync_buffers
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # newer versions rename it forward_sync_buffers
             self.module = nn.parallel.DistributedDataParallel(
                 self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         of_part = pairs // self._parts
         with remedy(lambda: self._too_large(pairs)):
-            kind = torch.uint8 if len(shape) == 3 else torch.float32  # as in batches, so that compiled code is reused
+            kind = (
+                torch.uint8 if len(shape) == 3 else torch.float32
+            )  # as in batches, so that compiled code is reused
             images = torch.zeros(of_part, *shape, dtype=kind, device=self.device)
             found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
             outputs = [found.image, found.text, found.scale, *found.concepts.values()]
@@ -171,9 +193,9 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
-        """Take a step on this rank's part of batch `number` of the epoch, at a fraction `rate` of the peak learning
-        rate. Raises `Diverged` if `run.max_nonfinite` steps in a row were not finite, `OutOfMemory` if the batch is too
-        large."""
+        """Take a step on this rank's part of batch `number` of the epoch, at a fraction `rate` of
+        the peak learning rate. Raises `Diverged` if `run.max_nonfinite` steps in a row were not
+        finite, `OutOfMemory` if the batch is too large."""
         with remedy(lambda: self._too_large(len(batch))):
             return self._step(batch, epoch, number, rate)
 
@@ -194,11 +216,23 @@ class Stepper:
         )
         self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
         clip_at = self.config.optimizer.max_gradient_norm or math.inf
-        gradient = nn.utils.clip_grad_norm_(self.parameters, clip_at)  # returns the norm before clipping
-        named = {"loss": loss.total, "contrastive": loss.contrastive, **loss.concepts, **loss.statistics}
-        means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
+        gradient = nn.utils.clip_grad_norm_(
+            self.parameters, clip_at
+        )  # returns the norm before clipping
+        named = {
+            "loss": loss.total,
+            "contrastive": loss.contrastive,
+            **loss.concepts,
+            **loss.statistics,
+        }
+        means = (
+            self.ranks.sum(torch.stack([value.float() for value in named.values()]))
+            / self.ranks.world
+        )
         # A step waits for its device here, so all values are read in one transfer.
-        norm, factor, *read = torch.cat([torch.stack([gradient.float(), scale.float()]), means]).tolist()
+        norm, factor, *read = torch.cat(
+            [torch.stack([gradient.float(), scale.float()]), means]
+        ).tolist()
         values = dict(zip(named, read, strict=True))
         self.skipped.pairs += round(values.pop("without_targets", 0.0) * self.ranks.world)
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
@@ -224,15 +258,18 @@ class Stepper:
         return parts
 
     def _too_large(self, pairs: int) -> str:
-        smaller, parts = "lower schedule.batch_size in a new WORKDIR", min(pairs, 2 * self._parts)
-        if parts > self._parts and self.config.model.batch_norm == "frozen":  # batch norms of batches allow one part
+        smaller = "lower schedule.batch_size in a new WORKDIR"
+        parts = min(pairs, 2 * self._parts)
+        if (
+            parts > self._parts and self.config.model.batch_norm == "frozen"
+        ):  # batch norms of batches allow one part
             smaller = (
-                f"set schedule.micro_batches={parts}, which lets the same command resume from the last checkpoint, or "
-                + smaller
+                f"set schedule.micro_batches={parts}, which lets the same command resume from the"
+                " last checkpoint, or " + smaller
             )
         return (
-            f"a step needs more memory than available, with {pairs:,} pairs on each rank and schedule.micro_batches "
-            f"{self._parts}: {smaller}"
+            f"a step needs more memory than available, with {pairs:,} pairs on each rank and"
+            f" schedule.micro_batches {self._parts}: {smaller}"
         )
 
     def _count(self, finite: bool) -> None:
@@ -240,7 +277,8 @@ class Stepper:
         self.skipped.total += not finite
         if self.skipped.in_a_row >= self.config.run.max_nonfinite:
             raise Diverged(
-                f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
-                "; start again, or from model.safetensors of the last checkpoint (model.warm_start), in a new WORKDIR, "
-                "with a lower optimizer.learning_rate or with optimizer.max_gradient_norm=1"
+                f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite"
+                " (run.max_nonfinite); start again, or from model.safetensors of the last"
+                " checkpoint (model.warm_start), in a new WORKDIR, with a lower"
+                " optimizer.learning_rate or with optimizer.max_gradient_norm=1"
             )

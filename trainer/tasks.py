@@ -1,6 +1,8 @@
-"""Evaluate a model while training (`check.tasks`) by running `python -m open_diht.eval` in a process of its own.
+"""Evaluate a model while training (`check.tasks`) by running `python -m open_diht.eval` in a
+process of its own.
 
-An unknown task is an error at the start of the training. Later failures of that process are reported and logged.
+An unknown task is an error at the start of the training. Later failures of that process are
+reported and logged.
 """
 
 import json
@@ -21,10 +23,20 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.ranks import Ranks
 
 _PAUSE_S = 1.0  # between polls of the process; ranks wait for each other only this long
-_OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
-                 "MASTER_PORT")  # fmt: skip
+_OF_LAUNCHERS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 _COMMAND = (sys.executable, "-m", "open_diht.eval")
-RESULTS, REPORT, LOG = "results.json", "report.html", "log.txt"
+RESULTS = "results.json"
+REPORT = "report.html"
+LOG = "log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +50,37 @@ class Evaluated:
 
 
 def require_tasks(tasks: str) -> None:
-    """Raise `WrongUse` if a task is unknown or the evaluation cannot start, without reading data or loading a model."""
+    """Raise `WrongUse` if a task is unknown or the evaluation cannot start, without reading data or
+    loading a model."""
     done = subprocess.run(
-        [*_COMMAND, "--tasks", tasks, "--power"], env=_alone(), capture_output=True, text=True, check=False
+        [*_COMMAND, "--tasks", tasks, "--power"],
+        env=_alone(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise WrongUse(f"check.tasks {tasks}: {_last_line(done.stderr)}")
 
 
 def evaluate(
-    tasks: str, model: Path, output: Path, *, device: torch.device, ranks: Ranks, asked_to_stop: Callable[[], bool]
+    tasks: str,
+    model: Path,
+    output: Path,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    asked_to_stop: Callable[[], bool],
 ) -> Evaluated | None:
-    """Evaluate an exported model, without few-shot, on the first rank while the others wait. All ranks call this. A
-    stop request on any of them ends the evaluation. Cached features of the model are deleted afterwards. Return None
-    after a stop request, and on all ranks but the first."""
+    """Evaluate an exported model, without few-shot, on the first rank while the others wait. All
+    ranks call this. A stop request on any of them ends the evaluation. Cached features of the model
+    are deleted afterwards. Return None after a stop request, and on all ranks but the first."""
     process = _start(tasks, model, output, device) if ranks.first else None
     try:
         while True:
             code = None if process is None else _ended(process)
-            running, stopped = ranks.share(process is None or code is None), ranks.any(asked_to_stop())
+            running = ranks.share(process is None or code is None)
+            stopped = ranks.any(asked_to_stop())
             if stopped:
                 return None
             if not running:
@@ -66,7 +90,8 @@ def evaluate(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # its workers too
                 process.wait()
-            # No other checkpoint can use these features (named by open_diht.eval.features). Hashes of data stay.
+            # No other checkpoint can use these features (named by open_diht.eval.features). Hashes
+            # of data stay.
             for path in (output.parent / "cache").glob("[0-9a-f]" * 32):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -77,7 +102,18 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
     output.mkdir(parents=True, exist_ok=True)
     for name in (RESULTS, REPORT):
         (output / name).unlink(missing_ok=True)  # left by an earlier try
-    words = ("--model", str(model), "--tasks", tasks, "--output", str(output), "--device", device.type, "--shots", "0")
+    words = (
+        "--model",
+        str(model),
+        "--tasks",
+        tasks,
+        "--output",
+        str(output),
+        "--device",
+        device.type,
+        "--shots",
+        "0",
+    )
     with open(output / LOG, "wb") as log:
         return subprocess.Popen(
             [*_COMMAND, *words, "--cache", str(output.parent / "cache")],
@@ -85,12 +121,14 @@ def _start(tasks: str, model: Path, output: Path, device: torch.device) -> subpr
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C reaches only the training, which then ends this process
+            # a Ctrl-C reaches only the training, which then ends this process
+            start_new_session=True,
         )
 
 
 def _alone() -> dict[str, str]:
-    """Return the environment without a launcher's variables, for a process that is not a rank of this run."""
+    """Return the environment without a launcher's variables, for a process that is not a rank of
+    this run."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -99,7 +137,8 @@ def _alone() -> dict[str, str]:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait for at most `_PAUSE_S` and return the exit status. Return None if the process still runs."""
+    """Wait for at most `_PAUSE_S` and return the exit status. Return None if the process still
+    runs."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(_PAUSE_S)
     return None
@@ -112,8 +151,8 @@ def _read(output: Path, code: int) -> Evaluated:
         rows = json.loads((output / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         rows = None
-    # Results are written task by task, and status 1 also means that a task has no data, so neither shows that the
-    # evaluation finished. It writes its report at the end.
+    # Results are written task by task, and status 1 also means that a task has no data, so neither
+    # shows that the evaluation finished. It writes its report at the end.
     failed = rows is None or code not in (0, 1) or not (output / REPORT).exists()
     why = f"status {code}: {_last_line(text)}" if failed else ""
     said = [f"check.tasks failed, {why}; see {log}; the training continues"] if failed else []
@@ -128,10 +167,15 @@ def _read(output: Path, code: int) -> Evaluated:
 
 def _line(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
-        return f"{row['task']}: not measured: {row['protocol'].get('missing', 'no reason is given')}"
+        return (
+            f"{row['task']}: not measured: {row['protocol'].get('missing', 'no reason is given')}"
+        )
     interval = "" if row["low"] is None else f" ({row['low']:.1%} to {row['high']:.1%})"
     data = row.get("protocol", {}).get("training_data", "unknown")
-    return f"{row['task']}, n {row['n']:,}: {row['metric']} {row['value']:.1%}{interval}; training data {data}"
+    return (
+        f"{row['task']}, n {row['n']:,}: {row['metric']} {row['value']:.1%}{interval}; training"
+        f" data {data}"
+    )
 
 
 def _last_line(text: str) -> str:

@@ -1,13 +1,15 @@
-"""Towers of your own: `tower: package.module:Class` in a vision_cfg or text_cfg selects one; the other keys,
-except those of Hugging Face's and CLIP's tokenizers, are its settings.
+"""Towers of your own: `tower: package.module:Class` in a vision_cfg or text_cfg selects one; the
+other keys, except those of Hugging Face's and CLIP's tokenizers, are its settings.
 
-A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its settings.
+A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding,
+and its settings.
 
-- An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
-  (b, embed_dim).
-- A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b, embed_dim). Short
-  captions are padded with id 0. Ids are CLIP's tokens, unless the class has a static method `tokenizer`. It gets the
-  text_cfg and returns a function from captions to ids, with an attribute `vocab_size`.
+- An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b,
+  *input_shape) to (b, embed_dim).
+- A text tower also takes `vocab_size` and `context_length`, and maps ids (b, context_length) to (b,
+  embed_dim). Short captions are padded with id 0. Ids are CLIP's tokens, unless the class has a
+  static method `tokenizer`. It gets the text_cfg and returns a function from captions to ids, with
+  an attribute `vocab_size`.
 
 A plugin may give its class a name by `register`.
 """
@@ -35,37 +37,45 @@ class BadTower(ValueError):
 def register(name: str, tower: type[nn.Module]) -> None:
     """Register a tower class under a name. Raises ValueError if the name is taken."""
     if TOWERS.get(name, tower) is not tower:
-        raise ValueError(f"there is a tower called {name} already, {TOWERS[name].__name__}; take another name")
+        raise ValueError(
+            f"there is a tower called {name} already, {TOWERS[name].__name__}; take another name"
+        )
     TOWERS[name] = tower
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Return whether a vision_cfg or text_cfg names a registered tower or an import path, rather than open_clip's."""
+    """Return whether a vision_cfg or text_cfg names a registered tower or an import path, rather
+    than open_clip's."""
     return "tower" in settings
 
 
 def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
-    """Build the tower that a vision_cfg or text_cfg names, with the other keys as its settings. Raises `BadTower`."""
+    """Build the tower that a vision_cfg or text_cfg names, with the other keys as its settings.
+    Raises `BadTower`."""
     name = str(settings["tower"])
     try:
-        return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)
+        return _found(name)(
+            embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given
+        )
     except TypeError as error:
         raise BadTower(f"the tower {name} does not take its settings: {error}") from error
 
 
 def own_tokenizer(settings: Mapping[str, Any]) -> Any:
-    """Return the tokenizer that the tower of a text_cfg brings. Return None if it takes other tokens. Raises
-    `BadTower`, also if a setting of the tokenizer is missing."""
+    """Return the tokenizer that the tower of a text_cfg brings. Return None if it takes other
+    tokens. Raises `BadTower`, also if a setting of the tokenizer is missing."""
     make = getattr(_found(str(settings["tower"])), "tokenizer", None) if is_own(settings) else None
     try:
         return None if make is None else make(settings)
     except KeyError as error:
-        raise BadTower(f"text_cfg of the tower {settings['tower']} lacks {error}; add it") from error
+        raise BadTower(
+            f"text_cfg of the tower {settings['tower']} lacks {error}; add it"
+        ) from error
 
 
 def imported_class(name: str, base: type[Any]) -> type[Any]:
-    """Import `package.module:Class`, also from the current folder. Raises ValueError if there is no such class, or it
-    does not derive from `base`."""
+    """Import `package.module:Class`, also from the current folder. Raises ValueError if there is no
+    such class, or it does not derive from `base`."""
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"{name!r} is not of the form package.module:Class")
@@ -73,10 +83,13 @@ def imported_class(name: str, base: type[Any]) -> type[Any]:
         found = getattr(imported(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"{name} cannot be imported: {error}; its module must be installed, in this folder, or on PYTHONPATH"
+            f"{name} cannot be imported: {error}; its module must be installed, in this folder, or"
+            " on PYTHONPATH"
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{name} is not a class derived from {base.__module__}.{base.__qualname__}")
+        raise ValueError(
+            f"{name} is not a class derived from {base.__module__}.{base.__qualname__}"
+        )
     return found
 
 
@@ -90,7 +103,8 @@ def _found(name: str) -> type[nn.Module]:
 
 
 class TowerPair(nn.Module):
-    """A dual encoder of two towers and a learned scale. Weights have the names of open_clip's `CustomTextCLIP`."""
+    """A dual encoder of two towers and a learned scale. Weights have the names of open_clip's
+    `CustomTextCLIP`."""
 
     def __init__(
         self,
@@ -106,20 +120,31 @@ class TowerPair(nn.Module):
         self.visual: Any
         self.text: Any
         self.logit_bias: Any
-        vision, text = dict(vision_cfg), {key: value for key, value in text_cfg.items() if key not in _OF_TOKENIZER}
-        self.visual = build_tower(vision, embed_dim) if is_own(vision) else _build_vision_tower(embed_dim, vision)
+        vision = dict(vision_cfg)
+        text = {key: value for key, value in text_cfg.items() if key not in _OF_TOKENIZER}
+        self.visual = (
+            build_tower(vision, embed_dim)
+            if is_own(vision)
+            else _build_vision_tower(embed_dim, vision)
+        )
         if is_own(text):
             self.text = build_tower(text, embed_dim, vocab_size=vocab_size)
         else:
             self.text = _build_text_tower(embed_dim, {**text, "vocab_size": vocab_size})
         if is_own(vision) and not isinstance(getattr(self.visual, "input_shape", None), tuple):
-            raise BadTower(f"the tower {vision['tower']} has no tuple input_shape, (d,) or (3, side, side)")
+            raise BadTower(
+                f"the tower {vision['tower']} has no tuple input_shape, (d,) or (3, side, side)"
+            )
         self.logit_scale = nn.Parameter(torch.tensor(init_logit_scale))
-        self.logit_bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(init_logit_bias))
+        self.logit_bias = (
+            None if init_logit_bias is None else nn.Parameter(torch.tensor(init_logit_bias))
+        )
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Return the embeddings (b, embed_dim) of images, L2-normalized if `normalize`."""
-        return functional.normalize(self.visual(images), dim=-1) if normalize else self.visual(images)
+        return (
+            functional.normalize(self.visual(images), dim=-1) if normalize else self.visual(images)
+        )
 
     def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
         """Return the embeddings (b, embed_dim) of token ids, L2-normalized if `normalize`."""

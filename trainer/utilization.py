@@ -1,7 +1,9 @@
-"""Utilization of devices: model FLOPs utilization (MFU; Chowdhery et al. 2022, PaLM, appendix B) and peak memory.
+"""Utilization of devices: model FLOPs utilization (MFU; Chowdhery et al. 2022, PaLM, appendix B)
+and peak memory.
 
-MFU is the FLOP/s that the model needs at the measured speed, forward and backward, divided by the peak of the
-devices. Recomputation to save memory (gradient checkpointing, micro-batches) does not count.
+MFU is the FLOP/s that the model needs at the measured speed, forward and backward, divided by the
+peak of the devices. Recomputation to save memory (gradient checkpointing, micro-batches) does not
+count.
 """
 
 import resource
@@ -32,12 +34,14 @@ PEAKS: dict[str, dict[str, float]] = {
     "V100": {"fp16": 125 * _T, "fp32": 15.7 * _T},
     "T4": {"fp16": 65 * _T, "fp32": 8.1 * _T},
 }
-"""Peak FLOP/s on dense matrices from the makers' data sheets, by device and precision. A key matches whole words of the
-name that CUDA reports, and the first match counts. Precisions are `run.precision`, or tf32 for fp32 with `run.tf32`."""
+"""Peak FLOP/s on dense matrices from the makers' data sheets, by device and precision. A key
+matches whole words of the name that CUDA reports, and the first match counts. Precisions are
+`run.precision`, or tf32 for fp32 with `run.tf32`."""
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:
-    """Return a device's peak FLOP/s at bf16, fp16, tf32 or fp32, if known. `told` is `log.peak_tflops`."""
+    """Return a device's peak FLOP/s at bf16, fp16, tf32 or fp32, if known. `told` is
+    `log.peak_tflops`."""
     if told is not None:
         return told * _T
     return peak_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
@@ -46,13 +50,15 @@ def peak_flops(device: torch.device, precision: str, told: float | None = None) 
 def peak_of(name: str, precision: str) -> float | None:
     """Return the peak FLOP/s of a GPU by the name that CUDA reports. Return None if unknown."""
     words = f" {name.replace('-', ' ')} "
-    return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
+    return next(
+        (peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None
+    )
 
 
 def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
-    """Count the FLOPs of a step for one pair, forward and backward, without the loss, frozen weights' gradients and
-    dropped patches. Random numbers and gradients are not changed. `tokens` are (k, context) ids of any captions, k for
-    each pair."""
+    """Count the FLOPs of a step for one pair, forward and backward, without the loss, frozen
+    weights' gradients and dropped patches. Random numbers and gradients are not changed. `tokens`
+    are (k, context) ids of any captions, k for each pair."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     with (
         without_checkpointing(student),
@@ -61,13 +67,18 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
         FlopCounterMode(display=False) as counter,
     ):
         encoded = student(*inputs)
-        total = sum(logits.sum() for logits in encoded.concepts.values()) + encoded.image.sum() + encoded.text.sum()
+        total = (
+            sum(logits.sum() for logits in encoded.concepts.values())
+            + encoded.image.sum()
+            + encoded.text.sum()
+        )
         torch.autograd.grad(total, trained, allow_unused=True)
     return counter.get_total_flops() / _PAIRS
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return this process's peak memory in bytes: that of torch's allocator on a GPU, else the resident memory."""
+    """Return this process's peak memory in bytes: that of torch's allocator on a GPU, else the
+    resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

@@ -12,9 +12,10 @@ from open_diht.common.html.text import attribute, percent, prose, show, words
 
 
 def render_page(package: str | tuple[str, ...], template: str, **content: Any) -> str:
-    """Return a page, or a part of one, as HTML. The first package has the template and its style sheets; the others
-    have templates that it imports. A whole page extends `page.html.j2` and fills the blocks `title` and `body`. Values
-    are escaped: pass finished HTML through `|safe` and untrusted text through `|show`."""
+    """Return a page, or a part of one, as HTML. The first package has the template and its style
+    sheets; the others have templates that it imports. A whole page extends `page.html.j2` and fills
+    the blocks `title` and `body`. Values are escaped: pass finished HTML through `|safe` and
+    untrusted text through `|show`."""
     packages = (package,) if isinstance(package, str) else package
     return _environment(*packages).get_template(template).render(**content)
 
@@ -42,5 +43,7 @@ def _environment(*packages: str) -> Environment:
 def style_sheet(*packages: str) -> str:
     """Return the shared style sheet followed by those of the packages."""
     folders = [files(package) for package in (__package__, *packages)]
-    sheets = [file for folder in folders for file in sorted(folder.iterdir(), key=lambda one: one.name)]
+    sheets = [
+        file for folder in folders for file in sorted(folder.iterdir(), key=lambda one: one.name)
+    ]
     return "".join(file.read_text("utf-8") for file in sheets if file.name.endswith(".css"))

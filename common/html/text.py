@@ -1,4 +1,5 @@
-"""Make untrusted text safe to show: escaped, bounded, and without characters that hide or reorder others."""
+"""Make untrusted text safe to show: escaped, bounded, and without characters that hide or reorder
+others."""
 
 import html
 import re
@@ -23,24 +24,29 @@ class TextSpan:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is unseen but affects the page: control, bidi, a lone surrogate or one of
-    `_UNSEEN`."""
+    """Return whether a character is unseen but affects the page: control, bidi, a lone surrogate or
+    one of `_UNSEEN`."""
     return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Return `text` on one line, cut to `limit` characters, with hidden characters spelled out. It is not escaped."""
+    """Return `text` on one line, cut to `limit` characters, with hidden characters spelled out. It
+    is not escaped."""
     cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
-    return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
+    return "".join(
+        " " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut
+    )
 
 
 def attribute(text: str, limit: int = 400) -> str:
-    """Return `text`, cut to `limit` characters, escaped for use between double quotes or in an SVG text."""
+    """Return `text`, cut to `limit` characters, escaped for use between double quotes or in an SVG
+    text."""
     return html.escape(plain(text, limit))
 
 
 def show(text: str, limit: int = 400) -> str:
-    """Return `text`, cut to `limit` characters, as an HTML element whose writing direction does not affect the page."""
+    """Return `text`, cut to `limit` characters, as an HTML element whose writing direction does not
+    affect the page."""
     return marked(text, (), limit)
 
 
@@ -50,10 +56,13 @@ def prose(text: str, limit: int = 400) -> str:
 
 
 def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
-    """Return `text` as HTML with some ranges marked. They may overlap; ranges beyond the text are ignored. A longer
-    text is cut to `limit` characters around the first `overlap` span. Without such a span its beginning stays."""
+    """Return `text` as HTML with some ranges marked. They may overlap; ranges beyond the text are
+    ignored. A longer text is cut to `limit` characters around the first `overlap` span. Without
+    such a span its beginning stays.
+    """
     inside = sorted(
-        (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
+        (span for span in spans if 0 <= span.start < span.end <= len(text)),
+        key=lambda span: (span.start, span.end),
     )
     first, last = _window(len(text), inside, limit)
     edges = {first, last}
@@ -64,7 +73,9 @@ def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
     for start, end in pairwise(cuts):  # between two cuts the same spans apply
         body = "".join(_shown(char) for char in text[start:end])
         for css in sorted({span.css for span in inside if span.start <= start and end <= span.end}):
-            body = f"<mark>{body}</mark>" if css == "overlap" else f'<span class="{css}">{body}</span>'
+            body = (
+                f"<mark>{body}</mark>" if css == "overlap" else f'<span class="{css}">{body}</span>'
+            )
         pieces.append(body)
     if last < len(text):
         pieces.append("\u2026")
@@ -89,7 +100,8 @@ def anchor(name: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Estimate the width of a text in a sans-serif font of a size, both in pixels. No font is available to measure."""
+    """Estimate the width of a text in a sans-serif font of a size, both in pixels. No font is
+    available to measure."""
     return size * sum(_advance(char) for char in text)
 
 
@@ -105,7 +117,10 @@ def _shown(char: str) -> str:
     if char in _BLANKS:
         return " "
     if is_hidden(char):
-        return f'<span class="hidden-char" title="a character that cannot be seen">{_code(char)}</span>'
+        return (
+            '<span class="hidden-char" title="a character that cannot be'
+            f' seen">{_code(char)}</span>'
+        )
     return html.escape(char)
 
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Start and stop a standalone Flink on this machine, from the two PyPI packages with its jars and its scripts.
+"""Start and stop a standalone Flink on this machine, from the two PyPI packages with its jars and
+its scripts.
 
-    python3 -m deploy.flink.cluster up      (what `make flink-up` calls) starts it, or finds it running
-    python3 -m deploy.flink.cluster down    (`make flink-down`) stops it
-    python3 -m deploy.flink.cluster status
+    python3 -m deploy.flink.cluster up      (what `make flink-up` calls) starts it, or finds it
+    running python3 -m deploy.flink.cluster down    (`make flink-down`) stops it python3 -m
+    deploy.flink.cluster status
 
-Its files are in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
-There is one JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. The script
-needs Java 11 to 21 and, the first time, pip with access to a package registry (232 MB). It uses only the standard
-library. Exit status 0: success, also if there is nothing to stop; 2: no cluster could be started, or `status` found
-none; one line gives the reason.
+Its files are in one folder (`--state`, by default .flink): packages, installation, configuration,
+logs, process ids. There is one JobManager and one TaskManager with `--slots` slots; every port
+binds to the loopback address. The script needs Java 11 to 21 and, the first time, pip with access
+to a package registry (232 MB). It uses only the standard library. Exit status 0: success, also if
+there is nothing to stop; 2: no cluster could be started, or `status` found none; one line gives the
+reason.
 """
 
 import json
@@ -36,7 +38,8 @@ PACKAGES = {
     "apache-flink": (
         "apache_flink-1.20.5-cp311-cp311-manylinux_2_5_x86_64.manylinux1_x86_64.manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         "6e8ec098a7c06ea34d01fd540e81d44703a90e3bda74052dcbcbb7db5253c10f",
-        # The scripts are equal in the wheels for every Python and processor; the hash is of this wheel.
+        # The scripts are equal in the wheels for every Python and processor; the hash is of this
+        # wheel.
         [
             "--only-binary=:all:",
             "--python-version=3.11",
@@ -50,15 +53,19 @@ PACKAGES = {
 
 
 class Cluster(LocalCluster):
-    """A local Flink cluster: `port` is that of its REST service, `rpc_port` that of the JobManager, and `slots` are
-    those of the TaskManager."""
+    """A local Flink cluster: `port` is that of its REST service, `rpc_port` that of the JobManager,
+    and `slots` are those of the TaskManager."""
 
-    name, sizes, daemons = "Flink", "slots", ("jobmanager", "taskmanager")
+    name = "Flink"
+    sizes = "slots"
+    daemons = ("jobmanager", "taskmanager")
 
     def __init__(self, state: Path, port: int, rpc_port: int, slots: int):
         super().__init__(state, port, slots)
         self._rpc_port = rpc_port
-        self._home, self._conf, self._tmp = (self.state / name for name in (f"flink-{VERSION}", "conf", "tmp"))
+        self._home, self._conf, self._tmp = (
+            self.state / name for name in (f"flink-{VERSION}", "conf", "tmp")
+        )
 
     @property
     def address(self) -> str:
@@ -69,14 +76,23 @@ class Cluster(LocalCluster):
         java = _java()
         self._install()
         self._configure()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLINK_", "HADOOP_"))}
-        own = {"FLINK_CONF_DIR": str(self._conf), "FLINK_PID_DIR": str(self._tmp), "FLINK_LOG_DIR": str(self.log)}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FLINK_", "HADOOP_"))
+        }
+        own = {
+            "FLINK_CONF_DIR": str(self._conf),
+            "FLINK_PID_DIR": str(self._tmp),
+            "FLINK_LOG_DIR": str(self.log),
+        }
         for daemon in self.daemons:
             command = [str(self._home / "bin" / f"{daemon}.sh"), "start-foreground"]
             self.spawn(daemon, command, {**inherited, **own, "JAVA_HOME": str(java.parents[1])})
 
     def count(self) -> int:
-        """Return the number of slots that the REST service reports, 0 if it does not answer as Flink does."""
+        """Return the number of slots that the REST service reports, 0 if it does not answer as
+        Flink does."""
         try:
             with urllib.request.urlopen(f"{self.address}/overview", timeout=5.0) as answer:
                 return int(json.load(answer)["slots-total"])
@@ -92,9 +108,14 @@ class Cluster(LocalCluster):
             with tarfile.open(jars) as archive:
                 archive.extractall(fresh, filter="data")
             with zipfile.ZipFile(scripts) as wheel:
-                wheel.extractall(fresh, [name for name in wheel.namelist() if name.startswith("pyflink/")])
+                wheel.extractall(
+                    fresh, [name for name in wheel.namelist() if name.startswith("pyflink/")]
+                )
             home = fresh / f"apache_flink_libraries-{VERSION}" / "deps"
-            for part in ("bin", "conf"):  # real folders: Flink's scripts do not follow symbolic links
+            for part in (
+                "bin",
+                "conf",
+            ):  # real folders: Flink's scripts do not follow symbolic links
                 shutil.copytree(fresh / "pyflink" / part, home / part, dirs_exist_ok=True)
             for script in (home / "bin").iterdir():
                 script.chmod(0o755)
@@ -104,9 +125,13 @@ class Cluster(LocalCluster):
         self._tmp.mkdir(exist_ok=True)
         shutil.copytree(self._home / "conf", self._conf, dirs_exist_ok=True)
         given = (self._home / "conf" / "config.yaml").read_text(encoding="utf-8")
-        opened = re.search(r"^ +all: (--add-.*)$", given, re.MULTILINE)  # what Flink needs to reach into on Java 17
+        opened = re.search(
+            r"^ +all: (--add-.*)$", given, re.MULTILINE
+        )  # what Flink needs to reach into on Java 17
         settings = {
-            "env.java.opts.all": f"{opened[1] if opened else ''} -Djava.io.tmpdir={self._tmp}".strip(),
+            "env.java.opts.all": (
+                f"{opened[1] if opened else ''} -Djava.io.tmpdir={self._tmp}".strip()
+            ),
             "env.log.dir": str(self.log),
             "env.pid.dir": str(self._tmp),
             "io.tmp.dirs": str(self._tmp),
@@ -131,12 +156,18 @@ class Cluster(LocalCluster):
 
 
 def _java() -> Path:
-    """Return the path of `java`. Raises ClusterError if there is none, or it is not Java 11 to 21."""
+    """Return the path of `java`. Raises ClusterError if there is none, or it is not Java 11 to
+    21."""
     home = os.environ.get("JAVA_HOME")
     found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    remedy = "install Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless), or set JAVA_HOME"
+    remedy = (
+        "install Java 17 (on Debian and Ubuntu: apt-get install openjdk-17-jre-headless), or set"
+        " JAVA_HOME"
+    )
     if not found or not Path(found).is_file():
-        raise ClusterError(f"Flink needs Java, but there is no {found or '`java` on PATH'}; {remedy}")
+        raise ClusterError(
+            f"Flink needs Java, but there is no {found or '`java` on PATH'}; {remedy}"
+        )
     said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "((\d+)[^"]*)"', said)
     if not version or not 11 <= int(version[2]) <= 21:
@@ -146,17 +177,28 @@ def _java() -> Path:
 
 
 def _download(name: str, folder: Path) -> Path:
-    """Return the package file of a distribution; pip downloads it once and checks its sha256. Raises ClusterError."""
+    """Return the package file of a distribution; pip downloads it once and checks its sha256.
+    Raises ClusterError."""
     file, sha256, how = PACKAGES[name]
     if not (folder / file).is_file():
         print(f"Downloading {name} {VERSION} ...", flush=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
         command += ["--dest", str(folder), *how, "--requirement", "/dev/stdin"]
         wanted = f"{name}=={VERSION} --hash=sha256:{sha256}"
         done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
         if done.returncode or not (folder / file).is_file():
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise ClusterError(f"pip cannot download {name}=={VERSION}: {said[-1] if said else 'no output'}")
+            raise ClusterError(
+                f"pip cannot download {name}=={VERSION}: {said[-1] if said else 'no output'}"
+            )
     return folder / file
 
 

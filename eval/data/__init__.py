@@ -54,10 +54,19 @@ __all__ = [
 
 REPOSITORY = "repository:"
 _LISTS: dict[Texts, tuple[tuple[str, ...], str, str]] = {
-    "class_names": (("webdataset", "torchvision", "folder"), "classnames.txt", "class_names: [cat, dog]"),
-    "templates": (("webdataset",), "zeroshot_classification_templates.txt", 'templates: ["a photo of a {c}."]'),
+    "class_names": (
+        ("webdataset", "torchvision", "folder"),
+        "classnames.txt",
+        "class_names: [cat, dog]",
+    ),
+    "templates": (
+        ("webdataset",),
+        "zeroshot_classification_templates.txt",
+        'templates: ["a photo of a {c}."]',
+    ),
 }
-"""For each kind of list: the layouts that may contain it, its file in a webdataset, and an example entry of a task."""
+"""For each kind of list: the layouts that may contain it, its file in a webdataset, and an example
+entry of a task."""
 
 
 class TextList(NamedTuple):
@@ -68,9 +77,9 @@ class TextList(NamedTuple):
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task from its first available source and check it against the task's entry. Raises
-    DataMissing, with how to get the data, if no source is available, DataBroken if the data is invalid, and WrongUse if
-    a source's options do not fit its layout."""
+    """Read the data of a task from its first available source and check it against the task's
+    entry. Raises DataMissing, with how to get the data, if no source is available, DataBroken if
+    the data is invalid, and WrongUse if a source's options do not fit its layout."""
     try:
         data = _first(task, task.sources, needs, root, memo)
     except (DataMissing, DataBroken) as error:
@@ -84,7 +93,8 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
 
 
 def check_options(tasks: Sequence[Task]) -> None:
-    """Raise `WrongUse` if a source's options do not fit its layout. Only what can be known without data is checked."""
+    """Raise `WrongUse` if a source's options do not fit its layout. Only what can be known without
+    data is checked."""
     nowhere = Path(os.devnull) / "nowhere"
     for task in tasks:
         for source in (*task.sources, *task.support):
@@ -94,14 +104,17 @@ def check_options(tasks: Sequence[Task]) -> None:
 
 
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
-    """Read the training images that shots are drawn from, labeled with the classes of `test`. Names of classes are
-    compared only for class folders and between equal layouts. Raises the errors of `read_task`."""
+    """Read the training images that shots are drawn from, labeled with the classes of `test`. Names
+    of classes are compared only for class folders and between equal layouts. Raises the errors of
+    `read_task`."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
     return _checked(task, "labels", _first(task, task.support, "labels", root, memo), test)
 
 
-def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path, memo: Memo) -> DataSet:
+def _first(
+    task: Task, sources: Sequence[Source], needs: Annotation, root: Path, memo: Memo
+) -> DataSet:
     looked = []
     for source in sources:
         try:
@@ -112,7 +125,8 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
 
 
 def path_of(source: Source, root: Path) -> Path:
-    """Return the path of a source: below the checkout for `repository:...`, otherwise absolute or below `root`."""
+    """Return the path of a source: below the checkout for `repository:...`, otherwise absolute or
+    below `root`."""
     if source.path.startswith(REPOSITORY):
         return Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     return root / Path(source.path).expanduser()
@@ -144,8 +158,9 @@ def _read(task: Task, source: Source, needs: Annotation, path: Path, memo: Memo)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
-    """Return the data, after checking that it has the annotations `needs` and that its labels fit the classes of
-    `test`, or without `test` its own classes. Labels of class folders are matched by name."""
+    """Return the data, after checking that it has the annotations `needs` and that its labels fit
+    the classes of `test`, or without `test` its own classes. Labels of class folders are matched by
+    name."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
@@ -158,7 +173,9 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
         own = class_names(task, data).texts
         # Labels are numbers, so both splits must have the same classes in the same order.
         if [_squeezed(name) for name in own] != [_squeezed(name) for name in names]:
-            raise DataBroken(f"{data.place} has other classes than {test.place}, or the same in another order")
+            raise DataBroken(
+                f"{data.place} has other classes than {test.place}, or the same in another order"
+            )
     assert data.labels is not None  # set by the reader, as before
     top = data.labels.shape[1] - 1 if data.labels.ndim == 2 else int(data.labels.max())
     if top >= len(names) or (data.labels.ndim == 1 and int(data.labels.min()) < 0):
@@ -167,32 +184,43 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 
 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
-    """Number class folders as in `names`. Raises `DataBroken` if a folder does not match exactly one name."""
-    assert data.labels is not None and data.class_names is not None  # set by the reader of the folder layout
+    """Number class folders as in `names`. Raises `DataBroken` if a folder does not match exactly
+    one name."""
+    assert (
+        data.labels is not None and data.class_names is not None
+    )  # set by the reader of the folder layout
     squeezed = [_squeezed(name) for name in names]
     numbers = []
     for own in data.class_names:
         if squeezed.count(_squeezed(own)) != 1:
             few = ", ".join(names[:5])
             raise DataBroken(
-                f"{data.place}: the folder {own!r} does not name exactly one of the {len(names)} classes ({few}, ...)"
+                f"{data.place}: the folder {own!r} does not name exactly one of the {len(names)}"
+                f" classes ({few}, ...)"
             )
         numbers.append(squeezed.index(_squeezed(own)))
-    return dataclasses.replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
+    return dataclasses.replace(
+        data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names)
+    )
 
 
 def class_names(task: Task, data: DataSet) -> TextList:
-    """Return the class names of a task in order of label. Raises `DataBroken` if their number is wrong or 0."""
+    """Return the class names of a task in order of label. Raises `DataBroken` if their number is
+    wrong or 0."""
     listed = _listed("class_names", task.class_names, data.class_names, data)
     if not listed.texts:
         raise DataBroken(_lacking(task, data) or _no_lists(data.place, ["class_names"]))
     if task.classes is not None and len(listed.texts) != task.classes:
-        raise DataBroken(f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes} classes")
+        raise DataBroken(
+            f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes}"
+            " classes"
+        )
     return listed
 
 
 def templates(task: Task, data: DataSet) -> TextList:
-    """Return the templates of a task. Raises `DataBroken` if there are none, or one does not have exactly one slot."""
+    """Return the templates of a task. Raises `DataBroken` if there are none, or one does not have
+    exactly one slot."""
     listed = _listed("templates", task.templates, data.templates, data)
     if not listed.texts:
         raise DataBroken(_no_lists(data.place, ["templates"]))
@@ -204,7 +232,8 @@ def templates(task: Task, data: DataSet) -> TextList:
 
 
 def _lacking(task: Task, data: DataSet | None) -> str:
-    """Return which lists a classification lacks, and how to give them. `data` is None if it was not read."""
+    """Return which lists a classification lacks, and how to give them. `data` is None if it was not
+    read."""
     if task.kind != "classification":
         return ""
     lacking: list[Texts] = []
@@ -221,13 +250,22 @@ def _lacking(task: Task, data: DataSet | None) -> str:
 
 def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
     names = " or ".join(kind.replace("_", " ") for kind in kinds)
-    files, ways = (", ".join(texts) for texts in zip(*(_LISTS[kind][1:] for kind in kinds), strict=True))
-    return f"{place} has no {names} of its own (a webdataset: {files}); add to the task, for example, {ways}"
+    files, ways = (
+        ", ".join(texts) for texts in zip(*(_LISTS[kind][1:] for kind in kinds), strict=True)
+    )
+    return (
+        f"{place} has no {names} of its own (a webdataset: {files}); add to the task, for example,"
+        f" {ways}"
+    )
 
 
-def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> TextList:
-    """Choose between the list of the data (`own`) and that of the task (`wanted`). A webdataset's list belongs to its
-    labels and takes precedence. Other layouts have names made for programs, used only if the task gives no list."""
+def _listed(
+    kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet
+) -> TextList:
+    """Choose between the list of the data (`own`) and that of the task (`wanted`). A webdataset's
+    list belongs to its labels and takes precedence. Other layouts have names made for programs,
+    used only if the task gives no list.
+    """
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return TextList(list(own), f"the data set's own, {data.place}")
     if wanted == "dataset":

@@ -20,7 +20,8 @@ _FORMATS = (*FORMATS, "PPM")  # older sets use PPM; the format is simple enough 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about an image. Raises ValueError if it lacks answers or candidates, or a text is not a string."""
+    """A question about an image. Raises ValueError if it lacks answers or candidates, or a text is
+    not a string."""
 
     key: str
     """Unique name. Here and in the classes below, `image` and `images` are indices of images."""
@@ -28,8 +29,9 @@ class Question:
     question: str
     """The question's text, or the hypothesis of SNLI-VE."""
     kind: str
-    """yes/no, number, other, snli_ve, or a kind that a webdataset names. The first three are derived from people's
-    answers, so no statement may depend on them; they only group the numbers."""
+    """yes/no, number, other, snli_ve, or a kind that a webdataset names. The first three are
+    derived from people's answers, so no statement may depend on them; they only group the
+    numbers."""
     answers: tuple[str, ...]
     """Each annotator's answer. SNLI-VE has only the gold label."""
     candidates: tuple[str, ...]
@@ -37,8 +39,14 @@ class Question:
 
     def __post_init__(self) -> None:
         texts = (self.question, self.kind, *self.answers, *self.candidates)
-        if not self.answers or not self.candidates or not all(isinstance(text, str) for text in texts):
-            raise ValueError("a question has a text, a kind, answers and candidates, all of them texts")
+        if (
+            not self.answers
+            or not self.candidates
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise ValueError(
+                "a question has a text, a kind, answers and candidates, all of them texts"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ class Choice:
     category: str
     """The error in the wrong captions, or another name to report numbers by."""
     cluster: int
-    """Number that questions about one photograph, or parts of it, share. Together they are one observation."""
+    """Number that questions about one photograph, or parts of it, share. Together they are one
+    observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +111,9 @@ class Images(Protocol):
         """Return the image in RGB. Raises `DataBroken`."""
 
     def stored_hash(self, index: int) -> str | None:
-        """Return "file:" or "pixels:" and the sha256 of the stored image, without decoding it. For a part of an image,
-        the box follows. Return None if the image has neither a file nor an array."""
+        """Return "file:" or "pixels:" and the sha256 of the stored image, without decoding it. For
+        a part of an image, the box follows. Return None if the image has neither a file nor an
+        array."""
 
     def content(self, index: int) -> bytes | None:
         """Return the bytes of the image's file. Return None if it has no file of its own."""
@@ -129,7 +139,8 @@ class DataSet:
     groups: tuple[str, ...] | None = None
     """The group of each labeled image, such as a region of the world."""
     bursts: np.ndarray | None = None
-    """(n,) int64 series of each labeled image. The images of a series are one observation. None means no series."""
+    """(n,) int64 series of each labeled image. The images of a series are one observation. None
+    means no series."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -139,25 +150,31 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """Number of choices, pairs or associations, or of images if there are none of these. `items` and `sample` of a
-        task count in the same way."""
+        """Number of choices, pairs or associations, or of images if there are none of these.
+        `items` and `sample` of a task count in the same way."""
         annotated = (self.choices, self.pairs, self.associations)
         return next((len(one) for one in annotated if one is not None), len(self))
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys, annotations and everything else that numbers and intervals depend on."""
+        """sha256 over keys, annotations and everything else that numbers and intervals depend
+        on."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
-            (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
+            (q.key, q.image, q.question, q.kind, q.answers, q.candidates)
+            for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
         content = [sha256_texts(self.images.keys), labels, self.captions, questions]
         if self.choices is not None:
-            content.append([(c.key, c.image, c.captions, c.right, c.category, c.cluster) for c in self.choices])
+            content.append(
+                [(c.key, c.image, c.captions, c.right, c.category, c.cluster) for c in self.choices]
+            )
         if self.pairs is not None:
             content.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
         if self.associations is not None:
-            content.append([(a.key, a.cue, a.images, a.right, a.cluster) for a in self.associations])
+            content.append(
+                [(a.key, a.cue, a.images, a.right, a.cluster) for a in self.associations]
+            )
         if self.groups is not None or self.bursts is not None:
             content.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
         return sha256_of(content)
@@ -167,14 +184,18 @@ class DataSet:
         position = {index: place for place, index in enumerate(indices)}
 
         def kept(annotations: tuple[A, ...] | None) -> tuple[A, ...] | None:
-            staying = (one for one in annotations or () if all(image in position for image in _shown(one)))
+            staying = (
+                one for one in annotations or () if all(image in position for image in _shown(one))
+            )
             return None if annotations is None else tuple(_moved(one, position) for one in staying)
 
         return replace(
             self,
             images=_Taken(self.images, tuple(indices)),
             labels=None if self.labels is None else self.labels[list(indices)],
-            captions=None if self.captions is None else tuple(self.captions[index] for index in indices),
+            captions=(
+                None if self.captions is None else tuple(self.captions[index] for index in indices)
+            ),
             questions=kept(self.questions),
             choices=kept(self.choices),
             pairs=kept(self.pairs),
@@ -184,13 +205,19 @@ class DataSet:
         )
 
     def sampled(self, count: int) -> Self:
-        """Return at most `count` of the `items`, drawn by seed 0, with the images that they need."""
+        """Return at most `count` of the `items`, drawn by seed 0, with the images that they
+        need."""
         for name in ("choices", "pairs", "associations"):
             annotations = getattr(self, name)
             if annotations is not None:
-                drawn = tuple(annotations[item] for item in sample_indices([item.key for item in annotations], count))
+                drawn = tuple(
+                    annotations[item]
+                    for item in sample_indices([item.key for item in annotations], count)
+                )
                 changed: dict[str, Any] = {name: drawn}
-                return replace(self, **changed).take(sorted({image for item in drawn for image in _shown(item)}))
+                return replace(self, **changed).take(
+                    sorted({image for item in drawn for image in _shown(item)})
+                )
         return self.take(sample_indices(self.images.keys, count))
 
 
@@ -202,14 +229,19 @@ def _shown(item: Question | Choice | Pair | Association) -> tuple[int, ...]:
 def _moved(item: A, position: Mapping[int, int]) -> A:
     """Return the annotation with its images renumbered."""
     images: Any = tuple(position[image] for image in _shown(item))
-    return replace(item, image=images[0]) if isinstance(item, Question | Choice) else replace(item, images=images)
+    return (
+        replace(item, image=images[0])
+        if isinstance(item, Question | Choice)
+        else replace(item, images=images)
+    )
 
 
 class _Taken:
     """Some of the images of another `Images`."""
 
     def __init__(self, images: Images, indices: tuple[int, ...]):
-        self._images, self._indices = images, indices
+        self._images = images
+        self._indices = indices
         self.keys: Sequence[str] = [images.keys[index] for index in indices]
 
     @property
@@ -227,9 +259,11 @@ class _Taken:
 
 
 def shared_images(images: Images, others: Images) -> list[str] | None:
-    """Return the keys of `images` whose stored bytes also occur among `others`. Return None if this is unknown: an
-    image has no hash, or one set stores files and the other an array of pixels."""
-    own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
+    """Return the keys of `images` whose stored bytes also occur among `others`. Return None if this
+    is unknown: an image has no hash, or one set stores files and the other an array of pixels."""
+    own, theirs = (
+        [one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others)
+    )
     # Hashes of files and of pixel arrays cannot match, so a mix of both says nothing.
     ways = {None if found is None else found.partition(":")[0] for found in (*own, *theirs)}
     if len(ways) > 1 or None in ways:
@@ -239,7 +273,8 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
 
 
 def sample_indices(keys: Sequence[str], count: int) -> list[int]:
-    """Return indices of at most `count` keys, drawn by seed 0 from the sorted keys, in the order of the set."""
+    """Return indices of at most `count` keys, drawn by seed 0 from the sorted keys, in the order of
+    the set."""
     if count >= len(keys):
         return list(range(len(keys)))
     # Draw from the sorted keys, so that the order of the set does not matter.
@@ -249,7 +284,8 @@ def sample_indices(keys: Sequence[str], count: int) -> list[int]:
 
 
 def decode(content: bytes | Path, place: str) -> Image.Image:
-    """Return an image's first frame in RGB, without transparency, not turned by EXIF. Raises `DataBroken`."""
+    """Return an image's first frame in RGB, without transparency, not turned by EXIF. Raises
+    `DataBroken`."""
     try:
         image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
         with decoding(f"pixels of mode {image.mode}"):

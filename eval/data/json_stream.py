@@ -13,12 +13,13 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 def elements(path: Path, name: str) -> Iterator[Any]:
-    """Yield the elements of the list `name` of the JSON object in `path`, holding at most one element or other value in
-    memory. The values after the list are read too, to see that the file is complete. Raises ValueError if the file is
-    truncated, not UTF-8 or not such an object."""
+    """Yield the elements of the list `name` of the JSON object in `path`, holding at most one
+    element or other value in memory. The values after the list are read too, to see that the file
+    is complete. Raises ValueError if the file is truncated, not UTF-8 or not such an object."""
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
-        found, separator = False, "{"
+        found = False
+        separator = "{"
         while separator != "}":
             text.expect(separator)
             key = text.value()
@@ -37,10 +38,13 @@ class _Text:
     """A file's text, read in pieces."""
 
     def __init__(self, file: TextIO):
-        self._file, self._text, self._at = file, "", 0
+        self._file = file
+        self._text = ""
+        self._at = 0
 
     def next(self) -> str:
-        """Return the next non-blank character without consuming it; raises at the end of the file."""
+        """Return the next non-blank character without consuming it; raises at the end of the
+        file."""
         while True:
             found = _BLANKS.match(self._text, self._at)
             self._at = found.end() if found else self._at
@@ -65,7 +69,9 @@ class _Text:
                 if self._more():
                     continue
                 raise
-            if end == len(self._text) and self._more():  # a number may continue behind the text read so far
+            if (
+                end == len(self._text) and self._more()
+            ):  # a number may continue behind the text read so far
                 continue
             self._at = end
             return found
@@ -80,7 +86,8 @@ class _Text:
         self.expect("]")
 
     def _more(self) -> bool:
-        """Read at least as much as is pending, so that repeated decoding takes time proportional to the file."""
+        """Read at least as much as is pending, so that repeated decoding takes time proportional to
+        the file."""
         read = self._file.read(max(CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + read, 0
         return bool(read)

@@ -17,11 +17,13 @@ ENTAILMENT = ("entailment", "neutral", "contradiction")
 DEFAULT_CANDIDATES = 10
 
 
-def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
-    """Read VQAv2 from its official files in `folder`. Options: `questions`, `annotations` and `train_annotations`, file
-    names, and `image`, a pattern for an image's path from {image_id}. A question of VQA v1 offers its own
-    `multiple_choices`. Other questions offer the most frequent training answers to questions of their type, or to all
-    questions if the type is unknown."""
+def read_vqav2(
+    folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str
+) -> DataSet:
+    """Read VQAv2 from its official files in `folder`. Options: `questions`, `annotations` and
+    `train_annotations`, file names, and `image`, a pattern for an image's path from {image_id}. A
+    question of VQA v1 offers its own `multiple_choices`. Other questions offer the most frequent
+    training answers to questions of their type, or to all questions if the type is unknown."""
     wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
         raise WrongUse(f"{place}: vqav2 takes the options {', '.join(wanted)}; got {dict(options)}")
@@ -57,7 +59,9 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
                     question=text,
                     kind=sys.intern(entry["answer_type"]),
                     answers=tuple(sys.intern(answer["answer"]) for answer in entry["answers"]),
-                    candidates=tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""],
+                    candidates=(
+                        tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""]
+                    ),
                 )
             )
     return _with_images(folder, images, questions, "vqav2", memo, place)
@@ -72,14 +76,18 @@ def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
                 answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
     # Ties are broken by text, so that the list does not depend on the file's order.
     return {
-        kind: [answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
+        kind: [
+            answer
+            for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]
+        ]
         for kind, counts in answers.items()
     }
 
 
 def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each with a name for messages. Objects
-    are decoded one at a time, because all annotations of VQAv2 would take gigabytes."""
+    """Yield the objects of the list `name` in a file {..., name: [...], ...}, each with a name for
+    messages. Objects are decoded one at a time, because all annotations of VQAv2 would take
+    gigabytes."""
     try:
         for number, entry in enumerate(elements(path, name), start=1):
             yield f"{place}/{path.name}, {name} {number}", entry
@@ -88,8 +96,8 @@ def _entries(path: Path, name: str, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read SNLI-VE from its official file, skipping rows without a gold label ("-") as its authors do. Options: `file`,
-    a .jsonl, and `image`, a pattern for an image's path from the columns."""
+    """Read SNLI-VE from its official file, skipping rows without a gold label ("-") as its authors
+    do. Options: `file`, a .jsonl, and `image`, a pattern for an image's path from the columns."""
     if set(options) != {"file", "image"}:
         raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]
@@ -116,7 +124,12 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
 
 
 def _with_images(
-    folder: Path, images: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
+    folder: Path,
+    images: Mapping[str, int],
+    questions: Sequence[Question],
+    layout: str,
+    memo: Memo,
+    place: str,
 ) -> DataSet:
     check_images(folder, images, place)
     shown = FileImages(folder, list(images), memo, place)

@@ -20,11 +20,13 @@ PATHS = ("SUN397",)
 """Torchvision data sets of our tasks in which class names are paths."""
 
 
-def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
-    """Return the torchvision data set that the options describe: `name` is the class, and the others are its arguments.
-    The set is downloaded if `download` is true and the class can download. A class that takes `train` instead of
-    `split` gets `train=True` for "train". Raises torchvision's errors for absent data, and `WrongUse` for an unknown
-    class, option or split."""
+def torchvision_set(
+    folder: Path, split: str, options: Mapping[str, Any], download: bool = False
+) -> Any:
+    """Return the torchvision data set that the options describe: `name` is the class, and the
+    others are its arguments. The set is downloaded if `download` is true and the class can
+    download. A class that takes `train` instead of `split` gets `train=True` for "train". Raises
+    torchvision's errors for absent data, and `WrongUse` for an unknown class, option or split."""
     kind, arguments = _kind(options)
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:
@@ -42,7 +44,8 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
 
 
 def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the torchvision class that the options name, and its arguments. Raises `WrongUse` for unknown ones."""
+    """Return the torchvision class that the options name, and its arguments. Raises `WrongUse` for
+    unknown ones."""
     import torchvision.datasets  # the import takes seconds and few sets need it
 
     arguments = dict(options)
@@ -55,15 +58,20 @@ def _kind(options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any
     return kind, arguments
 
 
-def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Read the set in `folder`, the `root` of torchvision. For the options see `torchvision_set`."""
+def read_torchvision(
+    folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str
+) -> DataSet:
+    """Read the set in `folder`, the `root` of torchvision. For the options see
+    `torchvision_set`."""
     _kind(options)
     if not folder.is_dir():
         raise DataMissing(f"{place} is not there")
     try:
         data = torchvision_set(folder, split, options)
     except (RuntimeError, FileNotFoundError) as error:
-        raise DataMissing(f"{place}: torchvision finds no {options.get('name')} ({error})") from None
+        raise DataMissing(
+            f"{place}: torchvision finds no {options.get('name')} ({error})"
+        ) from None
     if len(data) == 0:
         raise DataBroken(f"{place} holds no images")
     names = getattr(data, "classes", None)
@@ -72,15 +80,30 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
         layout="torchvision",
         place=place,
         labels=_labels(data, place),
-        class_names=None if names is None else tuple(_plain(name, options.get("name") in PATHS) for name in names),
+        class_names=(
+            None
+            if names is None
+            else tuple(_plain(name, options.get("name") in PATHS) for name in names)
+        ),
     )
 
 
 class _TorchvisionImages:
     """Images of a torchvision set. Keys are indices."""
 
-    def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
-        self._data, self._folder, self._memo, self._place = data, folder, memo, place
+    def __init__(
+        self,
+        data: Any,
+        folder: Path,
+        split: str,
+        options: Mapping[str, Any],
+        memo: Memo,
+        place: str,
+    ) -> None:
+        self._data = data
+        self._folder = folder
+        self._memo = memo
+        self._place = place
         self._what = [split, sorted(options.items())]
         self.keys: Sequence[str] = [f"{index:08d}" for index in range(len(data))]
 
@@ -110,11 +133,13 @@ class _TorchvisionImages:
         return None if files is None else Path(files[index]).read_bytes()
 
     def _content(self) -> str:
-        """Return a hash of the image data. It covers the files that `_files` finds or, if there are none, the array
-        that the class holds. Without an array it covers all files of its folder."""
+        """Return a hash of the image data. It covers the files that `_files` finds or, if there are
+        none, the array that the class holds. Without an array it covers all files of its folder."""
         files, array = self._listed
         if files is not None:
-            return self._memo.files_hash(self._folder, [os.path.relpath(path, self._folder) for path in files])
+            return self._memo.files_hash(
+                self._folder, [os.path.relpath(path, self._folder) for path in files]
+            )
         if array is not None:
             return _pixels_hash(array)
         root = getattr(self._data, "root", self._folder)
@@ -142,11 +167,14 @@ def _array(data: Any) -> Any:
 def _pixels_hash(array: Any) -> str:
     pixels = np.ascontiguousarray(array)
     # Hash shape and type too: equal bytes can be different arrays.
-    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
+    return hashlib.sha256(
+        f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()
+    ).hexdigest()
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
-    """Return the labels from an attribute known here, or by decoding every image if there is none."""
+    """Return the labels from an attribute known here, or by decoding every image if there is
+    none."""
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None and len(found) == len(data):
@@ -156,12 +184,14 @@ def _labels(data: Any, place: str) -> np.ndarray:
         found = (data[index] for index in range(len(data)))
     labels = [label for _, label in found]
     if None in labels:  # as in a file for a competition, such as test.csv of FER2013
-        raise DataBroken(f"{place} holds images without labels; get the files of the set that have them")
+        raise DataBroken(
+            f"{place} holds images without labels; get the files of the set that have them"
+        )
     return np.array(labels, dtype=np.int64)
 
 
 def _plain(name: Any, paths: bool) -> str:
-    """Return a class name without underscores, and without slashes if names are paths. "apartment_building/outdoor" is
-    a path, "F-16A/B" is not."""
+    """Return a class name without underscores, and without slashes if names are paths.
+    "apartment_building/outdoor" is a path, "F-16A/B" is not."""
     first = name[0] if isinstance(name, tuple) else name  # ImageNet has tuples of synonyms
     return str(first).replace("_", " ").replace("/", " " if paths else "/").strip()

@@ -21,13 +21,15 @@ Sample = tuple[str, Mapping[str, Any]]
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
-    """Extract members of an archive, each completely or not at all. `members` maps members, or whole folders ("name/"),
-    to their targets. Raises `FetchFailed` if the archive is damaged, lacks a member, or has a name that leads out of
-    its folder."""
+    """Extract members of an archive, each completely or not at all. `members` maps members, or
+    whole folders ("name/"), to their targets. Raises `FetchFailed` if the archive is damaged, lacks
+    a member, or has a name that leads out of its folder."""
     found: set[str] = set()
     with ExitStack() as stack:
         building = {
-            inside: stack.enter_context((published_folder if inside.endswith("/") else published)(target))
+            inside: stack.enter_context(
+                (published_folder if inside.endswith("/") else published)(target)
+            )
             for inside, target in members.items()
         }
         # One pass over the archive: a tar is a stream, and seeking back would decompress it again.
@@ -36,30 +38,45 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
                 for inside, path in building.items():
                     if name == inside or (inside.endswith("/") and name.startswith(inside)):
                         found.add(inside)
-                        target = below(path, name.removeprefix(inside)) if inside.endswith("/") else path
+                        target = (
+                            below(path, name.removeprefix(inside)) if inside.endswith("/") else path
+                        )
                         target.parent.mkdir(parents=True, exist_ok=True)
                         with target.open("wb") as out:
                             shutil.copyfileobj(content, out)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        except (
+            zipfile.BadZipFile,
+            tarfile.TarError,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            OSError,
+        ) as error:
             # gzip and bz2 raise OSError without a number; errors of the disk have one.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             said = " ".join(str(error).split())
-            raise FetchFailed(f"{archive} cannot be unpacked ({said}); remove it and run the command again") from None
+            raise FetchFailed(
+                f"{archive} cannot be unpacked ({said}); remove it and run the command again"
+            ) from None
         for inside in members:
             if inside not in found:
-                raise FetchFailed(f"{archive} has no {inside}; perhaps it was changed at its source")
+                raise FetchFailed(
+                    f"{archive} has no {inside}; perhaps it was changed at its source"
+                )
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return the path `name` in `folder`. Raises `FetchFailed` if the name leads out of the folder."""
+    """Return the path `name` in `folder`. Raises `FetchFailed` if the name leads out of the
+    folder."""
     if name.startswith("/") or ".." in Path(name).parts:
         raise FetchFailed(f"{name!r} leads out of its folder; it was not written")
     return folder / name
 
 
 def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield names and contents of the files in an archive, in its order, skipping links and devices in a tar."""
+    """Yield names and contents of the files in an archive, in its order, skipping links and devices
+    in a tar."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for name in zipped.namelist():

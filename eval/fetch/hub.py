@@ -1,4 +1,5 @@
-"""Data sets on the hub, through its client: files with sizes and hashes, and sets in webdataset layout."""
+"""Data sets on the hub, through its client: files with sizes and hashes, and sets in webdataset
+layout."""
 
 import functools
 import os
@@ -17,20 +18,27 @@ SHARED = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_ty
 
 
 class HubSet:
-    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` if they cannot be listed."""
+    """The files of the data set `owner/name` at its newest commit. Raises `FetchFailed` if they
+    cannot be listed."""
 
     def __init__(self, name: str):
-        self.name, self._api = name, client()
+        self.name = name
+        self._api = client()
         with self._explained():
             self._commit = self._api.dataset_info(name).sha
-            tree = self._api.list_repo_tree(name, recursive=True, revision=self._commit, repo_type="dataset")
+            tree = self._api.list_repo_tree(
+                name, recursive=True, revision=self._commit, repo_type="dataset"
+            )
             self.files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def remote(self, file: str, path: Path) -> Remote:
-        """Return `file` of the set as a download to `path`. Raises `FetchFailed` if the set has no such file."""
+        """Return `file` of the set as a download to `path`. Raises `FetchFailed` if the set has no
+        such file."""
         if file not in self.files:
             raise FetchFailed(f"{self.name}: the hub lists no {file}")
-        entry = self.files[file]  # git has a hash of small files; the store of large files has its own
+        entry = self.files[
+            file
+        ]  # git has a hash of small files; the store of large files has its own
         return Remote(
             url=f"{self.name}/{file}",
             path=path,
@@ -41,8 +49,13 @@ class HubSet:
 
     def _download(self, file: str, folder: Path) -> Path:
         with self._explained(f"/{file}"):
-            name, commit = self.name, self._commit
-            return Path(self._api.hf_hub_download(name, file, repo_type="dataset", revision=commit, local_dir=folder))
+            name = self.name
+            commit = self._commit
+            return Path(
+                self._api.hf_hub_download(
+                    name, file, repo_type="dataset", revision=commit, local_dir=folder
+                )
+            )
 
     @contextmanager
     def _explained(self, file: str = "") -> Iterator[None]:
@@ -50,19 +63,24 @@ class HubSet:
             yield
         except RepositoryNotFoundError:  # raised for gated sets too
             raise FetchFailed(
-                f"{self.name}{file}: the hub has no such public data set; if it has terms, accept them on its page "
-                "and set HF_TOKEN"
+                f"{self.name}{file}: the hub has no such public data set; if it has terms, accept"
+                " them on its page and set HF_TOKEN"
             ) from None
-        except Exception as error:  # errors of the client, its transports and the disk have no common base class
+        except (
+            Exception
+        ) as error:  # errors of the client, its transports and the disk have no common base class
             said = " ".join(str(error).split())[:400]
             raise FetchFailed(
-                f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the same command again"
+                f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the"
+                " same command again"
             ) from None
 
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fetcher) -> None:
-    """Download splits of the set `owner/name` in CLIP_benchmark's webdataset layout; only the first split must exist. A
-    split's `nshards.txt` is put in place last, so that no reader takes an interrupted split for a complete one."""
+    """Download splits of the set `owner/name` in CLIP_benchmark's webdataset layout; only the first
+    split must exist. A split's `nshards.txt` is put in place last, so that no reader takes an
+    interrupted split for a complete one.
+    """
     wanted = [split for split in splits if not (folder / split / "nshards.txt").exists()]
     for split in splits:
         if split not in wanted:
@@ -79,9 +97,14 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, fetcher: Fe
         # A hidden name, until all shards are complete.
         count = hub.remote(f"{split}/nshards.txt", folder / split / ".nshards.txt")
         count.path.unlink(missing_ok=True)
-        shards = [file for file in hub.files if file.startswith(f"{split}/") and file.endswith(".tar")]
+        shards = [
+            file for file in hub.files if file.startswith(f"{split}/") and file.endswith(".tar")
+        ]
         # Sort by length first, so that 10.tar comes after 9.tar.
-        parts = [hub.remote(file, folder / file) for file in sorted(shards, key=lambda file: (len(file), file))]
+        parts = [
+            hub.remote(file, folder / file)
+            for file in sorted(shards, key=lambda file: (len(file), file))
+        ]
         if not fetcher.get(f"{name}, {split}", [*lists, *parts, count]):
             continue
         text = count.path.read_text(encoding="utf-8").strip()

@@ -1,8 +1,9 @@
 """UCF101 as images: the middle frame, as in CLIP and CoOp, of every video of its first split.
 
-`ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for few-shot and linear probes.
-Frames are counted by decoding, because the number in a video's header is not reliable. PyAV (extra `eval`) decodes; the
-videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpacks.
+`ucf101/test/<Class>/<video>.jpg` holds test list 1, and `ucf101/train/...` train list 1 for
+few-shot and linear probes. Frames are counted by decoding, because the number in a video's header
+is not reliable. PyAV (extra `eval`) decodes; the videos are a RAR archive, which bsdtar
+(libarchive), unrar or 7z unpacks.
 """
 
 import itertools
@@ -34,8 +35,8 @@ UNPACKERS: Mapping[str, tuple[str, ...]] = {
 
 
 def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> None:
-    """Write the frames of each split whose folder is missing: test, and train unless only zero-shot is wanted. If
-    `videos` is a folder of unpacked videos and lists, nothing is downloaded."""
+    """Write the frames of each split whose folder is missing: test, and train unless only zero-shot
+    is wanted. If `videos` is a folder of unpacked videos and lists, nothing is downloaded."""
     splits = [split for split in LIST_OF if split == "test" or not fetcher.zero_shot]
     missing = [split for split in splits if not (folder / split).is_dir()]
     if not missing:
@@ -47,9 +48,13 @@ def fetch_ucf101(folder: Path, fetcher: Fetcher, videos: Path | None = None) -> 
             _write(av, videos, missing, folder, fetcher)
         return
     archives = fetcher.root / ARCHIVES
-    rar, lists = (Remote(url=url, path=archives / url.rpartition("/")[2]) for url in (VIDEOS, LISTS))
+    rar, lists = (
+        Remote(url=url, path=archives / url.rpartition("/")[2]) for url in (VIDEOS, LISTS)
+    )
     if not fetcher.sizes_only and not any(map(shutil.which, UNPACKERS)):
-        raise FetchFailed(f"UCF101: none of {', '.join(UNPACKERS)} is on PATH, and its videos are a RAR archive")
+        raise FetchFailed(
+            f"UCF101: none of {', '.join(UNPACKERS)} is on PATH, and its videos are a RAR archive"
+        )
     if not fetcher.get("UCF101", [rar, lists]):
         return
     with tempfile.TemporaryDirectory(dir=archives) as scratch:
@@ -80,10 +85,17 @@ def _write(av: Any, videos: Path, splits: list[str], folder: Path, fetcher: Fetc
         if not lists:
             raise FetchFailed(f"UCF101: no {LIST_OF[split]} in {videos}; it is in {LISTS}")
         # Lines are "Class/video.avi"; in the training list the class's number follows.
-        names = [line.split()[0] for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [
+            line.split()[0]
+            for line in lists[0].read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         lacking = [name for name in names if name.rpartition("/")[2] not in found]
         if lacking:
-            raise FetchFailed(f"UCF101: {len(lacking)} of {len(names)} videos are not in {videos}, as {lacking[0]}")
+            raise FetchFailed(
+                f"UCF101: {len(lacking)} of {len(names)} videos are not in {videos}, as"
+                f" {lacking[0]}"
+            )
         with published_folder(folder / split) as building:
             for name in names:
                 path = (building / name).with_suffix(".jpg")
@@ -111,5 +123,7 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError:
-        raise FetchFailed(f"frames of videos need PyAV, which is not installed: {remedy('eval')}") from None
+        raise FetchFailed(
+            f"frames of videos need PyAV, which is not installed: {remedy('eval')}"
+        ) from None
     return av

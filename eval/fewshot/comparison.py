@@ -1,8 +1,9 @@
 """Compare few-shot numbers of two models on the same shots and test images.
 
-Only seeds that drew the same shots for both models are used, so their numbers are paired over images and over seeds.
-Images and shots are both random samples, so both contribute to the error (two-way random effects). Three seeds tell
-little about the variation between shots; Student's t with few degrees of freedom accounts for that.
+Only seeds that drew the same shots for both models are used, so their numbers are paired over
+images and over seeds. Images and shots are both random samples, so both contribute to the error
+(two-way random effects). Three seeds tell little about the variation between shots; Student's t
+with few degrees of freedom accounts for that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ TEXT_ALONE = "zero-shot"
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotComparison(Compared):
-    """A comparison of B with A for one method and k: means over the common seeds, on `n` test images."""
+    """A comparison of B with A for one method and k: means over the common seeds, on `n` test
+    images."""
 
     method: str = ""
     shots: int = 0
@@ -36,11 +38,15 @@ class FewShotComparison(Compared):
 
 
 def compare_few_shot(
-    task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
+    task: str,
+    a: Path,
+    b: Path,
+    rows_a: Sequence[Mapping[str, Any]],
+    rows_b: Sequence[Mapping[str, Any]],
 ) -> list[FewShotComparison]:
-    """Return a comparison for each method, except zero-shot, and each k that both result folders have for a task. If
-    the numbers cannot be paired, return a single entry with a note. Raises `DataBroken` for a corrupt file in
-    few_shot/."""
+    """Return a comparison for each method, except zero-shot, and each k that both result folders
+    have for a task. If the numbers cannot be paired, return a single entry with a note. Raises
+    `DataBroken` for a corrupt file in few_shot/."""
     try:
         return _paired(task, a, b, rows_a, rows_b)
     except _NotPaired as error:
@@ -52,13 +58,21 @@ class _NotPaired(Exception):
 
 
 def _paired(
-    task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
+    task: str,
+    a: Path,
+    b: Path,
+    rows_a: Sequence[Mapping[str, Any]],
+    rows_b: Sequence[Mapping[str, Any]],
 ) -> list[FewShotComparison]:
-    records, kept = [], []
+    records = []
+    kept = []
     for name, folder, rows in (("A", a, rows_a), ("B", b, rows_b)):
         if not rows:
             raise _NotPaired(f"no few-shot numbers in {name}")
-        lost = next((row["protocol"].get("missing", "no number") for row in rows if row["value"] is None), "")
+        lost = next(
+            (row["protocol"].get("missing", "no number") for row in rows if row["value"] is None),
+            "",
+        )
         if lost:
             raise _NotPaired(f"no few-shot numbers in {name}: {lost}")
         record = _record(folder / "few_shot" / f"{task}.json")
@@ -67,7 +81,9 @@ def _paired(
         except FileNotFoundError:
             record = None
         if record is None:
-            raise _NotPaired(f"{name} keeps no predictions of its probes; run `{spelled('bench')}` for it again")
+            raise _NotPaired(
+                f"{name} keeps no predictions of its probes; run `{spelled('bench')}` for it again"
+            )
         records.append(record)
     if reason := why_not_comparable(rows_a[0]["protocol"], rows_b[0]["protocol"]):
         raise _NotPaired(reason)
@@ -98,7 +114,9 @@ def _paired(
                 note = note_of(tested.note, rows_a[0]["protocol"], rows_b[0]["protocol"])
                 found.append(replace(tested, note=note))
     if not found:
-        raise _NotPaired(f"A and B have no method but {TEXT_ALONE}, or no number of shots, in common")
+        raise _NotPaired(
+            f"A and B have no method but {TEXT_ALONE}, or no number of shots, in common"
+        )
     return found
 
 
@@ -107,12 +125,15 @@ _Shots = Mapping[int, Sequence[Sequence[str]]]
 
 
 def _record(path: Path) -> tuple[str, _Shots] | None:
-    """Return the metric and shots of a record. Return None if it is absent. Raises `DataBroken` if it is corrupt."""
+    """Return the metric and shots of a record. Return None if it is absent. Raises `DataBroken` if
+    it is corrupt."""
     record = read_written(path)
     if record is None:
         return None
     try:
-        shots = {int(seed): [list(keys) for keys in classes] for seed, classes in record["shots"].items()}
+        shots = {
+            int(seed): [list(keys) for keys in classes] for seed, classes in record["shots"].items()
+        }
         return str(record["settings"]["metric"]), shots
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataBroken(f"{path} is corrupt ({error!r}); {AGAIN}") from None
@@ -124,7 +145,9 @@ def _tested(
     try:
         hits = [(one.of(method, k, seeds) == one.label).astype(np.float64) for one in (a, b)]
     except KeyError as error:
-        raise DataBroken(f"{task}: predictions lack {method} at {k} shots, seed {error.args[0]}") from None
+        raise DataBroken(
+            f"{task}: predictions lack {method} at {k} shots, seed {error.args[0]}"
+        ) from None
     of_a, of_b = ([estimate(row, a.label, metric) for row in right] for right in hits)
     found = crossed_difference(of_a, of_b)
     return FewShotComparison(
@@ -138,5 +161,9 @@ def _tested(
         n=len(a.label),
         seeds=tuple(seeds),
         per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),
-        note="" if len(seeds) >= FEWEST else f"fewer than {FEWEST} draws of the shots: too few for a test",
+        note=(
+            ""
+            if len(seeds) >= FEWEST
+            else f"fewer than {FEWEST} draws of the shots: too few for a test"
+        ),
     )

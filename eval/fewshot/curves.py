@@ -1,6 +1,7 @@
 """Few-shot curves: every method at every k and seed on one test set.
 
-Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot influence a choice.
+Prediction and scoring are separate: `predict_curves` never sees a test label, so labels cannot
+influence a choice.
 """
 
 import itertools
@@ -24,11 +25,15 @@ from open_diht.eval.results import TOO_FEW as TOO_FEW_ITEMS
 from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
-"""Maximum number of test images whose scores are in memory at once: 32 MB for the 1,000 classes of ImageNet."""
+"""Maximum number of test images whose scores are in memory at once: 32 MB for the 1,000 classes of
+ImageNet."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
 INTERVAL = "over test images and draws of the shots (two-way random effects, Student's t), 95 %"
-TOO_FEW = f"none: fewer than {FEWEST} draws say too little of the luck of the shots; --seeds {FEWEST} or more"
+TOO_FEW = (
+    f"none: fewer than {FEWEST} draws say too little of the luck of the shots; --seeds {FEWEST} or"
+    " more"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,8 @@ class FewShotSettings:
     metric: str = "top1"
     """top1 or mean_per_class."""
     standard_errors: float = 0.0
-    """Standard errors of held-out cross-entropy by which a more cautious choice may be worse than the best."""
+    """Standard errors of held-out cross-entropy by which a more cautious choice may be worse than
+    the best."""
     floor: bool = True
     """Make the radius or penalty for several shots at least as free as for one shot."""
     device: str = "cpu"
@@ -57,7 +63,9 @@ class FewShotSettings:
             raise ValueError(f"seeds {self.seeds}: expected at least one, all different")
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown or not self.methods:
-            raise ValueError(f"few-shot methods {unknown} are unknown; there are {', '.join(METHODS)}")
+            raise ValueError(
+                f"few-shot methods {unknown} are unknown; there are {', '.join(METHODS)}"
+            )
         if not self.standard_errors >= 0:
             raise ValueError(f"{self.standard_errors} standard errors: expected 0 or more")
         if self.metric not in ("top1", "mean_per_class"):
@@ -90,7 +98,8 @@ class Hyperparameters:
     shots: int
     seed: int
     chosen: Mapping[str, float | str]
-    """The method's radius, penalty or other setting. Infinity is the string "inf", since JSON has no such number."""
+    """The method's radius, penalty or other setting. Infinity is the string "inf", since JSON has
+    no such number."""
     selected_on: str
     converged: bool
 
@@ -107,8 +116,8 @@ class CurvePoint:
     """Standard deviation over seeds (n - 1). None with one seed."""
     low: float | None
     high: float | None
-    """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None if there are fewer
-    than three draws, or too few images."""
+    """Upper end of the 95 % interval over test images and draws of the shots. Both ends are None if
+    there are fewer than three draws, or too few images."""
     per_seed: tuple[float, ...]
 
 
@@ -120,7 +129,8 @@ class FewShotResult:
     points: tuple[CurvePoint, ...]
     choices: tuple[Hyperparameters, ...]
     shots: Mapping[int, tuple[tuple[str, ...], ...]]
-    """Maps a seed to each class's keys in the order of the draw. The first k of them are the k shots."""
+    """Maps a seed to each class's keys in the order of the draw. The first k of them are the k
+    shots."""
     short_classes: Mapping[int, tuple[int, ...]]
     """Maps k to the classes with fewer than k samples. These contribute all their samples."""
     n: int
@@ -136,12 +146,17 @@ class FewShotResult:
         raise KeyError(f"no point of {method!r} at {shots} shots")
 
     def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return a row of results.json per point, with the task's protocol record and the point's choices. The keys of
-        the shots are only in `record`, because they are long and equal in all rows."""
+        """Return a row of results.json per point, with the task's protocol record and the point's
+        choices. The keys of the shots are only in `record`, because they are long and equal in all
+        rows."""
         rows = []
         none = TOO_FEW_ITEMS if len(self.settings.seeds) >= FEWEST else TOO_FEW
         for point in self.points:
-            choices = [asdict(one) for one in self.choices if (one.method, one.shots) == (point.method, point.shots)]
+            choices = [
+                asdict(one)
+                for one in self.choices
+                if (one.method, one.shots) == (point.method, point.shots)
+            ]
             own = {
                 "method": point.method,
                 "shots": point.shots,
@@ -169,7 +184,8 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """Return every probe's predictions, with keys and labels (n,) of the test images, for storage."""
+        """Return every probe's predictions, with keys and labels (n,) of the test images, for
+        storage."""
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -188,32 +204,48 @@ class FewShotResult:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return everything but the predictions, for JSON: settings, points, choices, and the keys of all shots."""
+        """Return everything but the predictions, for JSON: settings, points, choices, and the keys
+        of all shots."""
         return {
             "settings": asdict(self.settings),
             "n": self.n,
             "points": [asdict(point) for point in self.points],
             "choices": [asdict(choice) for choice in self.choices],
-            "shots": {str(seed): [list(keys) for keys in by_class] for seed, by_class in self.shots.items()},
-            "classes_with_fewer_shots": {str(k): list(classes) for k, classes in self.short_classes.items()},
+            "shots": {
+                str(seed): [list(keys) for keys in by_class]
+                for seed, by_class in self.shots.items()
+            },
+            "classes_with_fewer_shots": {
+                str(k): list(classes) for k, classes in self.short_classes.items()
+            },
         }
 
 
 def run(
-    encoded: Encoded, test_labels: ArrayLike, settings: FewShotSettings | None = None, group: Ranks | None = None
+    encoded: Encoded,
+    test_labels: ArrayLike,
+    settings: FewShotSettings | None = None,
+    group: Ranks | None = None,
 ) -> FewShotResult:
-    """Compute few-shot curves from cached features. All ranks of the group call this with the same arguments, divide
-    the work, and get the same result. Raises ValueError if features, labels or keys do not fit, and `ShotsMissing` if a
-    class has no training sample."""
+    """Compute few-shot curves from cached features. All ranks of the group call this with the same
+    arguments, divide the work, and get the same result. Raises ValueError if features, labels or
+    keys do not fit, and `ShotsMissing` if a class has no training sample."""
     settings = settings or FewShotSettings()
     labels = np.asarray(test_labels)
     if labels.shape != (len(encoded.test),) or not len(encoded.test):
         raise ValueError(
-            f"{len(encoded.test)} test features, labels of shape {labels.shape}: expected one each, and some"
+            f"{len(encoded.test)} test features, labels of shape {labels.shape}: expected one each,"
+            " and some"
         )
     draws, choices, predicted = predict_curves(encoded, settings, group)
     points = tuple(
-        _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, labels, settings)
+        _point(
+            method,
+            k,
+            {seed: predicted[method, k, seed] for seed in settings.seeds},
+            labels,
+            settings,
+        )
         for method in settings.methods
         for k in settings.shots
     )
@@ -222,7 +254,9 @@ def run(
         points=points,
         choices=choices,
         shots={seed: shots.keys for seed, shots in draws.items()},
-        short_classes={k: tuple(next(iter(draws.values())).short_classes(k)) for k in settings.shots},
+        short_classes={
+            k: tuple(next(iter(draws.values())).short_classes(k)) for k in settings.shots
+        },
         n=len(labels),
         predicted=predicted,
     )
@@ -231,8 +265,10 @@ def run(
 def predict_curves(
     encoded: Encoded, settings: FewShotSettings, group: Ranks | None
 ) -> tuple[dict[int, DrawnShots], tuple[Hyperparameters, ...], dict[Cell, NDArray[np.int64]]]:
-    """Return shots by seed, choices, and test predictions of every cell, all without test labels. The ranks divide
-    support sets and independent methods. Every rank gets the whole result. Raises the errors of `run`."""
+    """Return shots by seed, choices, and test predictions of every cell, all without test labels.
+    The ranks divide support sets and independent methods. Every rank gets the whole result. Raises
+    the errors of `run`.
+    """
     group = group or Ranks()
     test = _tensor(encoded.test, settings.device)
     _check_normalized(test, "test")
@@ -245,7 +281,10 @@ def predict_curves(
             f"{tuple(weight.T.shape)}: expected (n, d), (m, d), (d, C)"
         )
     most = max(settings.shots)
-    draws = {seed: draw_shots(encoded.train_keys, labels, len(weight), most, seed) for seed in settings.seeds}
+    draws = {
+        seed: draw_shots(encoded.train_keys, labels, len(weight), most, seed)
+        for seed in settings.seeds
+    }
     # The most shots first, so that the work left at the end is short.
     parts = fitted_together(settings.methods)
     work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
@@ -269,12 +308,20 @@ def predict_curves(
                 method=method,
                 shots=k,
                 seed=seed,
-                chosen={name: one if np.isfinite(one) else str(one) for name, one in fitted.chosen.items()},
+                chosen={
+                    name: one if np.isfinite(one) else str(one)
+                    for name, one in fitted.chosen.items()
+                },
                 selected_on=fitted.selected_on,
                 converged=fitted.converged,
             )
-            blocks = [lowest_best(fitted.scores(test[at : at + ROWS])) for at in range(0, len(test), ROWS)]
-            found[method, k, seed] = choice, np.concatenate([block.cpu().numpy() for block in blocks])
+            blocks = [
+                lowest_best(fitted.scores(test[at : at + ROWS])) for at in range(0, len(test), ROWS)
+            ]
+            found[method, k, seed] = (
+                choice,
+                np.concatenate([block.cpu().numpy() for block in blocks]),
+            )
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}
     # A fixed order, whatever rank computed a cell.
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
@@ -282,7 +329,11 @@ def predict_curves(
 
 
 def _point(
-    method: str, k: int, predicted: Mapping[int, NDArray[np.int64]], labels: NDArray[Any], settings: FewShotSettings
+    method: str,
+    k: int,
+    predicted: Mapping[int, NDArray[np.int64]],
+    labels: NDArray[Any],
+    settings: FewShotSettings,
 ) -> CurvePoint:
     hits = [(classes == labels).astype(np.float64) for classes in predicted.values()]
     of_seed = [estimate(row, labels, settings.metric) for row in hits]
@@ -290,7 +341,9 @@ def _point(
     low, high = crossed_interval(of_seed) or (None, None)
     std = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
     value = float(np.mean(per_seed))
-    return CurvePoint(method=method, shots=k, value=value, std=std, low=low, high=high, per_seed=per_seed)
+    return CurvePoint(
+        method=method, shots=k, value=value, std=std, low=low, high=high, per_seed=per_seed
+    )
 
 
 def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
@@ -310,5 +363,6 @@ def _check_normalized(features: Tensor, which: str) -> None:
     worst = int(off.argmax()) if len(features) else 0
     if len(features) and not off[worst].item() < 1e-3:
         raise ValueError(
-            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalized features"
+            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects"
+            " L2-normalized features"
         )

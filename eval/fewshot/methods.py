@@ -1,7 +1,7 @@
 """The probe and its baselines, each as a function of a support set.
 
-Hyperparameters are chosen on the support set, or fixed for one shot per class. Method names are keys of `METHODS`; a
-new method is a function and a line there.
+Hyperparameters are chosen on the support set, or fixed for one shot per class. Method names are
+keys of `METHODS`; a new method is a function and a line there.
 """
 
 import functools
@@ -12,22 +12,33 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
+from open_diht.eval.fewshot.probe import (
+    Probe,
+    absolute_radius,
+    fit_around,
+    fit_probe,
+    zero_shot_probe,
+)
 from open_diht.eval.fewshot.selection import Selection, Support, select
 from open_diht.eval.fewshot.solver import Ridge, SoftmaxLoss
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
-"""Maximum change of the scores in logits (root mean square over classes, without the bias), from the zero-shot
-classifier (0) to the ordinary probe (inf). delta is the radius divided by the logit scale, times ||W_0||_F, so that
-radii are comparable between tasks of 10 and 1000 classes and between models."""
+"""Maximum change of the scores in logits (root mean square over classes, without the bias), from
+the zero-shot classifier (0) to the ordinary probe (inf). delta is the radius divided by the logit
+scale, times ||W_0||_F, so that radii are comparable between tasks of 10 and 1000 classes and
+between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
-"""Index of the radius for one shot, which by default is also the minimum for several. It was found on Fashion-MNIST and
-the stamps, so figures of these sets in benchmarks/RESULTS.md are too favorable."""
+"""Index of the radius for one shot, which by default is also the minimum for several. It was found
+on Fashion-MNIST and the stamps, so figures of these sets in benchmarks/RESULTS.md are too
+favorable."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
-_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choosing a hyperparameter needs less precision
+_TOLERANCE, _SELECTION_TOLERANCE = (
+    1e-3,
+    1e-2,
+)  # nats of the mean loss; choosing a hyperparameter needs less precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,8 @@ class Fitted:
     """Maps features (m, d) to scores (m, C)."""
     chosen: dict[str, float]
     selected_on: str
-    """`support_cv`, `fixed`, or a note that there was nothing to choose. The test set is never used."""
+    """`support_cv`, `fixed`, or a note that there was nothing to choose. The test set is never
+    used."""
     converged: bool = True
     loss: float | None = None
     """Cross-entropy of a chosen radius or penalty on held-out shots, if there is one."""
@@ -51,16 +63,20 @@ def zero_shot(support: Support) -> Fitted:
 
 @functools.lru_cache(maxsize=1)  # `text_or_zero` asks for it again
 def probe(support: Support) -> Fitted:
-    """Fit the paper's probe: offsets in a ball whose radius is chosen on the support set, or fixed for one shot."""
+    """Fit the paper's probe: offsets in a ball whose radius is chosen on the support set, or fixed
+    for one shot."""
     choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT)
     logits = RADII[choice.index]
-    return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
+    return _fitted(
+        _probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice
+    )
 
 
 @functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
-    """Fit the ordinary linear probe with L2, without the text. It starts at zero. A random start would end at the same
-    optimum, up to a constant in all biases, because the penalty leaves no other freedom."""
+    """Fit the ordinary linear probe with L2, without the text. It starts at zero. A random start
+    would end at the same optimum, up to a constant in all biases, because the penalty leaves no
+    other freedom."""
     blind = replace(support, classifier=torch.zeros_like(support.classifier))
     choice = select(blind, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
@@ -68,9 +84,12 @@ def random_init(support: Support) -> Fitted:
 
 
 def text_or_zero(support: Support) -> Fitted:
-    """Fit the probe with and without the text, and return the one with the lower held-out cross-entropy. It is meant
-    for weak text priors. With a single shot per class there is no held-out loss, and the probe with text is used."""
-    with_text, blind = probe(support), random_init(support)
+    """Fit the probe with and without the text, and return the one with the lower held-out
+    cross-entropy. It is meant for weak text priors. With a single shot per class there is no
+    held-out loss, and the probe with text is used.
+    """
+    with_text = probe(support)
+    blind = random_init(support)
     if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
         return replace(with_text, chosen={**with_text.chosen, "text": 1.0})
     return replace(blind, chosen={**blind.chosen, "text": 0.0})
@@ -87,10 +106,12 @@ USES = {"text-or-zero": ("probe", "random-init")}
 
 
 def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """Divide the methods into independent parts, largest first. Methods that reuse each other's fits are in one
-    part."""
+    """Divide the methods into independent parts, largest first. Methods that reuse each other's
+    fits are in one part."""
     # Maps the users and the used methods to the user, which names their part.
-    joined = {one: name for name, others in USES.items() if name in methods for one in (*others, name)}
+    joined = {
+        one: name for name, others in USES.items() if name in methods for one in (*others, name)
+    }
     parts: dict[str, list[str]] = {}
     for method in methods:
         parts.setdefault(joined.get(method, method), []).append(method)
@@ -105,19 +126,27 @@ def _loss(support: Support) -> SoftmaxLoss:
     return SoftmaxLoss(support.features, support.labels, support.classifier, support.logit_scale)
 
 
-def _probe_at(support: Support, logits: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
+def _probe_at(
+    support: Support, logits: float, start: Tensor | None = None, tolerance: float = _TOLERANCE
+) -> Probe:
     return fit_probe(_loss(support), _delta(support, logits), start=start, tolerance=tolerance)
 
 
-def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
-    return fit_around(_loss(support), Ridge(penalty * support.logit_scale**2), start=start, tolerance=tolerance)
+def _l2_at(
+    support: Support, penalty: float, start: Tensor | None = None, tolerance: float = _TOLERANCE
+) -> Probe:
+    return fit_around(
+        _loss(support), Ridge(penalty * support.logit_scale**2), start=start, tolerance=tolerance
+    )
 
 
 def _path_scores(
     values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
 ) -> Callable[[Support, Tensor], Iterator[Tensor]]:
-    """Return a function that yields the scores of one probe per value, each started from the previous solution. Such a
-    start takes a fraction of the steps, and the loss is about the same if the solver converges and radii are finite."""
+    """Return a function that yields the scores of one probe per value, each started from the
+    previous solution. Such a start takes a fraction of the steps, and the loss is about the same if
+    the solver converges and radii are finite.
+    """
 
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
         start = None

@@ -36,17 +36,24 @@ class Predictions:
             np.savez_compressed(file, **arrays)
 
     def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
-        """Return the (seeds, n) predictions of one method. Raises KeyError if they were not measured."""
+        """Return the (seeds, n) predictions of one method. Raises KeyError if they were not
+        measured."""
         places = [
             _place(values, wanted)
-            for values, wanted in ((self.methods, method), (self.shots, shots), *((self.seeds, one) for one in seeds))
+            for values, wanted in (
+                (self.methods, method),
+                (self.shots, shots),
+                *((self.seeds, one) for one in seeds),
+            )
         ]
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """Return the predictions in the order of `keys`. Raises KeyError if images differ or a key occurs twice."""
+        """Return the predictions in the order of `keys`. Raises KeyError if images differ or a key
+        occurs twice."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
-        # Finding every key proves that the images are the same if lengths are equal and no key is repeated.
+        # Finding every key proves that the images are the same if lengths are equal and no key is
+        # repeated.
         if len(place) != len(self.keys) or len(keys) != len(self.keys):
             raise KeyError(f"{len(keys)} and {len(self.keys)} images, or names that repeat")
         order = np.array([place[key] for key in keys.tolist()])
@@ -66,7 +73,9 @@ def read_predictions(path: Path) -> Predictions:
     found = Predictions(**{name: arrays[name] for name in NAMES})
     shape = tuple(len(arrays[name]) for name in ("methods", "shots", "seeds", "keys"))
     if found.predicted.shape != shape or found.label.shape != found.keys.shape:
-        raise DataBroken(f"{path} has predictions of shape {found.predicted.shape}, expected {shape}")
+        raise DataBroken(
+            f"{path} has predictions of shape {found.predicted.shape}, expected {shape}"
+        )
     return found
 
 

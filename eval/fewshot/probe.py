@@ -2,9 +2,10 @@
 
     min over ||W||_F <= delta, ||b|| <= delta_b   of   mean_i CE(y_i, scale * (x_i . (w_0 + W) + b))
 
-delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In between, delta limits
-how far the probe moves from the text (DiHT, CVPR 2023, few-shot section; norm, solver and scaling are ours). The
-model's logit scale is not part of W, so delta is in units of the classifier's unit rows and comparable between models.
+delta = 0 is the zero-shot classifier, bit for bit; delta = inf is the ordinary linear probe. In
+between, delta limits how far the probe moves from the text (DiHT, CVPR 2023, few-shot section;
+norm, solver and scaling are ours). The model's logit scale is not part of W, so delta is in units
+of the classifier's unit rows and comparable between models.
 """
 
 import math
@@ -38,24 +39,40 @@ class Probe:
 
 
 def fit_probe(
-    loss: SoftmaxLoss, radius: float, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
+    loss: SoftmaxLoss,
+    radius: float,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-3,
+    max_steps: int = 1000,
 ) -> Probe:
-    """Fit the probe of a loss in a ball of `radius` delta, an absolute Frobenius norm. The bias has a tenth of this
-    radius. `start` are initial offsets (C, d + 1), and `tolerance` is the gap to reach, in nats. If the ball is finite
-    and the solver converges, the mean loss is at most the gap above its optimum, from any start."""
+    """Fit the probe of a loss in a ball of `radius` delta, an absolute Frobenius norm. The bias has
+    a tenth of this radius. `start` are initial offsets (C, d + 1), and `tolerance` is the gap to
+    reach, in nats. If the ball is finite and the solver converges, the mean loss is at most the gap
+    above its optimum, from any start."""
     if not radius >= 0:
         raise ValueError(f"radius {radius}: norms are not negative")
     if radius == 0:
         return zero_shot_probe(loss.classifier, loss.scale)
-    return fit_around(loss, Ball(radius, radius / 10), start=start, tolerance=tolerance, max_steps=max_steps)
+    return fit_around(
+        loss, Ball(radius, radius / 10), start=start, tolerance=tolerance, max_steps=max_steps
+    )
 
 
 def fit_around(
-    loss: SoftmaxLoss, term: Term, *, start: Tensor | None = None, tolerance: float = 1e-3, max_steps: int = 1000
+    loss: SoftmaxLoss,
+    term: Term,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-3,
+    max_steps: int = 1000,
 ) -> Probe:
-    """Fit the probe under any term, a ball or an L2 penalty, from the offsets `start` (C, d + 1)."""
+    """Fit the probe under any term, a ball or an L2 penalty, from the offsets `start` (C, d +
+    1)."""
     solution = solve(loss, term, start=start, tolerance=tolerance, max_steps=max_steps)
-    return Probe(loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution)
+    return Probe(
+        loss.classifier + solution.offsets[:, :-1], solution.offsets[:, -1], loss.scale, solution
+    )
 
 
 def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
@@ -63,5 +80,6 @@ def zero_shot_probe(classifier: Tensor, logit_scale: float) -> Probe:
 
 
 def absolute_radius(relative: float, classifier: Tensor) -> float:
-    """Return delta for a radius relative to ||W_0||_F, so that tasks of 10 and of 1000 classes are comparable."""
+    """Return delta for a radius relative to ||W_0||_F, so that tasks of 10 and of 1000 classes are
+    comparable."""
     return math.inf if math.isinf(relative) else relative * classifier.norm().item()

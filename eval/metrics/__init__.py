@@ -1,13 +1,16 @@
-"""Metrics: functions of vectors, scores and labels that know no model. Vectors are read in blocks."""
+"""Metrics: functions of vectors, scores and labels that know no model. Vectors are read in
+blocks."""
 
 from typing import Protocol
 
 import numpy as np
 
 TILE_BYTES = 16 << 20
-"""Bytes of a tile of scores: the memory that scores take, however many images and captions there are."""
+"""Bytes of a tile of scores: the memory that scores take, however many images and captions there
+are."""
 BLOCK_ROWS = 2048
-"""Most vectors in a block, 8 MiB for 1,024 dimensions. Smaller blocks would make products slower."""
+"""Most vectors in a block, 8 MiB for 1,024 dimensions. Smaller blocks would make products
+slower."""
 
 
 class Rows(Protocol):
@@ -41,6 +44,7 @@ class ArrayRows:
 
 
 def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
-    """Return blocks of 1 to BLOCK_ROWS queries whose float32 scores against all items fit into `tile_bytes`."""
+    """Return blocks of 1 to BLOCK_ROWS queries whose float32 scores against all items fit into
+    `tile_bytes`."""
     size = min(max(1, tile_bytes // (4 * max(items, 1))), BLOCK_ROWS)
     return [range(start, min(start + size, queries)) for start in range(0, queries, size)]

@@ -1,4 +1,5 @@
-"""Load models by name: a folder, an architecture with weights, one of the authors' models, or the reference."""
+"""Load models by name: a folder, an architecture with weights, one of the authors' models, or the
+reference."""
 
 from pathlib import Path
 
@@ -29,17 +30,23 @@ OPEN_CLIP = "open_clip"
 
 
 def load_model(
-    word: str, *, data: Path, pretrained: str | None = None, device: str = "cpu", precision: Precision = "fp32"
+    word: str,
+    *,
+    data: Path,
+    pretrained: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
 ) -> Model:
     """Load the model that `word` names.
 
-    - `reference`: the offline reference encoder, from `data`/reference, where `data` is the default data folder
-      even if `--data` names another;
+    - `reference`: the offline reference encoder, from `data`/reference, where `data` is the default
+      data folder even if `--data` names another;
     - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is used);
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
-    - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
-      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for untrained weights. A tag has the
-      preprocessing that open_clip lists for it; a path and `random` have open_clip's default;
+    - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was
+      fetched before with `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for
+      untrained weights. A tag has the preprocessing that open_clip lists for it; a path and
+      `random` have open_clip's default;
     - `local-dir:<folder>` or `open_clip:<model>:<weights>`, as in presets and `--score-model`.
 
     Args:
@@ -60,26 +67,33 @@ def load_model(
         (2, 512)
 
     Raises:
-        WrongUse: `word`, `pretrained` or `precision` is not one of these; the weights are missing; `pretrained` is
-            given for a model that has its own weights, or a `precision` but fp32 for the reference; or the tag's
-            weights need QuickGELU and the architecture has GELU.
+        WrongUse: `word`, `pretrained` or `precision` is not one of these; the weights are missing;
+            `pretrained` is given for a model that has its own weights, or a `precision` but fp32
+            for the reference; or the tag's weights need QuickGELU and the architecture has GELU.
         ModelError: Loading fails, or the model gives features that are not finite numbers.
     """
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     if not word.strip():
-        raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
+        raise WrongUse(
+            "the model has no name; name a folder, an architecture of open_clip, or reference"
+        )
     if word.startswith((f"{FOLDER}:", f"{OPEN_CLIP}:")):
         named = parse_encoder_name(word, libraries=(OPEN_CLIP, FOLDER), names=(), what="model")
         if named.weights and pretrained:
-            raise WrongUse(f"model {word} names its weights, and --pretrained names others; give only one")
+            raise WrongUse(
+                f"model {word} names its weights, and --pretrained names others; give only one"
+            )
         if named.library == FOLDER:
             word = str(local_weights(f"model {word}", named.weights, folder=True).absolute())
         else:
             word, pretrained = named.model, named.weights or pretrained
     if word == REFERENCE:
         if pretrained or precision != "fp32":
-            raise WrongUse("reference has its own weights and precision (fp32); leave out --pretrained and --precision")
+            raise WrongUse(
+                "reference has its own weights and precision (fp32); leave out --pretrained and"
+                " --precision"
+            )
         return ReferenceModel(data / REFERENCE, device)
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
@@ -87,29 +101,39 @@ def load_model(
                 raise WrongUse(f"folder {word} has its own weights; leave out --pretrained")
             return load_folder(folder, device, precision)
     if "://" in word:
-        raise WrongUse(f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a disk")
+        raise WrongUse(
+            f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a"
+            " disk"
+        )
     if Path(word).is_dir():
-        raise WrongUse(f"folder {word} is not an exported model: neither it nor its export/ has {CONFIG}")
+        raise WrongUse(
+            f"folder {word} is not an exported model: neither it nor its export/ has {CONFIG}"
+        )
     if Path(word).is_file():
-        raise WrongUse(f"model {word} is a file: name its architecture, and the file with --pretrained")
+        raise WrongUse(
+            f"model {word} is a file: name its architecture, and the file with --pretrained"
+        )
     released = _released_names()
     if word in released:
         return _load_released(word, _weights_file(word, pretrained, data), device, precision)
     known = [*open_clip.list_models(), *released, REFERENCE]
     if word not in known:
         raise WrongUse(
-            f"model {word!r} is neither a folder nor a known name{nearest(word, known)}; name a folder, an "
-            "architecture of open_clip, or reference"
+            f"model {word!r} is neither a folder nor a known name{nearest(word, known)}; name a"
+            " folder, an architecture of open_clip, or reference"
         )
     if pretrained == RANDOM:
         return load_architecture(word, None, device, precision)
     path = _weights_file(word, pretrained, data)
     # open_clip lists preprocessing and activation of tags; of a file it knows neither.
-    tag = open_clip.get_pretrained_cfg(word, str(pretrained)) if path != Path(str(pretrained)) else {}
+    tag = (
+        open_clip.get_pretrained_cfg(word, str(pretrained)) if path != Path(str(pretrained)) else {}
+    )
     if lacks_quickgelu(word, tag):
         raise WrongUse(
-            f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name {word}-quickgelu, after "
-            f"`{spelled('bench-data', weights=f'{word}-quickgelu:{pretrained}')}`"
+            f"the weights {pretrained!r} need QuickGELU, and {word} has GELU; name"
+            f" {word}-quickgelu, after"
+            f" `{spelled('bench-data', weights=f'{word}-quickgelu:{pretrained}')}`"
         )
     return load_architecture(word, path, device, precision, tag)
 
@@ -117,8 +141,8 @@ def load_model(
 def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
     if not pretrained:
         raise WrongUse(
-            f"model {word} needs weights: --pretrained with the path of a checkpoint (or, for an architecture of "
-            "open_clip, a fetched tag or `random`)"
+            f"model {word} needs weights: --pretrained with the path of a checkpoint (or, for an"
+            " architecture of open_clip, a fetched tag or `random`)"
         )
     path = Path(pretrained)
     if path.is_file():
@@ -133,19 +157,21 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
     files = sorted(
         path
         for path in fetched.rglob("*")
-        if path.suffix in (".safetensors", ".bin", ".pt") and ".no_exist" not in path.relative_to(fetched).parts
+        if path.suffix in (".safetensors", ".bin", ".pt")
+        and ".no_exist" not in path.relative_to(fetched).parts
     )
     if files:
         return files[0]
     raise WrongUse(
-        f"weights {pretrained!r} are neither a file nor a tag in {fetched.parent}, and an evaluation downloads "
-        f"nothing; fetch them by `{spelled('bench-data', weights=f'{word}:{pretrained}')}`, if open_clip knows "
-        "the tag"
+        f"weights {pretrained!r} are neither a file nor a tag in {fetched.parent}, and an"
+        " evaluation downloads nothing; fetch them by"
+        f" `{spelled('bench-data', weights=f'{word}:{pretrained}')}`, if open_clip knows the tag"
     )
 
 
 def _released_names() -> list[str]:
-    """Return the names of the authors' models. The list is empty without the trainer, which checks these models."""
+    """Return the names of the authors' models. The list is empty without the trainer, which checks
+    these models."""
     try:
         from open_diht.trainer.released import RELEASED
     except ImportError:

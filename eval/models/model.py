@@ -24,7 +24,8 @@ class Model(ABC):
     logit_scale: float
     """Factor by which cosines are multiplied before a softmax."""
     preprocess: Callable[[Image.Image], torch.Tensor]
-    """Maps an RGB image to the (3, h, w) tensor of the encoder. Must be picklable, for loader processes."""
+    """Maps an RGB image to the (3, h, w) tensor of the encoder. Must be picklable, for loader
+    processes."""
     preprocessing: Mapping[str, Any]
     """The preprocessing in words: size, interpolation, crop, mean, std."""
     folder: Path | None = None
@@ -35,7 +36,8 @@ class Model(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything that features depend on except the data. It is part of the cache's keys."""
+        """sha256 over everything that features depend on except the data. It is part of the cache's
+        keys."""
         # Exclude name and path: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
         # Include only the kind of device: ranks have one each and share their features.
@@ -43,7 +45,8 @@ class Model(ABC):
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w); a zero vector stays zero.
+        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w); a zero vector
+        stays zero.
 
         Raises `ModelError` for values that are not finite.
         """
@@ -51,12 +54,14 @@ class Model(ABC):
             return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of texts; a zero vector stays zero. Raises as `images`."""
+        """Return (b, d) float32 unit vectors of texts; a zero vector stays zero. Raises as
+        `images`."""
         with self._exact():
             return _unit(self._texts(texts), f"{self.name}: a batch of texts")
 
     def _exact(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which fp32 excludes TF32, which CUDA's convolutions use by default."""
+        """Return a context in which fp32 excludes TF32, which CUDA's convolutions use by
+        default."""
         return _without_tf32() if self.record["precision"] == "fp32" else contextlib.nullcontext()
 
     @abstractmethod
@@ -72,7 +77,8 @@ class Model(ABC):
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    matmul = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -85,7 +91,9 @@ def _without_tf32() -> Iterator[None]:
 def _unit(features: torch.Tensor, what: str) -> np.ndarray:
     features = features.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(features).all()):
-        raise ModelError(f"{what} gives features that are not finite numbers; the weights may be damaged")
+        raise ModelError(
+            f"{what} gives features that are not finite numbers; the weights may be damaged"
+        )
     # A zero vector stays zero: its score with everything is 0, where 0/0 would be NaN.
     return torch.nn.functional.normalize(features, dim=-1).numpy()
 

@@ -1,8 +1,10 @@
-"""Models of open_clip: architectures with random weights or a file's, and folders that our trainer or open_clip wrote.
+"""Models of open_clip: architectures with random weights or a file's, and folders that our trainer
+or open_clip wrote.
 
-Texts are encoded without their padding; open_clip would compute all 77 positions for a prompt of ten tokens. In CLIP's
-text tower attention is causal and the feature is read at the end-of-text token, so later positions cannot affect it. On
-the shorter sequence, the model's own forward computes the same feature in a fraction of the time.
+Texts are encoded without their padding; open_clip would compute all 77 positions for a prompt of
+ten tokens. In CLIP's text tower attention is causal and the feature is read at the end-of-text
+token, so later positions cannot affect it. On the shorter sequence, the model's own forward
+computes the same feature in a fraction of the time.
 """
 
 import contextlib
@@ -43,10 +45,12 @@ class OpenClipModel(Model):
         precision: Precision,
     ):
         """Wrap a model. Weights stay in float32, and `precision` is that of autocast."""
-        self.name, self.preprocess = name, preprocess
+        self.name = name
+        self.preprocess = preprocess
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
-        self._device, self._precision = device, precision
+        self._device = device
+        self._precision = precision
         scale: Any = getattr(model, "logit_scale", None)
         # CLIP's usual scale, for a model without one.
         self.logit_scale = 100.0 if scale is None else float(scale.detach().exp())
@@ -65,7 +69,9 @@ class OpenClipModel(Model):
         # Encode full texts until the check below has passed.
         self._short = False
         self.width = int(self.texts(["width"]).shape[1])
-        self._short = can_shorten(self._model, self._tokens(["a cat", "a photo of the number 7, on a long road"]))
+        self._short = can_shorten(
+            self._model, self._tokens(["a cat", "a photo of the number 7, on a long road"])
+        )
 
     def _autocast(self) -> Any:
         if self._precision == "fp32":
@@ -81,7 +87,11 @@ class OpenClipModel(Model):
     def _texts(self, texts: Sequence[str]) -> torch.Tensor:
         with self._autocast():
             tokens = self._tokens(texts)
-            return encode_short(self._model, tokens) if self._short else self._model.encode_text(tokens)
+            return (
+                encode_short(self._model, tokens)
+                if self._short
+                else self._model.encode_text(tokens)
+            )
 
     def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
         return self._tokenizer(list(texts)).to(self._device)
@@ -99,7 +109,9 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
     from open_clip.transform import PreprocessCfg
 
     given = open_clip.get_model_preprocess_cfg(model)
-    settings = PreprocessCfg(**{key: value for key, value in given.items() if hasattr(PreprocessCfg, key)})
+    settings = PreprocessCfg(
+        **{key: value for key, value in given.items() if hasattr(PreprocessCfg, key)}
+    )
     crop = {"shortest": "center crop", "longest": "padded", "squash": "none: squashed to a square"}
     size = settings.size if isinstance(settings.size, int) else list(settings.size)
     return {
@@ -114,7 +126,8 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
-    """Load a folder with open_clip_config.json and weights. Raises `ModelError` if it cannot be loaded."""
+    """Load a folder with open_clip_config.json and weights. Raises `ModelError` if it cannot be
+    loaded."""
     check_exported(folder)
     model = _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision, {})
     model.folder = folder
@@ -122,22 +135,34 @@ def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipMode
 
 
 def load_architecture(
-    name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any] | None = None
+    name: str,
+    weights: Path | None,
+    device: str,
+    precision: Precision,
+    tag: Mapping[str, Any] | None = None,
 ) -> OpenClipModel:
-    """Load an architecture of open_clip with the weights of a file, or random ones. `tag` is open_clip's entry for the
-    weights, with their preprocessing. Without `tag` open_clip's default applies. Raises `ModelError` if it cannot be
-    loaded, or the weights do not fit."""
-    return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {})
+    """Load an architecture of open_clip with the weights of a file, or random ones. `tag` is
+    open_clip's entry for the weights, with their preprocessing. Without `tag` open_clip's default
+    applies. Raises `ModelError` if it cannot be loaded, or the weights do not fit."""
+    return _load(
+        f"{name} with {weights or 'random weights'}", name, weights, device, precision, tag or {}
+    )
 
 
 def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
-    """Return an architecture with random weights, the same at every call, its preprocessing and its tokenizer."""
+    """Return an architecture with random weights, the same at every call, its preprocessing and its
+    tokenizer."""
     torch.manual_seed(0)
     return create_open_clip(name)
 
 
 def _load(
-    shown: str, name: str, weights: Path | None, device: str, precision: Precision, tag: Mapping[str, Any]
+    shown: str,
+    name: str,
+    weights: Path | None,
+    device: str,
+    precision: Precision,
+    tag: Mapping[str, Any],
 ) -> OpenClipModel:
     local = name.startswith("local-dir:")
     if weights is not None:
@@ -170,14 +195,16 @@ def _load(
 
 
 def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
-    """Return whether padding may be left out: the model must have CLIP's text tower with a causal mask, read the
-    feature at the largest token, and give the same features for a trial batch."""
+    """Return whether padding may be left out: the model must have CLIP's text tower with a causal
+    mask, read the feature at the largest token, and give the same features for a trial batch."""
     if not isinstance(model, CLIP) or getattr(model, "text_pool_type", None) != "argmax":
         return False
     mask = model.attn_mask
     if not isinstance(mask, torch.Tensor):
         return False
-    later = torch.ones_like(mask, dtype=torch.bool).triu(1)  # what a causal mask (length, length) forbids
+    later = torch.ones_like(mask, dtype=torch.bool).triu(
+        1
+    )  # what a causal mask (length, length) forbids
     if not bool(torch.isneginf(mask[later].float()).all()):
         return False
     with torch.inference_mode():
@@ -187,7 +214,8 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
 
 
 def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Return `model.encode_text` of the tokens up to the last end of text in the batch, if `can_shorten` allows it."""
+    """Return `model.encode_text` of the tokens up to the last end of text in the batch, if
+    `can_shorten` allows it."""
     # The end-of-text token has the largest id.
     length = int(tokens.argmax(dim=-1).max()) + 1
     with _positions(model, length):
@@ -197,10 +225,12 @@ def encode_short(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _positions(model: Any, length: int) -> Iterator[None]:
     """In the `with` block, limit the model to its first `length` positions."""
-    position, mask = model.positional_embedding, model.attn_mask
+    position = model.positional_embedding
+    mask = model.attn_mask
     model.positional_embedding = torch.nn.Parameter(position[:length], requires_grad=False)
     model.attn_mask = mask[:length, :length]
     try:
         yield
     finally:
-        model.positional_embedding, model.attn_mask = position, mask
+        model.positional_embedding = position
+        model.attn_mask = mask

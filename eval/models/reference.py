@@ -1,4 +1,5 @@
-"""The offline reference encoder (`open_diht.common.reference_encoder`) as a model of the evaluation."""
+"""The offline reference encoder (`open_diht.common.reference_encoder`) as a model of the
+evaluation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +8,13 @@ from pathlib import Path
 import torch
 
 from open_diht.common.data_root import REFERENCE
-from open_diht.common.reference_encoder import CONTEXT_LENGTH, LOGIT_SCALE, TOP, ReferenceEncoder, ReferenceMissing
+from open_diht.common.reference_encoder import (
+    CONTEXT_LENGTH,
+    LOGIT_SCALE,
+    TOP,
+    ReferenceEncoder,
+    ReferenceMissing,
+)
 from open_diht.eval.errors import ModelError
 from open_diht.eval.models.model import Model, weights_hash
 from open_diht.eval.records import sha256_of
@@ -17,8 +24,10 @@ class ReferenceModel(Model):
     """ConSE with lite0 and MiniLM, from the folder that `open_diht.eval.fetch` filled."""
 
     def __init__(self, folder: Path, device: str):
-        """Load the encoder. Raises `ModelError` if its weights are not in `folder`, or do not load."""
-        self.name, self.logit_scale = REFERENCE, LOGIT_SCALE
+        """Load the encoder. Raises `ModelError` if its weights are not in `folder`, or do not
+        load."""
+        self.name = REFERENCE
+        self.logit_scale = LOGIT_SCALE
         try:
             self._encoder = ReferenceEncoder(folder, device)
         except ReferenceMissing as error:
@@ -38,7 +47,9 @@ class ReferenceModel(Model):
             weights.update(weights_hash(part.state_dict()).encode())
         self.record = {
             "model": f"ConSE, top {TOP}: tf_efficientnet_lite0 (ImageNet-1k) and all-MiniLM-L6-v2",
-            "architecture_sha256": sha256_of(["ConSE", TOP, "tf_efficientnet_lite0", "all-MiniLM-L6-v2"]),
+            "architecture_sha256": sha256_of(
+                ["ConSE", TOP, "tf_efficientnet_lite0", "all-MiniLM-L6-v2"]
+            ),
             "weights_sha256": weights.hexdigest(),
             "activation": "relu6; gelu",
             "tokenizer": "WordPiece",
@@ -57,5 +68,6 @@ class ReferenceModel(Model):
 
     def truncated(self, texts: Sequence[str]) -> int:
         return sum(
-            len(ids) > CONTEXT_LENGTH for ids in self._encoder.tokenizer(list(texts), verbose=False)["input_ids"]
+            len(ids) > CONTEXT_LENGTH
+            for ids in self._encoder.tokenizer(list(texts), verbose=False)["input_ids"]
         )

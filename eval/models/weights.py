@@ -22,34 +22,48 @@ POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positi
 
 
 def lacks_quickgelu(name: str, tag: Mapping[str, Any]) -> bool:
-    """Return whether weights need QuickGELU but their architecture has GELU. The opposite is not checked:
-    roberta-ViT-B-32 has QuickGELU, and open_clip's list does not say so of its weights."""
-    return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get("quick_gelu")
+    """Return whether weights need QuickGELU but their architecture has GELU. The opposite is not
+    checked: roberta-ViT-B-32 has QuickGELU, and open_clip's list does not say so of its weights."""
+    return bool(tag.get("quick_gelu")) and not (open_clip.get_model_config(name) or {}).get(
+        "quick_gelu"
+    )
 
 
 def check_exported(folder: Path) -> None:
     """Raise `ModelError` if an exported folder has no file of weights, or an invalid one."""
     found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
     if not found:
-        raise ModelError(f"folder {folder} has a configuration but no weights ({', '.join(NAMES)}); export it again")
+        raise ModelError(
+            f"folder {folder} has a configuration but no weights ({', '.join(NAMES)}); export it"
+            " again"
+        )
     for path in found:
         shapes_of(path)
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the weights in a file, without executing code in it, and without reading the values if
-    the format allows. The result is empty for numpy's formats, which open_clip converts. Raises `ModelError` if a file
-    in another format cannot be read, or a pickle holds no weights by name."""
+    """Return names and shapes of the weights in a file, without executing code in it, and without
+    reading the values if the format allows. The result is empty for numpy's formats, which
+    open_clip converts. Raises `ModelError` if a file in another format cannot be read, or a pickle
+    holds no weights by name."""
     if path.suffix in (".npz", ".npy"):
         return {}
-    with loading(lambda why: ModelError(f"{path} is damaged, or not a weights file that needs no code ({why})")):
+    with loading(
+        lambda why: ModelError(
+            f"{path} is damaged, or not a weights file that needs no code ({why})"
+        )
+    ):
         if path.suffix == ".safetensors":
             with safe_open(str(path), "pt") as file:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        found = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     # Training checkpoints have the weights under `state_dict`.
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not any(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise ModelError(f"{path} holds no weights by name, but a {type(state).__name__}")
     return {
         str(name).removeprefix("module."): tuple(value.shape)
@@ -59,9 +73,13 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise `ModelError` if weights under CLIP's names differ from the architecture by more than one position."""
-    vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
-    size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
+    """Raise `ModelError` if weights under CLIP's names differ from the architecture by more than
+    one position."""
+    vision = settings.get("vision_cfg", {})
+    text = settings.get("text_cfg", {})
+    size = vision.get("image_size")
+    patch = vision.get("patch_size")
+    length = text.get("context_length", 77)
     shapes = shapes_of(path)
     for key in POSITIONS:
         if key not in shapes:
@@ -73,9 +91,12 @@ def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
             wanted = (size // patch) ** 2 + 1
             what = f"images of {size} pixels in patches of {patch}"
         else:
-            wanted, what = length, f"texts of {length} tokens"
-        if abs(shapes[key][0] - wanted) > 1:  # some image towers have no class token, some text towers have one
+            wanted = length
+            what = f"texts of {length} tokens"
+        if (
+            abs(shapes[key][0] - wanted) > 1
+        ):  # some image towers have no class token, some text towers have one
             raise ModelError(
-                f"{path} does not fit {name}: its {key} has {shapes[key][0]} positions, {what} have {wanted}; name the "
-                "architecture that the weights were trained with"
+                f"{path} does not fit {name}: its {key} has {shapes[key][0]} positions, {what} have"
+                f" {wanted}; name the architecture that the weights were trained with"
             )

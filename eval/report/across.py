@@ -1,6 +1,7 @@
 """Numbers over several tasks: averages of a kind, averages defined by suites, effective robustness.
 
-Intervals of averages come from the stored items; the images of one set count once, however many tasks use them.
+Intervals of averages come from the stored items; the images of one set count once, however many
+tasks use them.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from open_diht.eval.statistics import Averaged, average
 from open_diht.eval.tasks import load_suite, suite_names
 
 AVERAGES = "averages.json"
-"""File with the averages that a run's suite files define: for each suite, the names of the averaged tasks."""
+"""File with the averages that a run's suite files define: for each suite, the names of the averaged
+tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class AverageRow:
     """Number of tasks of this kind without a number, which are not counted."""
     value: float
     low: float | None
-    """Lower end. It is None if the items of a task are not stored, lack its metric, or are too few."""
+    """Lower end. It is None if the items of a task are not stored, lack its metric, or are too
+    few."""
     high: float | None
 
 
@@ -53,7 +56,8 @@ class Across:
 
 
 def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
-    """Average every kind with two or more measured tasks, with intervals by `folder`/items. Raises as `across`."""
+    """Average every kind with two or more measured tasks, with intervals by `folder`/items. Raises
+    as `across`."""
     rows = []
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
@@ -67,14 +71,15 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
 
 
 def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
-    """Return effective robustness and the suites' averages. Items are read from `folder`/items. The averages of the
-    user's suites, in `AVERAGES`, replace those of built-in suites of the same name. Raises `DataBroken` if one of these
-    files is corrupt."""
+    """Return effective robustness and the suites' averages. Items are read from `folder`/items. The
+    averages of the user's suites, in `AVERAGES`, replace those of built-in suites of the same name.
+    Raises `DataBroken` if one of these files is corrupt."""
     rows = []
     for one in effective_robustness({task.task: task.main for task in tasks}):
         beyond = "; ImageNet accuracy outside the range of these models" if one.beyond else ""
         how = (
-            f"models trained on ImageNet alone: {100 * one.expected:.1f}, \u00b1 {100 * one.spread:.1f} points{beyond}"
+            f"models trained on ImageNet alone: {100 * one.expected:.1f}, \u00b1"
+            f" {100 * one.spread:.1f} points{beyond}"
         )
         rows.append(
             Across(
@@ -87,7 +92,9 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
                 parts=((one.task,), (IMAGENET,)),
             )
         )
-    defined = {name: load_suite(name).average for name in suite_names()} | _own_averages(folder / AVERAGES)
+    defined = {name: load_suite(name).average for name in suite_names()} | _own_averages(
+        folder / AVERAGES
+    )
     averaged = (_of_suite(name, parts, tasks, folder) for name, parts in defined.items())
     return rows + [one for one in averaged if one is not None]
 
@@ -96,7 +103,11 @@ def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
     """Return the averages of the user's suites by name."""
     found = read_written(path)
     try:
-        return {} if found is None else converted(dict[str, tuple[str | tuple[str, ...], ...]], found, path.name)
+        return (
+            {}
+            if found is None
+            else converted(dict[str, tuple[str | tuple[str, ...], ...]], found, path.name)
+        )
     except BadValue as error:
         raise DataBroken(f"{path}: {error}; run `{spelled('bench')}` for it again") from None
 
@@ -104,7 +115,8 @@ def _own_averages(path: Path) -> dict[str, tuple[str | tuple[str, ...], ...]]:
 def _of_suite(
     suite: str, average_of: Sequence[str | Sequence[str]], tasks: Sequence[TaskRows], folder: Path
 ) -> Across | None:
-    """Return the suite's average. Return None if it has none, a task is not in the run, or no part was measured."""
+    """Return the suite's average. Return None if it has none, a task is not in the run, or no part
+    was measured."""
     by_name = {task.task: task for task in tasks}
     parts = [(one,) if isinstance(one, str) else tuple(one) for one in average_of]
     if not parts or any(name not in by_name for part in parts for name in part):
@@ -113,7 +125,9 @@ def _of_suite(
     measured = [part for part in parts if not any(by_name[name].missing for name in part)]
     if not measured:
         return None
-    value = sum(sum(by_name[name].main["value"] for name in part) / len(part) for part in measured) / len(measured)
+    value = sum(
+        sum(by_name[name].main["value"] for name in part) / len(part) for part in measured
+    ) / len(measured)
     lacking = ["/".join(part) for part in parts if part not in measured]
     in_parts = [[by_name[name] for name in part] for part in measured]
     of_parts = [(_images(part), _average(part, folder)) for part in in_parts]
@@ -121,7 +135,9 @@ def _of_suite(
     low, high = _interval(average(known) if len(known) == len(of_parts) else None)
     return Across(
         name=suite,
-        metric=f"average of {len(measured)} of {len(parts)}" if lacking else f"average of {len(parts)}",
+        metric=(
+            f"average of {len(measured)} of {len(parts)}" if lacking else f"average of {len(parts)}"
+        ),
         value=value,
         low=low,
         high=high,
@@ -131,12 +147,14 @@ def _of_suite(
 
 
 def _images(tasks: Sequence[TaskRows]) -> tuple[str, ...]:
-    """Return an identifier of the images that tasks use. It is equal for parts of a suite with the same images."""
+    """Return an identifier of the images that tasks use. It is equal for parts of a suite with the
+    same images."""
     return tuple(dict.fromkeys(images_of(task.task, task.main["protocol"]) for task in tasks))
 
 
 def _average(tasks: Sequence[TaskRows], folder: Path) -> Averaged | None:
-    """Return the average of the tasks' items. Return None if a task's items are not stored or lack its metric."""
+    """Return the average of the tasks' items. Return None if a task's items are not stored or lack
+    its metric."""
     found = []
     for task in tasks:
         path = folder / "items" / f"{task.task}.npz"

@@ -28,7 +28,11 @@ class TaskRows:
     @property
     def missing(self) -> str:
         """The reason why there is no number. It is empty if there is one."""
-        return "" if self.main["value"] is not None else str(self.main["protocol"].get("missing", "no number"))
+        return (
+            ""
+            if self.main["value"] is not None
+            else str(self.main["protocol"].get("missing", "no number"))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,22 @@ def checked(results: Sequence[Row]) -> list[Row]:
             raise ValueError(f"result {index} is not an object")
         lacking = [name for name in COLUMNS if name not in row]
         if lacking:
-            raise ValueError(f"result {index} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
+            raise ValueError(
+                f"result {index} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}"
+            )
         if not isinstance(row["protocol"], Mapping):
             raise ValueError(f"the protocol of result {index} ({row['task']}) is not an object")
         value = row["value"]
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"the value of result {index} ({row['task']}) is {value!r}, not a number")
+            raise ValueError(
+                f"the value of result {index} ({row['task']}) is {value!r}, not a number"
+            )
     return list(results)
 
 
 def by_task(results: Sequence[Row], *, few_shot: bool) -> dict[str, list[Row]]:
-    """Return rows by task: those of few-shot, or all others, whose first row has the task's main number."""
+    """Return rows by task: those of few-shot, or all others, whose first row has the task's main
+    number."""
     found: dict[str, list[Row]] = {}
     for row in results:
         if (row["kind"] == "few_shot") == few_shot:
@@ -94,12 +103,17 @@ def by_task(results: Sequence[Row], *, few_shot: bool) -> dict[str, list[Row]]:
 def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
     """Return the tasks in the order of their first row, without few-shot."""
     found = by_task(results, few_shot=False)
-    return [TaskRows(task, rows[0]["kind"], _title(rows[0]), tuple(rows)) for task, rows in found.items()]
+    return [
+        TaskRows(task, rows[0]["kind"], _title(rows[0]), tuple(rows))
+        for task, rows in found.items()
+    ]
 
 
 def group_few_shot(results: Sequence[Row]) -> tuple[list[FewShotTable], list[TaskRows]]:
-    """Return tables of few-shot points by task, and the tasks whose few-shot rows have no number."""
-    tables, missing = [], []
+    """Return tables of few-shot points by task, and the tasks whose few-shot rows have no
+    number."""
+    tables = []
+    missing = []
     for task, rows in by_task(results, few_shot=True).items():
         points = {_point(row): row for row in rows if row["value"] is not None}
         if points:

@@ -6,7 +6,16 @@ from open_diht.common.html.text import plain
 from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.references import few_shot_references, references
-from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, ends, percent, shots_said
+from open_diht.eval.report.text import (
+    ACROSS,
+    AVERAGES,
+    CAUTION,
+    FEW_SHOT,
+    cell,
+    ends,
+    percent,
+    shots_said,
+)
 from open_diht.eval.results import cautions
 
 
@@ -26,7 +35,12 @@ def render_markdown(
         if average is not None:
             lines += [AVERAGES, ""]
     if of_several:
-        lines += ["## Across tasks", "", "| over | what | % | 95 % interval | |", "|---|---|--:|---|---|"]
+        lines += [
+            "## Across tasks",
+            "",
+            "| over | what | % | 95 % interval | |",
+            "|---|---|--:|---|---|",
+        ]
         for one in of_several:
             number = f"**{percent(one.value)}** | {ends(one.low, one.high)}"
             lines.append(f"| {cell(one.name)} | {cell(one.metric)} | {number} | {cell(one.how)} |")
@@ -39,11 +53,13 @@ def render_markdown(
             lines += [plain(said, 500), ""]
     lines += [f"- {cell(task.title)}: {cell(task.missing)}" for task in unshot]
     published = [
-        f"- {cell(task.task)}, {cell(row['metric'])}: {found.model} ({found.data}) {found.value:.1f}, ours "
-        f"{percent(row['value'])}; {found.source}; {found.differs}"
+        f"- {cell(task.task)}, {cell(row['metric'])}: {found.model} ({found.data})"
+        f" {found.value:.1f}, ours {percent(row['value'])}; {found.source}; {found.differs}"
         for task in tasks
         for row in task.rows
-        for found in (references(task.task, task.kind, row["metric"]) if row["value"] is not None else ())
+        for found in (
+            references(task.task, task.kind, row["metric"]) if row["value"] is not None else ()
+        )
     ]
     for table in tables:
         for curve in few_shot_references(table.task):
@@ -65,19 +81,28 @@ def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[s
             name = cell(f"{task.task} ({said})" if said else task.task) if index == 0 else ""
             value = f"**{percent(row['value'])}**" if index == 0 else percent(row["value"])
             lines.append(
-                f"| {name} | {cell(row['metric'])} | {value} | {ends(row['low'], row['high'])} | {row['n']:,} |"
+                f"| {name} | {cell(row['metric'])} | {value} | {ends(row['low'], row['high'])} |"
+                f" {row['n']:,} |"
             )
     if average is not None:
         between = ends(average.low, average.high)
-        lines.append(f"| average of {average.tasks} | | **{percent(average.value)}** | {between} | |")
+        lines.append(
+            f"| average of {average.tasks} | | **{percent(average.value)}** | {between} | |"
+        )
     for task in tasks:
         if task.missing:
-            lines.append(f"| {cell(task.task)} | {cell(task.main['metric'])} | \u2013 | {cell(task.missing)} | |")
+            lines.append(
+                f"| {cell(task.task)} | {cell(task.main['metric'])} | \u2013 |"
+                f" {cell(task.missing)} | |"
+            )
     return lines
 
 
 def _few_shot_table(table: FewShotTable) -> list[str]:
-    lines = [f"| method | {' | '.join(f'k = {k}' for k in table.shots)} |", f"|---|{'--:|' * len(table.shots)}"]
+    lines = [
+        f"| method | {' | '.join(f'k = {k}' for k in table.shots)} |",
+        f"|---|{'--:|' * len(table.shots)}",
+    ]
     for method in table.methods:
         cells = [_few_shot_cell(table.of(method, k)) for k in table.shots]
         lines.append(f"| {cell(method)} | {' | '.join(cells)} |")

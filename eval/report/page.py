@@ -16,7 +16,15 @@ from open_diht.eval.examples import Example
 from open_diht.eval.report.across import Across, AverageRow
 from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
 from open_diht.eval.report.references import few_shot_references, references
-from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, ends, percent, shots_said
+from open_diht.eval.report.text import (
+    ACROSS,
+    AVERAGES,
+    CAUTION,
+    FEW_SHOT,
+    ends,
+    percent,
+    shots_said,
+)
 from open_diht.eval.results import cautions
 
 SIDE = 168
@@ -35,17 +43,24 @@ def render(
     """Return the report as self-contained HTML."""
     titles = {task.task: task.title for task in tasks}
     average = {one.kind: one for one in of_kinds}
-    names = dict.fromkeys(str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"])
+    names = dict.fromkeys(
+        str(row["protocol"]["model"]["name"]) for row in rows if "model" in row["protocol"]
+    )
     software: Mapping[str, object] = next(
         (row["protocol"]["software"] for row in rows if "software" in row["protocol"]), {}
     )
     measured = sum(not task.missing for task in tasks)
-    summary = f"{measured} {'task' if measured == 1 else 'tasks'} measured" if tasks else "no zero-shot tasks"
+    summary = (
+        f"{measured} {'task' if measured == 1 else 'tasks'} measured"
+        if tasks
+        else "no zero-shot tasks"
+    )
     return render_page(
         __package__,
         "report.html.j2",
         model=", ".join(names) or "no model",
-        summary=summary + (f", {len(tasks) - measured} without a number" if measured < len(tasks) else ""),
+        summary=summary
+        + (f", {len(tasks) - measured} without a number" if measured < len(tasks) else ""),
         caution=CAUTION,
         averages=AVERAGES,
         few_shot=FEW_SHOT,
@@ -65,10 +80,16 @@ def render(
         published=list(_published(tasks)),
         published_few_shot=list(_published_few_shot(tables)),
         examples=[
-            {"title": titles.get(task, task), "task": task, "shown": [(type(one).__name__, one) for one in found]}
+            {
+                "title": titles.get(task, task),
+                "task": task,
+                "shown": [(type(one).__name__, one) for one in found],
+            }
             for task, found in examples.items()
         ],
-        versions=", ".join(f"{name} {value}" for name, value in software.items() if value is not None),
+        versions=", ".join(
+            f"{name} {value}" for name, value in software.items() if value is not None
+        ),
         cautions=cautions,
         choices_of=lambda table: list(_choices(table)),
         draw_curves=draw_curves,
@@ -84,10 +105,17 @@ def render(
 
 
 def _protocols(rows: Sequence[Row]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the fields that the records of a task's numbers share, and each number's other fields."""
+    """Return the fields that the records of a task's numbers share, and each number's other
+    fields."""
     flat = [dict(flatten(row["protocol"])) for row in rows]
-    shared = {name: value for name, value in flat[0].items() if all(one.get(name) == value for one in flat)}
-    return shared, [{name: value for name, value in one.items() if name not in shared} for one in flat]
+    shared = {
+        name: value
+        for name, value in flat[0].items()
+        if all(one.get(name) == value for one in flat)
+    }
+    return shared, [
+        {name: value for name, value in one.items() if name not in shared} for one in flat
+    ]
 
 
 def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
@@ -96,13 +124,20 @@ def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
         if isinstance(inner, Mapping):
             yield from flatten(inner, f"{above}{name}.")
         else:
-            yield f"{above}{name}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
+            yield (
+                f"{above}{name}",
+                inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False),
+            )
 
 
 def draw_curves(table: FewShotTable) -> str:
-    """Return a chart of the mean over seeds by shots, with a line per method and bars of one standard deviation."""
+    """Return a chart of the mean over seeds by shots, with a line per method and bars of one
+    standard deviation."""
     series = [
-        Series(method, [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None])
+        Series(
+            method,
+            [_point(k, row) for k in table.shots if (row := table.of(method, k)) is not None],
+        )
         for method in table.methods
     ]
     what = (f"{table.task}, few-shot", "shots per class", f"{table.metric}, %")
@@ -110,13 +145,17 @@ def draw_curves(table: FewShotTable) -> str:
 
 
 def _point(shots: int, row: Row) -> Point:
-    value, spread = 100 * row["value"], 100 * (row["protocol"]["few_shot"].get("std_over_seeds") or 0.0)
+    value = 100 * row["value"]
+    spread = 100 * (row["protocol"]["few_shot"].get("std_over_seeds") or 0.0)
     return Point(shots, value, value - spread, value + spread)
 
 
 def _few_shot_protocol(table: FewShotTable) -> dict[str, str]:
     shared = {name: value for name, value in table.protocol.items() if name != "few_shot"}
-    own = {name: table.protocol["few_shot"].get(name) for name in ("seeds", "interval", "classes_with_fewer_shots")}
+    own = {
+        name: table.protocol["few_shot"].get(name)
+        for name in ("seeds", "interval", "classes_with_fewer_shots")
+    }
     return dict(flatten({**shared, "few_shot": own}))
 
 
@@ -126,20 +165,34 @@ def _few_shot_ends(row: Row) -> str:
 
 
 def _interval(row: Row) -> str:
-    return "" if row["low"] is None else f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
+    return (
+        ""
+        if row["low"] is None
+        else f"95 % interval {percent(row['low'])} to {percent(row['high'])}"
+    )
 
 
 def _choices(table: FewShotTable) -> Iterator[dict[str, Any]]:
-    """Yield the chosen hyperparameters by method, number of shots and seed, and on which data they were chosen."""
+    """Yield the chosen hyperparameters by method, number of shots and seed, and on which data they
+    were chosen."""
     for method, k in itertools.product(table.methods, table.shots):
         row = table.of(method, k)
         for choice in row["protocol"]["few_shot"].get("choices", ()) if row is not None else ():
             chosen = ", ".join(
-                f"{name} {f'{one:.4g}' if isinstance(one, float) else one}" for name, one in choice["chosen"].items()
+                f"{name} {f'{one:.4g}' if isinstance(one, float) else one}"
+                for name, one in choice["chosen"].items()
             )
-            on = choice["selected_on"] + ("" if choice["converged"] else "; stopped before it had converged")
+            on = choice["selected_on"] + (
+                "" if choice["converged"] else "; stopped before it had converged"
+            )
             if chosen:
-                yield {"method": method, "shots": k, "seed": choice["seed"], "chosen": chosen, "on": on}
+                yield {
+                    "method": method,
+                    "shots": k,
+                    "seed": choice["seed"],
+                    "chosen": chosen,
+                    "on": on,
+                }
 
 
 def _published(tasks: Sequence[TaskRows]) -> Iterator[dict[str, Any]]:
@@ -150,10 +203,15 @@ def _published(tasks: Sequence[TaskRows]) -> Iterator[dict[str, Any]]:
             if found and row["value"] is not None:
                 values = [one.value for one in found]
                 title = (
-                    f"{task.title}, {row['metric']}: {percent(row['value'])} here, {len(values)} published from "
-                    f"{min(values):.1f} to {max(values):.1f}"
+                    f"{task.title}, {row['metric']}: {percent(row['value'])} here, {len(values)}"
+                    f" published from {min(values):.1f} to {max(values):.1f}"
                 )
-                yield {"title": title, "ours": row["value"], "interval": _interval(row), "found": found}
+                yield {
+                    "title": title,
+                    "ours": row["value"],
+                    "interval": _interval(row),
+                    "found": found,
+                }
 
 
 def _published_few_shot(tables: Sequence[FewShotTable]) -> Iterator[dict[str, Any]]:
@@ -172,6 +230,6 @@ def thumbnail(image: Image.Image, name: str) -> str:
     small.save(buffer, "JPEG", quality=80)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
-        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width * times}" height="{small.height * times}" '
-        f'alt="{attribute(name, 80)}">'
+        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width * times}"'
+        f' height="{small.height * times}" alt="{attribute(name, 80)}">'
     )

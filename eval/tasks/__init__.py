@@ -1,4 +1,5 @@
-"""Tasks and suites, one YAML file per suite in `eval/suites/`, and the registry of kinds of task."""
+"""Tasks and suites, one YAML file per suite in `eval/suites/`, and the registry of kinds of
+task."""
 
 from open_diht.eval.task import Source, Suite, Task
 from open_diht.eval.tasks.kinds import KINDS, Kind, register

@@ -30,11 +30,13 @@ class Kind(ABC):
     needs: Annotation
     """The `DataSet` field that it needs; labels come with class names."""
     rules: int = 1
-    """Increased when a code change alters the numbers of this kind: they are then measured again, and
-    not compared with older ones."""
+    """Increased when a code change alters the numbers of this kind: they are then measured again,
+    and not compared with older ones."""
 
     @abstractmethod
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
+    def measure(
+        self, task: Task, data: DataSet, cache: FeatureCache, options: Options
+    ) -> TaskOutcome:
         """Return the numbers, the task's own first, and the outcome of each item.
 
         All ranks of `cache.group` call this. The outcome of the first rank is written.
@@ -43,7 +45,9 @@ class Kind(ABC):
             DataBroken: The data does not fit.
         """
 
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+    def examples(
+        self, task: Task, data: DataSet, items: Items, cache: FeatureCache
+    ) -> Sequence[Example]:
         """Return examples of single items for the report; empty by default."""
         return ()
 
@@ -52,18 +56,35 @@ class Shipped(Kind):
     """A built-in kind. Its module loads torch, so it is imported on first use."""
 
     def __init__(
-        self, name: str, heading: str, needs: Annotation, metrics: str, measure: str, examples: str, rules: int = 1
+        self,
+        name: str,
+        heading: str,
+        needs: Annotation,
+        metrics: str,
+        measure: str,
+        examples: str,
+        rules: int = 1,
     ):
-        """Describe a kind; `measure` and `examples` name functions of `open_diht.eval`, as "module.function"."""
-        self.name, self.heading, self.needs, self.metrics = name, heading, needs, tuple(metrics.split())
-        self.rules, self._measure, self._examples = rules, measure, examples
+        """Describe a kind; `measure` and `examples` name functions of `open_diht.eval`, as
+        "module.function"."""
+        self.name = name
+        self.heading = heading
+        self.needs = needs
+        self.metrics = tuple(metrics.split())
+        self.rules = rules
+        self._measure = measure
+        self._examples = examples
 
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, options: Options) -> TaskOutcome:
+    def measure(
+        self, task: Task, data: DataSet, cache: FeatureCache, options: Options
+    ) -> TaskOutcome:
         """Call the function of the kind's module; arguments as in `Kind`."""
         more = {"strict": options.strict_ties} if self.name == "retrieval" else {}
         return _imported(self._measure)(task, data, cache, **more)
 
-    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+    def examples(
+        self, task: Task, data: DataSet, items: Items, cache: FeatureCache
+    ) -> Sequence[Example]:
         """Call the function of the kind's module; arguments as in `Kind`."""
         return _imported(self._examples)(task, data, items, cache)
 
@@ -81,7 +102,9 @@ KINDS: dict[str, Kind] = {}
 def register(kind: K) -> K:
     """Register a kind by its name. Raises ValueError if another class has the name."""
     if type(KINDS.get(kind.name, kind)) is not type(kind):
-        raise ValueError(f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}")
+        raise ValueError(
+            f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}"
+        )
     KINDS[kind.name] = kind
     return kind
 
@@ -91,7 +114,8 @@ for _kind in (
         "classification",
         "Zero-shot classification",
         "labels",
-        "top1 top5 mean_per_class macro_f1 worst_group_top1 worst_group_top5 roc_auc map map_11point",
+        "top1 top5 mean_per_class macro_f1 worst_group_top1 worst_group_top5 roc_auc map"
+        " map_11point",
         "zeroshot.evaluate_classification",
         "zeroshot.confusions",
         rules=2,
@@ -131,7 +155,12 @@ for _kind in (
         "selection.compared_pairs",
     ),
     Shipped(
-        "association", "Association", "associations", "jaccard", "selection.evaluate_association", "selection.cues"
+        "association",
+        "Association",
+        "associations",
+        "jaccard",
+        "selection.evaluate_association",
+        "selection.cues",
     ),
 ):
     register(_kind)

@@ -1,6 +1,7 @@
 """Read and check tasks from suite files.
 
-Options of sources are checked by `open_diht.eval.data.check_options`, entries of `fetch` when they are used.
+Options of sources are checked by `open_diht.eval.data.check_options`, entries of `fetch` when they
+are used.
 """
 
 import functools
@@ -31,8 +32,10 @@ def load_suite(name: str) -> Suite:
 
 
 def choose_tasks(words: str) -> Suite:
-    """Return the tasks of a comma-separated list of suites, suite files and task names. If tasks have the same name,
-    only the last is returned. Raises `WrongUse` for no word, an unknown word or an invalid suite file."""
+    """Return the tasks of a comma-separated list of suites, suite files and task names. If tasks
+    have the same name, only the last is returned. Raises `WrongUse` for no word, an unknown word or
+    an invalid suite file.
+    """
     listed = [word.strip() for word in words.split(",") if word.strip()]
     if not listed:
         raise WrongUse(f"no tasks in {words!r}; name a suite ({', '.join(suite_names())}) or tasks")
@@ -48,13 +51,21 @@ def choose_tasks(words: str) -> Suite:
         elif word in by_name:
             chosen[word] = by_name[word]
         else:
-            raise WrongUse(f"unknown task {word!r}{nearest(word, [*suites, *by_name])}; suites: {', '.join(suites)}")
+            raise WrongUse(
+                f"unknown task {word!r}{nearest(word, [*suites, *by_name])}; suites:"
+                f" {', '.join(suites)}"
+            )
     return Suite(name=",".join(listed), about=" ".join(about), tasks=tuple(chosen.values()))
 
 
 def suite_files(words: str) -> list[Suite]:
-    """Return the suites of the suite files in `words`, for the averages that they define. Raises `WrongUse`."""
-    return [load_suite(word) for word in map(str.strip, words.split(",")) if word.endswith((".yaml", ".yml"))]
+    """Return the suites of the suite files in `words`, for the averages that they define. Raises
+    `WrongUse`."""
+    return [
+        load_suite(word)
+        for word in map(str.strip, words.split(","))
+        if word.endswith((".yaml", ".yml"))
+    ]
 
 
 def _suite(path: Path) -> Suite:
@@ -63,13 +74,17 @@ def _suite(path: Path) -> Suite:
         raw = read_yaml(path)
         entries = raw.get("tasks") if isinstance(raw, dict) else None
         if not isinstance(entries, list) or not entries:
-            raise BadValue("a suite file must have keys and values, and under `tasks` a list of tasks")
+            raise BadValue(
+                "a suite file must have keys and values, and under `tasks` a list of tasks"
+            )
         suite = build(Suite, {**raw, "tasks": [_task(entry) for entry in entries]})
         names = [task.name for task in suite.tasks]
         for name in names:
             if names.count(name) > 1:
                 raise WrongUse(f"two tasks are named {name!r}")
-        for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
+        for name in (
+            one for part in suite.average for one in ([part] if isinstance(part, str) else part)
+        ):
             if name not in names:
                 raise WrongUse(f"average names {name!r}, which is not one of its tasks")
         return suite
@@ -79,7 +94,8 @@ _shipped = functools.cache(_suite)
 
 
 def _task(entry: Any) -> Task:
-    """Return the checked task of an entry of `tasks`. A string `suite:task` refers to a built-in suite."""
+    """Return the checked task of an entry of `tasks`. A string `suite:task` refers to a built-in
+    suite."""
     if isinstance(entry, str):
         return _borrowed(entry)
     try:
@@ -88,7 +104,9 @@ def _task(entry: Any) -> Task:
         one_of(KINDS[task.kind].metrics, task.metric, "task.metric")
         _check(task)
     except (BadValue, WrongUse) as error:
-        raise WrongUse(f"task {entry.get('name', '?') if isinstance(entry, dict) else '?'}: {error}") from None
+        raise WrongUse(
+            f"task {entry.get('name', '?') if isinstance(entry, dict) else '?'}: {error}"
+        ) from None
     return task
 
 
@@ -108,14 +126,18 @@ def _check(task: Task) -> None:
         raise WrongUse("no sources")
     for source in (*task.sources, *task.support):
         if ".." in Path(source.path).parts:
-            raise WrongUse(f"path {source.path!r} has a `..`; write it without, absolute if it is elsewhere")
+            raise WrongUse(
+                f"path {source.path!r} has a `..`; write it without, absolute if it is elsewhere"
+            )
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
             raise WrongUse("two sources have the same layout and path")
     if task.name != task.name.strip() or any(mark in task.name for mark in ",/ "):
         raise WrongUse("a task's name has no blanks, commas or slashes")
     if (task.kind == "retrieval") != (task.direction is not None):
-        raise WrongUse(f"direction ({' or '.join(DIRECTIONS)}) belongs to retrieval, and to it alone")
+        raise WrongUse(
+            f"direction ({' or '.join(DIRECTIONS)}) belongs to retrieval, and to it alone"
+        )
     check_templates(task.caption_templates, "caption_templates")
     if task.kind == "classification":
         if task.templates != "dataset":

@@ -1,7 +1,8 @@
-"""Published prompt templates and class names, by the name of their source (credits are in NOTICE.txt).
+"""Published prompt templates and class names, by the name of their source (credits are in
+NOTICE.txt).
 
-Names are, for example, `clip_benchmark:cifar10` and `openai_clip:ucf101`. A template has one slot, `{}`
-(openai/CLIP) or `{c}` (CLIP_benchmark and the webdataset template files).
+Names are, for example, `clip_benchmark:cifar10` and `openai_clip:ucf101`. A template has one slot,
+`{}` (openai/CLIP) or `{c}` (CLIP_benchmark and the webdataset template files).
 """
 
 import functools
@@ -25,14 +26,21 @@ def _table(source: str) -> dict[str, dict[str, list[str]]]:
 
 def known(kind: Texts) -> list[str]:
     """Return all names `source:set` that have this kind of texts."""
-    return [f"{source}:{name}" for source in SOURCES for name, entry in _table(source).items() if kind in entry]
+    return [
+        f"{source}:{name}"
+        for source in SOURCES
+        for name, entry in _table(source).items()
+        if kind in entry
+    ]
 
 
 def look_up(kind: Texts, name: str) -> list[str]:
     """Return the list that `source:set` names. Raises `WrongUse` for an unknown name."""
     source, _, key = name.partition(":")
     if source not in SOURCES or kind not in _table(source).get(key, {}):
-        raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{nearest(name, known(kind))}")
+        raise WrongUse(
+            f"no {kind.replace('_', ' ')} under the name {name!r}{nearest(name, known(kind))}"
+        )
     return list(_table(source)[key][kind])
 
 

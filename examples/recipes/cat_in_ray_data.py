@@ -1,9 +1,11 @@
 """CAT in Ray Data: actors decide batches of rows, and the rows that pass are written as Parquet.
 
-It prints how many rows each reason rejected. The output holds the kept rows with the columns of CAT (`cat_complexity`,
-`cat_actions`, ...). On a cluster, start it on the head node and give paths that all nodes see.
+It prints how many rows each reason rejected. The output holds the kept rows with the columns of CAT
+(`cat_complexity`, `cat_actions`, ...). On a cluster, start it on the head node and give paths that
+all nodes see.
 
-    .venv/bin/python examples/recipes/cat_in_ray_data.py 'pairs/*.parquet' out/kept --caption text --image jpg
+    .venv/bin/python examples/recipes/cat_in_ray_data.py 'pairs/*.parquet' out/kept --caption text
+    --image jpg
 """
 
 from __future__ import annotations
@@ -24,16 +26,26 @@ def main() -> None:
     parser.add_argument("input", help="Parquet: a folder, a file, a URL or a quoted glob")
     parser.add_argument("output", help="folder or URL for the rows that pass")
     parser.add_argument("--caption", default="caption", help="column of the captions")
-    parser.add_argument("--image", help="column of the image files' bytes; without it captions decide alone")
-    parser.add_argument("--preset", default="paper", help="a preset, such as strict, or a YAML file")
-    parser.add_argument("--actors", type=int, default=1, help="most actors; each takes a core and 0.7 GiB")
+    parser.add_argument(
+        "--image", help="column of the image files' bytes; without it captions decide alone"
+    )
+    parser.add_argument(
+        "--preset", default="paper", help="a preset, such as strict, or a YAML file"
+    )
+    parser.add_argument(
+        "--actors", type=int, default=1, help="most actors; each takes a core and 0.7 GiB"
+    )
     options = parser.parse_args()
 
     ray.init(ignore_reinit_error=True, include_dashboard=False)
     rows = ray.data.read_parquet(sorted(glob(options.input)) or options.input)
     decided = rows.map_batches(
         CatBatch,
-        fn_constructor_kwargs={"cat": Cat(options.preset), "caption": options.caption, "image": options.image},
+        fn_constructor_kwargs={
+            "cat": Cat(options.preset),
+            "caption": options.caption,
+            "image": options.image,
+        },
         batch_format="pyarrow",
         batch_size=batch_rows(options.image),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.actors),

@@ -1,11 +1,12 @@
 """Train with HN-NCE in open_clip's own trainer: its command line, our loss.
 
-    python examples/recipes/hn_nce_in_open_clip.py --hardness 0.25 --model ViT-B-32 --batch-size 256 --epochs 1 \\
+    python examples/recipes/hn_nce_in_open_clip.py --hardness 0.25 --model ViT-B-32 --batch-size 256
+    --epochs 1 \\
         --dataset-type webdataset --train-data 'out/laion2b/shards/{00000..00009}-00000-000.tar'
 
-All options but `--alpha` and `--hardness` are those of open_clip_train, and torchrun starts it on several GPUs. None
-of them sets the initial scale that the loss recommends in the log: in short runs take a smaller --hardness
-(docs/which-beta.md).
+All options but `--alpha` and `--hardness` are those of open_clip_train, and torchrun starts it on
+several GPUs. None of them sets the initial scale that the loss recommends in the log: in short runs
+take a smaller --hardness (docs/which-beta.md).
 """
 
 import argparse

@@ -30,14 +30,26 @@ SCHEMA = pa.schema(
         (
             "objects",
             pa.list_(
-                pa.struct([("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])
+                pa.struct(
+                    [
+                        ("text", pa.string()),
+                        ("start", pa.int32()),
+                        ("end", pa.int32()),
+                        ("kind", pa.string()),
+                    ]
+                )
             ),
         ),
         (
             "attributes",
             pa.list_(
                 pa.struct(
-                    [("object", pa.int32()), ("text", pa.string()), ("kind", pa.string()), ("score", pa.float32())]
+                    [
+                        ("object", pa.int32()),
+                        ("text", pa.string()),
+                        ("kind", pa.string()),
+                        ("score", pa.float32()),
+                    ]
                 )
             ),
         ),
@@ -61,7 +73,12 @@ SCHEMA = pa.schema(
             "relations",
             pa.list_(
                 pa.struct(
-                    [("source", pa.int32()), ("target", pa.int32()), ("text", pa.string()), ("score", pa.float32())]
+                    [
+                        ("source", pa.int32()),
+                        ("target", pa.int32()),
+                        ("text", pa.string()),
+                        ("score", pa.float32()),
+                    ]
                 )
             ),
         ),
@@ -85,7 +102,8 @@ class Moves:
 
 
 def provenance(lean: bool = False, second_opinion: bool = False) -> dict[str, str]:
-    """Return what the annotations depend on: versions of model, library, weights and code. It loads no model.
+    """Return what the annotations depend on: versions of model, library, weights and code. It loads
+    no model.
 
     Args:
         lean: see `CaptionAnnotator`.
@@ -104,8 +122,9 @@ class CaptionAnnotator:
     """Turns captions into annotation rows. Create one per process.
 
     Args:
-        lean: captions without a word that may be a verb are tagged but not parsed, because a rule that needs an action
-            rejects them in any case. All columns of their rows but `parsed` are null.
+        lean: captions without a word that may be a verb are tagged but not parsed, because a rule
+            that needs an action rejects them in any case. All columns of their rows but `parsed`
+            are null.
         second_opinion: captions that the verifier is unsure about get the scores of
             `open_diht.filters.captions.opinion`.
 
@@ -128,7 +147,8 @@ class CaptionAnnotator:
 
     @property
     def slow(self) -> str | None:
-        """Return why spaCy runs the parser itself, about three times slower. Return None if NumPy runs it."""
+        """Return why spaCy runs the parser itself, about three times slower. Return None if NumPy
+        runs it."""
         return self._parser.slow
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
@@ -136,7 +156,11 @@ class CaptionAnnotator:
         with _uncollected():
             distinct = list(dict.fromkeys(captions))  # keeps the order
             texts = [normalize(caption) for caption in distinct]
-            parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
+            parses = (
+                self._parser.parse_where(may_state_an_action, texts)
+                if self._lean
+                else self._parser.parse(texts)
+            )
             graphs = [None if parse is None else build_graph(parse) for parse in parses]
             table = table_of(distinct, texts, graphs, self._verifier, self._opinion, self.moves)
             if len(distinct) == len(captions):
@@ -147,8 +171,8 @@ class CaptionAnnotator:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Turn off garbage collection of cycles in the `with` block. Searching the very many small tuples and lists without
-    cycles that are created here would take a tenth of the time."""
+    """Turn off garbage collection of cycles in the `with` block. Searching the very many small
+    tuples and lists without cycles that are created here would take a tenth of the time."""
     was_on = gc.isenabled()
     try:  # before the change, because Ctrl-C may come right after it
         gc.disable()
@@ -159,8 +183,8 @@ def _uncollected() -> Iterator[None]:
 
 
 def may_state_an_action(tagged: Parse) -> bool:
-    """Return whether a caption that is tagged but not parsed has a word that may be an action candidate after parsing.
-    Arc labels can only rule candidates out."""
+    """Return whether a caption that is tagged but not parsed has a word that may be an action
+    candidate after parsing. Arc labels can only rule candidates out."""
     return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 
@@ -172,8 +196,8 @@ def table_of(
     opinion: Opinion | None = None,
     moves: Moves | None = None,
 ) -> pa.Table:
-    """Return captions with their normalized texts as rows of `SCHEMA`. A graph is None for a text that was tagged but
-    not parsed. Without `opinion` there is no second opinion."""
+    """Return captions with their normalized texts as rows of `SCHEMA`. A graph is None for a text
+    that was tagged but not parsed. Without `opinion` there is no second opinion."""
     known = [graph for graph in graphs if graph is not None]
     asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]
     scores = verifier.score(known, asked)
@@ -189,14 +213,20 @@ def table_of(
     for part in ("objects", *scores._fields):
         elements = [element for graph in known for element in getattr(graph, part)]
         lengths = [None if graph is None else len(getattr(graph, part)) for graph in graphs]
-        columns[part] = _lists(SCHEMA.field(part).type, lengths, elements, getattr(scores, part, None))
+        columns[part] = _lists(
+            SCHEMA.field(part).type, lengths, elements, getattr(scores, part, None)
+        )
     return pa.Table.from_pydict(columns, schema=SCHEMA)
 
 
 def _lists(
-    kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
+    kind: pa.ListType,
+    lengths: Sequence[int | None],
+    elements: Sequence[Any],
+    scores: Odds | None = None,
 ) -> pa.ListArray:
-    """Return elements (named tuples) and their scores as lists of the given lengths. A length of None gives null."""
+    """Return elements (named tuples) and their scores as lists of the given lengths. A length of
+    None gives null."""
     arrays = []
     for field in kind.value_type:
         if field.name == "score" and scores is not None:
@@ -204,11 +234,15 @@ def _lists(
             continue
         values = list(map(attrgetter(field.name), elements))
         if pa.types.is_list(field.type):
-            arrays.append(_lists(field.type, list(map(len, values)), list(chain.from_iterable(values))))
+            arrays.append(
+                _lists(field.type, list(map(len, values)), list(chain.from_iterable(values)))
+            )
         else:
             arrays.append(pa.array(values, field.type))
     offsets = np.concatenate([[0], np.cumsum([length or 0 for length in lengths])])
-    missing = np.array([*(length is None for length in lengths), False])  # a null offset marks a null list
+    missing = np.array(
+        [*(length is None for length in lengths), False]
+    )  # a null offset marks a null list
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32(), mask=missing),
         pa.StructArray.from_arrays(arrays, fields=list(kind.value_type)),

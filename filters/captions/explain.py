@@ -43,12 +43,25 @@ _TAGS = {
 _RATINGS = {
     "acts": ("unknown whether it acts", "cannot act", "inert", "moves", "can act"),
     "visible": ("unrated verb", "nothing visible", "seldom visible", "often visible", "visible"),
-    "other word": ("unrated verb", "no other word", "seldom another word", "often another word", "mostly another word"),
-    "shop word": ("unrated verb", "no shop word", "seldom a shop word", "often a shop word", "shop word"),
+    "other word": (
+        "unrated verb",
+        "no other word",
+        "seldom another word",
+        "often another word",
+        "mostly another word",
+    ),
+    "shop word": (
+        "unrated verb",
+        "no shop word",
+        "seldom a shop word",
+        "often a shop word",
+        "shop word",
+    ),
     "page word": ("unrated noun", "no page word", "at times a page word", "page word"),
 }
 _READ_WORDS = 60
-"""Number of first words whose weight in the second opinion is measured, by leaving out one at a time."""
+"""Number of first words whose weight in the second opinion is measured, by leaving out one at a
+time."""
 _SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
 _RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3]|None)\b")
@@ -69,7 +82,8 @@ def _parser() -> CaptionParser:
 
 
 def explain(caption: str, second_opinion: bool = False) -> Explanation:
-    """Parse a caption and return the evidence for its scores, with the names of features in plain words.
+    """Parse a caption and return the evidence for its scores, with the names of features in plain
+    words.
 
     Args:
         caption: the original caption.
@@ -86,21 +100,27 @@ def explain(caption: str, second_opinion: bool = False) -> Explanation:
 def _with_opinion(
     found: tuple[list[Evidence], ...], graph: CaptionGraph, caption: str, verifier: Verifier
 ) -> tuple[list[Evidence], ...]:
-    """Return evidence for the scores after the second opinion. If a second opinion was asked for, the reasons begin
-    with the log odds that it adds, and with the words without which it would differ most."""
+    """Return evidence for the scores after the second opinion. If a second opinion was asked for,
+    the reasons begin with the log odds that it adds, and with the words without which it would
+    differ most."""
     revised = revise(verifier.score([graph], [caption]), [graph], load_opinion())
     if not revised.asked:
         return found
     words = graph.parse.words[:_READ_WORDS]
-    whole, *without = load_opinion().ask([words, *(words[:gone] + words[gone + 1 :] for gone in range(len(words)))])
+    whole, *without = load_opinion().ask(
+        [words, *(words[:gone] + words[gone + 1 :] for gone in range(len(words)))]
+    )
 
     def weights(token: int | None) -> list[float]:
-        """Return what each word adds to the log odds of the action at `token` ([] if unread), or of complexity."""
+        """Return what each word adds to the log odds of the action at `token` ([] if unread), or of
+        complexity."""
         if token is None:
             return [whole.complex - one.complex for one in without]
         if token >= len(whole.actions):
             return []
-        odds = float(whole.actions[token])  # without its verb there is no action: the verb has all of the weight
+        odds = float(
+            whole.actions[token]
+        )  # without its verb there is no action: the verb has all of the weight
         return [
             odds if gone == token else odds - float(one.actions[token - (gone < token)])
             for gone, one in enumerate(without)
@@ -109,7 +129,11 @@ def _with_opinion(
     def moved(before: Evidence, after: float, token: int | None = None) -> Evidence:
         each = weights(token)
         read = sorted(sorted(range(len(each)), key=lambda at: -abs(each[at]))[:_SHOWN_WORDS])
-        reason = f"second opinion, by {', '.join(words[at] for at in read)}" if read else "second opinion"
+        reason = (
+            f"second opinion, by {', '.join(words[at] for at in read)}"
+            if read
+            else "second opinion"
+        )
         added = float(_log_odds(after) - _log_odds(before.score))
         return Evidence(after, ((reason, added), *before.reasons))
 
@@ -135,6 +159,10 @@ def _in_words(evidence: Evidence) -> Evidence:
 
 def in_words(name: str) -> str:
     """Return the name of a feature with the tags and ratings of the tables above spelled out."""
-    # None is the rating of a word that the caption lacks, such as the subject of a verb without one.
-    name = _RATING.sub(lambda found: "absent" if found[2] == "None" else _RATINGS[found[1]][int(found[2]) + 1], name)
+    # None is the rating of a word that the caption lacks, such as the subject of a verb without
+    # one.
+    name = _RATING.sub(
+        lambda found: "absent" if found[2] == "None" else _RATINGS[found[1]][int(found[2]) + 1],
+        name,
+    )
     return _TAG.sub(lambda found: _TAGS[found[0]], name)

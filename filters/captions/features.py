@@ -1,9 +1,10 @@
 """Features for the verifier: named numbers (1 for true) that describe candidates in their captions.
 
-They are computed column by column, for all candidates of many captions at once. Most come in groups; each is a function
-in `feature_names.py` with the columns of its arguments. Arguments recur between candidates, so `verifier.py` caches the
-weight of a group by its arguments. The features of the caption itself (`Captions.facts`) apply to all its candidates;
-they are separate, so that they are weighed once per caption. Names are readable, so a score can be explained.
+They are computed column by column, for all candidates of many captions at once. Most come in
+groups; each is a function in `feature_names.py` with the columns of its arguments. Arguments recur
+between candidates, so `verifier.py` caches the weight of a group by its arguments. The features of
+the caption itself (`Captions.facts`) apply to all its candidates; they are separate, so that they
+are weighed once per caption. Names are readable, so a score can be explained.
 """
 
 import re
@@ -67,7 +68,8 @@ _FACTS = (
 )
 _PLACE = "place in the caption"
 _UNRATED_VERB = VerbRating(UNRATED, UNRATED, UNRATED)
-_MARGIN = 2  # empty places on both sides of each caption, so that neighbors can be read without checking bounds
+# empty places on both sides of each caption, so that neighbors can be read without checking bounds
+_MARGIN = 2
 _NOWHERE = 0  # a place in the margin of the first caption: no word
 _NAMES = 3  # most names counted directly before a verb
 _NEAR = 4  # words before a verb to search for a noun if the verb has no syntactic subject
@@ -84,18 +86,20 @@ class Columns:
     """Features outside the groups: name -> the number of each candidate."""
 
     def features(self, place: int) -> Features:
-        """Return the features of one candidate by name. Those that are false or zero are left out."""
+        """Return the features of one candidate by name. Those that are false or zero are left
+        out."""
         found = [make(*[column[place] for column in columns]) for make, *columns in self.groups]
         found.append({name: float(column[place]) for name, column in self.values.items()})
         return {name: value for features in found for name, value in features.items() if value}
 
 
 class Captions:
-    """Some captions with candidates, token by token, one caption after the other. The original captions are kept too,
-    because separators and stock-site words are evidence."""
+    """Some captions with candidates, token by token, one caption after the other. The original
+    captions are kept too, because separators and stock-site words are evidence."""
 
     def __init__(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]):
-        self._graphs, self._originals = graphs, originals
+        self._graphs = graphs
+        self._originals = originals
         lower = [[word.lower for word in graph.words] for graph in graphs]
         self._has_name = [not first_names().isdisjoint(words) for words in lower]
         nouns = [_rated_nouns(*one) for one in zip(graphs, lower, self._has_name, strict=True)]
@@ -113,18 +117,30 @@ class Captions:
     @cached_property
     def facts(self) -> Columns:
         """Return the features of the captions themselves."""
-        facts: dict[str, Column] = {"caption: title case": self._title_case, "caption: first name": self._has_name}
+        facts: dict[str, Column] = {
+            "caption: title case": self._title_case,
+            "caption: first name": self._has_name,
+        }
         for mark in _MARKS:
             facts[f"caption: has {mark}"] = [mark in original for original in self._originals]
         rows = [self._facts(place) for place in range(len(self._graphs))]
         facts.update(zip(_FACTS, _unzipped(rows, len(_FACTS)), strict=True))
-        return Columns(range(len(rows)), (), {name: np.array(column, np.float64) for name, column in facts.items()})
+        return Columns(
+            range(len(rows)),
+            (),
+            {name: np.array(column, np.float64) for name, column in facts.items()},
+        )
 
     def _facts(self, caption: int) -> tuple[float, ...]:
         """Return the values for one caption, in the order of `_FACTS`."""
-        start, stop, original = self._starts[caption], self._stops[caption], self._originals[caption]
-        tags, words, count = self._tags[start:stop], self._lower[start:stop], stop - start
-        lower, digits = original.lower(), len(_DIGIT.findall(original))
+        start = self._starts[caption]
+        stop = self._stops[caption]
+        original = self._originals[caption]
+        tags = self._tags[start:stop]
+        words = self._lower[start:stop]
+        count = stop - start
+        lower = original.lower()
+        digits = len(_DIGIT.findall(original))
         return (
             count < 6,
             "stock" in lower or "royalty" in lower or "footage" in lower,
@@ -134,7 +150,10 @@ class Captions:
             "?" in original or "how" in words,
             "!" in original,
             words[:1] == ["the"],
-            "by" in words and any(w == "by" and self._tags[at + 1] in NAME_TAGS for at, w in enumerate(words, start)),
+            "by" in words
+            and any(
+                w == "by" and self._tags[at + 1] in NAME_TAGS for at, w in enumerate(words, start)
+            ),
             digits >= 4 and _YEAR.search(original) is not None,
             _may_be_a_file(original) and _FILE.search(original) is not None,
             not original.isascii(),
@@ -147,22 +166,32 @@ class Captions:
 
     @cached_property
     def actions(self) -> Columns:
-        """Return the features of the verb candidates, caption by caption in the order of the graph."""
+        """Return the features of the verb candidates, caption by caption in the order of the
+        graph."""
         captions, actions = _of_all([graph.actions for graph in self._graphs])
         at = self._places(captions, [action.token for action in actions])
-        lemma, word = [action.lemma for action in actions], _at(self._lower, at)
+        lemma = [action.lemma for action in actions]
+        word = _at(self._lower, at)
         form = [_inflection(*one) for one in zip(word, lemma, strict=True)]
-        what = [f"{'verb' if a.tagged else 'disguised'} form {one}" for a, one in zip(actions, form, strict=True)]
-        visible, shop, other_word = _unzipped([verb_rating(one) or _UNRATED_VERB for one in lemma], 3)
+        what = [
+            f"{'verb' if a.tagged else 'disguised'} form {one}"
+            for a, one in zip(actions, form, strict=True)
+        ]
+        visible, shop, other_word = _unzipped(
+            [verb_rating(one) or _UNRATED_VERB for one in lemma], 3
+        )
         tag, before, after = (_at(self._tags, at, by) for by in (0, -1, 1))
-        is_first, is_last = [one == START for one in before], [one == END for one in after]
+        is_first = [one == START for one in before]
+        is_last = [one == END for one in after]
         is_short = [self._stops[caption] - self._starts[caption] < 5 for caption in captions]
         syntax = [self._syntax(*one) for one in zip(captions, at, strict=True)]
         to_head, head, roles, preposition, then, subject, tie = _unzipped(syntax, 7)
         then_acts, then_page = _unzipped(_at(self._nouns, then), 2)
         acts, page = _unzipped(_at(self._nouns, subject), 2)
         landmarks = {caption: self._landmarks(caption) for caption in dict.fromkeys(captions)}
-        actor, name, separator, last_separator = _unzipped([landmarks[caption] for caption in captions], 4)
+        actor, name, separator, last_separator = _unzipped(
+            [landmarks[caption] for caption in captions], 4
+        )
         groups: list[Group] = [
             (say.VERB, visible, shop, other_word, tag),
             (say.WORD, word, _endings(word), lemma, form),
@@ -177,7 +206,13 @@ class Captions:
             (say.FORM_AFTER, what, after),
             (say.visible, visible, is_short, _are_less(actor, at)),
             (say.standing, self._are_capitalised(at), to_head, is_first, is_last),
-            (say.THEN, then_acts, then_page, form, ["first" if one else "later" for one in is_first]),
+            (
+                say.THEN,
+                then_acts,
+                then_page,
+                form,
+                ["first" if one else "later" for one in is_first],
+            ),
             (say.THEN_WORD, _at(self._lower, then)),
             (say.complement, tag, roles),
             (say.PREPOSITION, preposition),
@@ -196,13 +231,18 @@ class Captions:
         }
         return Columns(captions, groups, values | self._standing(captions, at))
 
-    def _syntax(self, caption: int, at: int) -> tuple[int, str, frozenset[str], str | None, int, int, str | None]:
+    def _syntax(
+        self, caption: int, at: int
+    ) -> tuple[int, str, frozenset[str], str | None, int, int, str | None]:
         """Return a verb's syntax: the side of its head (-1 left, 1 right, 0 none), the head's tag,
         the labels of the arcs to its children, its first preposition, the place of the noun after
         it, and the place of its subject with the tie to it."""
-        graph, start = self._graphs[caption], self._starts[caption]
-        token, deps = at - start, graph.parse.deps
-        head, children = graph.parse.heads[token], graph.children.get(token, ())
+        graph = self._graphs[caption]
+        start = self._starts[caption]
+        token = at - start
+        deps = graph.parse.deps
+        head = graph.parse.heads[token]
+        children = graph.children.get(token, ())
         preposition = next((child for child in children if deps[child] in PREPOSITIONS), None)
         found = subject_of(graph.parse, graph.children, token)
         return (
@@ -215,9 +255,11 @@ class Captions:
         )
 
     def _noun_behind(self, at: int) -> int:
-        """Return the place of the last of the nouns that follow a word, also after words that describe the noun:
-        "walking boots" or "feeding the two ducks". Return `_NOWHERE` if no noun follows."""
-        place, last = at + 1, _NOWHERE
+        """Return the place of the last of the nouns that follow a word, also after words that
+        describe the noun: "walking boots" or "feeding the two ducks". Return `_NOWHERE` if no noun
+        follows."""
+        place = at + 1
+        last = _NOWHERE
         while self._tags[place] in _DESCRIBES_A_NOUN:
             place += 1
         while self._tags[place] in NOUN_TAGS:
@@ -232,18 +274,22 @@ class Captions:
         return at - 1 - place
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
-        """Return the place of a noun or pronoun before a verb without a syntactic subject, and the tie "near". Return
-        `_NOWHERE` and None if no such word is near."""
+        """Return the place of a noun or pronoun before a verb without a syntactic subject, and the
+        tie "near". Return `_NOWHERE` and None if no such word is near."""
         for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
             if self._tags[place][:2] in ("NN", "PR"):
                 return place, "near"
         return _NOWHERE, None
 
     def _landmarks(self, caption: int) -> tuple[int, int, int, int]:
-        """Return four places in a caption: the first word that can act, the first name of a person, the first separator
-        and the last. A missing first one is placed after the caption, a missing last one before it."""
-        start, stop = self._starts[caption], self._stops[caption]
-        places, lower = range(start, stop), self._lower[start:stop]
+        """Return four places in a caption: the first word that can act, the first name of a person,
+        the first separator and the last. A missing first one is placed after the caption, a missing
+        last one before it.
+        """
+        start = self._starts[caption]
+        stop = self._stops[caption]
+        places = range(start, stop)
+        lower = self._lower[start:stop]
         names = filter(self._is_name, places if self._has_name[caption] else ())
         separators = [stop, -1]
         if not _SEPARATORS.isdisjoint(lower):
@@ -261,10 +307,16 @@ class Captions:
         at = self._places(captions, [one.token for one in attributes])
         owners = self._objects(captions, [one.object for one in attributes])
         owners_at = self._places(captions, [owner.token for owner in owners])
-        kind, word = [one.kind for one in attributes], _at(self._lower, at)
+        kind = [one.kind for one in attributes]
+        word = _at(self._lower, at)
         groups: list[Group] = [
             *self._ties(captions, at, owners, owners_at, [_ATTRIBUTE[one] for one in kind], word),
-            (say.DESCRIPTOR, kind, [known_word(one).group or "other" for one in word], list(map(_side, at, owners_at))),
+            (
+                say.DESCRIPTOR,
+                kind,
+                [known_word(one).group or "other" for one in word],
+                list(map(_side, at, owners_at)),
+            ),
             (say.DESCRIBES, word, _endings(word)),
             (say.PLACE, kind, list(map(_mark, _at(self._lower, at, -1))), _at(self._tags, at, 1)),
         ]
@@ -274,15 +326,19 @@ class Captions:
     def relations(self) -> Columns:
         """Return the features of the relations, caption by caption in the order of the graph."""
         captions, relations = _of_all([graph.relations for graph in self._graphs])
-        at, text = self._places(captions, [one.token for one in relations]), [one.text for one in relations]
+        at = self._places(captions, [one.token for one in relations])
+        text = [one.text for one in relations]
         sources, targets = (
             self._objects(captions, ends)
             for ends in ([one.source for one in relations], [one.target for one in relations])
         )
-        sources_at, targets_at = (self._places(captions, [one.token for one in ends]) for ends in (sources, targets))
+        sources_at, targets_at = (
+            self._places(captions, [one.token for one in ends]) for ends in (sources, targets)
+        )
         acts, page = _unzipped(_at(self._nouns, targets_at), 2)
         source_acts = [acts for acts, _ in _at(self._nouns, sources_at)]
-        source_kind, target_kind = [one.kind for one in sources], [one.kind for one in targets]
+        source_kind = [one.kind for one in sources]
+        target_kind = [one.kind for one in targets]
         groups: list[Group] = [
             *self._ties(captions, at, sources, sources_at, ["relation"] * len(at), text),
             (say.TARGET, target_kind, acts, page),
@@ -308,36 +364,54 @@ class Captions:
         return [
             (say.what, what, tag, _at(self._title_case, captions), self._are_capitalised(at)),
             (say.WHAT_WORD, what, word),
-            (say.OWNER, what, _at(self._tags, owners_at), [owner.kind for owner in owners], acts, page),
+            (
+                say.OWNER,
+                what,
+                _at(self._tags, owners_at),
+                [owner.kind for owner in owners],
+                acts,
+                page,
+            ),
             (say.OWNER_WORD, owners_word, _endings(owners_word)),
             (say.BETWEEN, before, after),
         ]
 
     def _places(self, captions: Places, tokens: Places) -> list[int]:
         """Return the places of tokens of captions in the row of all tokens."""
-        return [self._starts[caption] + token for caption, token in zip(captions, tokens, strict=True)]
+        return [
+            self._starts[caption] + token for caption, token in zip(captions, tokens, strict=True)
+        ]
 
     def _objects(self, captions: Places, objects: Places) -> list[Object]:
-        return [self._graphs[caption].objects[one] for caption, one in zip(captions, objects, strict=True)]
+        return [
+            self._graphs[caption].objects[one]
+            for caption, one in zip(captions, objects, strict=True)
+        ]
 
     def _are_capitalised(self, at: Places) -> list[bool]:
         return [self._words[place][0].isupper() for place in at]
 
     def _standing(self, captions: Places, at: Places) -> dict[str, NDArray[np.float64]]:
-        """Return the position of each word in its caption, as a fraction of the caption's length."""
+        """Return the position of each word in its caption, as a fraction of the caption's
+        length."""
         start, stop = (
-            np.array(bounds, np.float64)[np.array(captions, np.int64)] for bounds in (self._starts, self._stops)
+            np.array(bounds, np.float64)[np.array(captions, np.int64)]
+            for bounds in (self._starts, self._stops)
         )
         return {_PLACE: (np.array(at, np.float64) - start) / (stop - start)}
 
 
 def _of_all(parts: Sequence[Sequence[T]]) -> tuple[list[int], list[T]]:
-    """Return the parts of all captions, one after the other, with the index of each part's caption."""
-    return [caption for caption, some in enumerate(parts) for _ in some], [one for some in parts for one in some]
+    """Return the parts of all captions, one after the other, with the index of each part's
+    caption."""
+    return [caption for caption, some in enumerate(parts) for _ in some], [
+        one for some in parts for one in some
+    ]
 
 
 def _in_a_row(rows: Sequence[Sequence[Any]], before: Any, behind: Any) -> list[Any]:
-    """Return the values of the tokens of all captions in a row, with margins around each caption."""
+    """Return the values of the tokens of all captions in a row, with margins around each
+    caption."""
     found: list[Any] = [before] * _MARGIN
     between = (behind,) * _MARGIN + (before,) * _MARGIN
     for row in rows:
@@ -365,9 +439,12 @@ def _are_less(some: Places, others: Places) -> list[bool]:
     return list(map(lt, some, others))
 
 
-def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> list[tuple[int, int]]:
+def _rated_nouns(
+    graph: CaptionGraph, lower: Sequence[str], has_name: bool
+) -> list[tuple[int, int]]:
     """Return (can act, is a page word) for each word, -1 if unknown. Names of persons can act."""
-    tags, found = graph.parse.tags, [word.noun for word in graph.words]
+    tags = graph.parse.tags
+    found = [word.noun for word in graph.words]
     if has_name:
         names = first_names()
         # Mark persons by their first names.
@@ -379,7 +456,8 @@ def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> l
 
 
 def _has_clause(graph: CaptionGraph) -> bool:
-    tags, arcs = graph.parse.tags, zip(graph.parse.deps, graph.parse.heads, strict=True)
+    tags = graph.parse.tags
+    arcs = zip(graph.parse.deps, graph.parse.heads, strict=True)
     return any(dep == "nsubj" and tags[head] in _FINITE for dep, head in arcs)
 
 

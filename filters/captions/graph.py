@@ -1,4 +1,5 @@
-"""Build a `CaptionGraph` from a parse: the objects of a caption, their attributes, actions and relations.
+"""Build a `CaptionGraph` from a parse: the objects of a caption, their attributes, actions and
+relations.
 
 The graph is complete and lenient: it holds every candidate. A rule decides which of them count, and
 from which verifier score on (`rules.py`), so thresholds change without a new parse. The definitions
@@ -21,7 +22,9 @@ ADJECTIVE_TAGS = frozenset({"JJ", "JJR", "JJS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
 _PRONOUN_TAGS = frozenset({"PRP", "WP"})
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
-_DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that verbs often get in titles and news
+_DISGUISES = frozenset(
+    {"NN", "NNS", "NNP", "NNPS", "JJ"}
+)  # tags that verbs often get in titles and news
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
 )  # a word after one of these is no disguised verb, unless its `Word.form` is "ing"
@@ -74,9 +77,10 @@ class Attribute(NamedTuple):
     object: int
     text: str
     kind: str
-    """adjective, predicate, participle, number, or the word's group in the lexicon: colour, material, size, state,
-    pattern. A word tied by a conjunction ("red and big") has the kind of the first. Describing words that the parse
-    does not tie to the object are titled (inside its name or compound) or listed (near it)."""
+    """adjective, predicate, participle, number, or the word's group in the lexicon: colour,
+    material, size, state, pattern. A word tied by a conjunction ("red and big") has the kind of the
+    first. Describing words that the parse does not tie to the object are titled (inside its name or
+    compound) or listed (near it)."""
     token: int
 
 
@@ -85,8 +89,8 @@ class Participant(NamedTuple):
 
     object: int
     role: str
-    """subject, object, agent, the preposition that attaches it, or near (no syntactic tie: the nearest
-    object before the verb)."""
+    """subject, object, agent, the preposition that attaches it, or near (no syntactic tie: the
+    nearest object before the verb)."""
 
 
 class Action(NamedTuple):
@@ -97,7 +101,8 @@ class Action(NamedTuple):
     start: int
     end: int
     tagged: bool
-    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an adjective."""
+    """True if the tagger tagged it as a verb; False for a verb form that was tagged as a noun or an
+    adjective."""
     participants: tuple[Participant, ...]
     token: int
 
@@ -113,7 +118,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CaptionGraph:
-    """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the parse.
+    """The content of one caption. Indices of objects refer to `objects`, indices of tokens to the
+    parse.
 
     Examples:
         >>> from open_diht import CaptionParser, build_graph
@@ -130,7 +136,8 @@ class CaptionGraph:
     actions: tuple[Action, ...] = ()
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
-    """Token -> object, for every token in an object's compound. Objects that the parse does not have are left out."""
+    """Token -> object, for every token in an object's compound. Objects that the parse does not
+    have are left out."""
     children: Children = field(default_factory=dict)
     """Token -> its children in the parse; tokens without children are absent."""
 
@@ -156,7 +163,9 @@ def build_graph(parse: Parse) -> CaptionGraph:
         if head != token:
             children.setdefault(head, []).append(token)
     objects, object_at = _objects(parse, words, children)
-    attributes = _attributes(parse, words, children, objects, object_at)  # may add objects that the parse does not have
+    attributes = _attributes(
+        parse, words, children, objects, object_at
+    )  # may add objects that the parse does not have
     return CaptionGraph(
         parse=parse,
         words=words,
@@ -169,7 +178,9 @@ def build_graph(parse: Parse) -> CaptionGraph:
     )
 
 
-def _objects(parse: Parse, words: Sequence[Word], children: Children) -> tuple[list[Object], dict[int, int]]:
+def _objects(
+    parse: Parse, words: Sequence[Word], children: Children
+) -> tuple[list[Object], dict[int, int]]:
     objects: list[Object] = []
     object_at: dict[int, int] = {}
     for token, tag in enumerate(parse.tags):
@@ -194,14 +205,19 @@ def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
 
 def _object(parse: Parse, first: int, token: int) -> Object:
     """Return the object whose head is `token` and whose compound begins at `first`."""
-    tag, start = parse.tags[token], parse.starts[first]
+    tag = parse.tags[token]
+    start = parse.starts[first]
     end = parse.starts[token] + len(parse.words[token])
     kind = "name" if tag in NAME_TAGS else "noun" if tag in NOUN_TAGS else "pronoun"
     return Object(parse.text[start:end], start, end, kind, token)
 
 
 def _attributes(
-    parse: Parse, words: Sequence[Word], children: Children, objects: list[Object], object_at: dict[int, int]
+    parse: Parse,
+    words: Sequence[Word],
+    children: Children,
+    objects: list[Object],
+    object_at: dict[int, int],
 ) -> list[Attribute]:
     found: list[Attribute] = []
 
@@ -221,8 +237,17 @@ def _attributes(
                 if parse.deps[token] == "acomp":
                     add(owner, token, "predicate")
     # A word that is part of an object is an attribute only if its kind is a group of the lexicon.
-    found = [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
-    return [*found, *_untied(parse, words, children, objects, object_at, {attribute.token for attribute in found})]
+    found = [
+        attribute
+        for attribute in found
+        if attribute.token not in object_at or attribute.kind in _GROUPS
+    ]
+    return [
+        *found,
+        *_untied(
+            parse, words, children, objects, object_at, {attribute.token for attribute in found}
+        ),
+    ]
 
 
 _GROUPS = ("colour", "material", "size", "pattern", "state")
@@ -238,15 +263,16 @@ def _untied(
     object_at: dict[int, int],
     taken: set[int],
 ) -> Iterator[Attribute]:
-    """Yield describing words that the parse ties to no object. They are inside a name or compound (`titled`, "Elegant
-    Wedding Card") or near their object (`listed`, "Chair - modern"). If the parse has no other object, another noun may
-    become the object."""
+    """Yield describing words that the parse ties to no object. They are inside a name or compound
+    (`titled`, "Elegant Wedding Card") or near their object (`listed`, "Chair - modern"). If the
+    parse has no other object, another noun may become the object."""
     tied = len(objects)  # objects of the parse; more may be appended below
     for token, tag in enumerate(parse.tags):
         if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
             continue
         word = parse.words[token]
-        head, owner = token, object_at.get(token)
+        head = token
+        owner = object_at.get(token)
         # Climb to the head of the noun phrase.
         while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:
             head = parse.heads[head]
@@ -262,18 +288,28 @@ def _untied(
         ):
             beside = owner  # "Rain Coat Red": the parse made the color the head
         if beside is None:
-            nouns = [at for at, tag in enumerate(parse.tags) if tag in NOUN_TAGS and at != token and at not in taken]
+            nouns = [
+                at
+                for at, tag in enumerate(parse.tags)
+                if tag in NOUN_TAGS and at != token and at not in taken
+            ]
             place = _nearest(nouns, token)
             if place is None:
                 continue
-            beside = next((at for at in range(tied, len(objects)) if objects[at].token == nouns[place]), len(objects))
+            beside = next(
+                (at for at in range(tied, len(objects)) if objects[at].token == nouns[place]),
+                len(objects),
+            )
             if beside == len(objects):
-                objects.append(_object(parse, _first_of_compound(parse, children, nouns[place]), nouns[place]))
+                objects.append(
+                    _object(parse, _first_of_compound(parse, children, nouns[place]), nouns[place])
+                )
         yield Attribute(beside, word, "listed", token)
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Return the index of the last of the sorted `places` before the token, or if none is before, the first after."""
+    """Return the index of the last of the sorted `places` before the token, or if none is before,
+    the first after."""
     before = bisect_left(places, token)
     if before:
         return before - 1
@@ -283,13 +319,16 @@ def _nearest(places: Sequence[int], token: int) -> int | None:
 
 @cache
 def _tied_groups() -> dict[str, str]:
-    """Return word -> its first group, for the words that the parse may tie to their object whatever their tag."""
+    """Return word -> its first group, for the words that the parse may tie to their object whatever
+    their tag."""
     return {word: group for group in reversed(_GROUPS) for word in lexicon.words(group)}
 
 
 def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
-    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is. Return None for other children."""
-    dep, tag = parse.deps[token], parse.tags[token]
+    """Return the kind of attribute that a noun's child (one of `_MODIFIERS`) is. Return None for
+    other children."""
+    dep = parse.deps[token]
+    tag = parse.tags[token]
     if dep in _TIES:
         group = _tied_groups().get(words[token].lower)
         if group and (dep != "appos" or group == "colour"):
@@ -304,11 +343,14 @@ def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | Non
 
 
 def is_action_candidate(parse: Parse, token: int) -> bool:
-    """Return whether a token may be an action: a verb that is neither auxiliary nor copula, or a noun or adjective that
-    may be a verb. In a text that is only tagged, auxiliaries are not known and count as verbs."""
+    """Return whether a token may be an action: a verb that is neither auxiliary nor copula, or a
+    noun or adjective that may be a verb. In a text that is only tagged, auxiliaries are not known
+    and count as verbs."""
     tag = parse.tags[token]
     if tag in VERB_TAGS:
-        return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
+        return (
+            parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
+        )
     word = known_word(parse.words[token])
     if tag not in _DISGUISES or word.form is None or word.form == "ing":
         return tag in _DISGUISES and word.form == "ing"
@@ -318,13 +360,16 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     return not word.seldom or known_word(parse.words[token - 1]).noun[0] == ACTOR
 
 
-def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]) -> list[Action]:
+def _actions(
+    parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]
+) -> list[Action]:
     found = []
     for token, tag in enumerate(parse.tags):
         # The cheap check first.
         if not (tag in VERB_TAGS or words[token].form) or not is_action_candidate(parse, token):
             continue
-        word, start = parse.words[token], parse.starts[token]
+        word = parse.words[token]
+        start = parse.starts[token]
         found.append(
             Action(
                 verb=word,
@@ -340,8 +385,10 @@ def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at:
 
 
 def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
-    """Return the token that the verb is stated about and the tie between them. Return None if the syntax has none."""
-    head, dep = parse.heads[token], parse.deps[token]
+    """Return the token that the verb is stated about and the tie between them. Return None if the
+    syntax has none."""
+    head = parse.heads[token]
+    dep = parse.deps[token]
     for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:
             if dep == "relcl" and parse.tags[child] in _RELATIVE_TAGS:
@@ -356,13 +403,18 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
         for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
-                return child, "shared"  # "a man sits and reads": both verbs have the subject of the first
+                return (
+                    child,
+                    "shared",
+                )  # "a man sits and reads": both verbs have the subject of the first
         if parse.deps[head] == "acl":
             return parse.heads[head], "shared"
     return None
 
 
-def _participants(parse: Parse, children: Children, object_at: dict[int, int], token: int) -> list[Participant]:
+def _participants(
+    parse: Parse, children: Children, object_at: dict[int, int], token: int
+) -> list[Participant]:
     found: dict[int, str] = {}
     subject = subject_of(parse, children, token)
     if subject and subject[0] in object_at:
@@ -374,11 +426,15 @@ def _participants(parse: Parse, children: Children, object_at: dict[int, int], t
         elif dep in ("prep", "agent"):
             for target in children.get(child, ()):
                 if parse.deps[target] == "pobj" and target in object_at:
-                    found.setdefault(object_at[target], "agent" if dep == "agent" else parse.words[child].lower())
+                    found.setdefault(
+                        object_at[target], "agent" if dep == "agent" else parse.words[child].lower()
+                    )
     found.pop(object_at.get(token, -1), None)  # an -ing form may itself be an object
     if not found and parse.tags[token] not in VERB_TAGS:
         # A disguised verb often has no participant in the parse: take the nearest object before it.
-        near = [object_at[place] for place in range(max(0, token - _NEAR), token) if place in object_at]
+        near = [
+            object_at[place] for place in range(max(0, token - _NEAR), token) if place in object_at
+        ]
         if near and near[-1] != object_at.get(token):
             found[near[-1]] = "near"
     return [Participant(place, role) for place, role in sorted(found.items())]
@@ -392,9 +448,12 @@ def _relations(parse: Parse, object_at: dict[int, int]) -> list[Relation]:
         head = parse.heads[token]
         if dep == "pobj" and parse.deps[head] == "prep" and parse.heads[head] in object_at:
             source = object_at[parse.heads[head]]
-            text, place = parse.words[head].lower(), head
+            text = parse.words[head].lower()
+            place = head
         elif dep == "poss" and head in object_at:
-            source, text, place = object_at[head], "of", token
+            source = object_at[head]
+            text = "of"
+            place = token
         else:
             continue
         if source != object_at[token]:

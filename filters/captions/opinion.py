@@ -1,13 +1,15 @@
 """Ask a small transformer for a second opinion on captions that the verifier is unsure about.
 
-The transformer is MiniLM with three layers, fine-tuned on the annotated captions (`benchmarks/train_opinion.py`) and
-run as int8 on ONNX Runtime. It reads the words of the parsed text and returns log odds: for each word, that it is the
-verb of a stated action, and for the caption, that it states an action and that it is complex. A candidate's new score
-averages the log odds of both models.
+The transformer is MiniLM with three layers, fine-tuned on the annotated captions
+(`benchmarks/train_opinion.py`) and run as int8 on ONNX Runtime. It reads the words of the parsed
+text and returns log odds: for each word, that it is the verb of a stated action, and for the
+caption, that it states an action and that it is complex. A candidate's new score averages the log
+odds of both models.
 
-A caption's opinion does not depend on the captions that are asked with it: it is padded to the next multiple of
-`BUCKET` pieces whatever its neighbors are, the ranges of int8 are fixed, and the sums of products of int8 are exact on
-every processor. The rest is float arithmetic, which differs in the last bits, so the log odds are rounded in steps.
+A caption's opinion does not depend on the captions that are asked with it: it is padded to the next
+multiple of `BUCKET` pieces whatever its neighbors are, the ranges of int8 are fixed, and the sums
+of products of int8 are exact on every processor. The rest is float arithmetic, which differs in the
+last bits, so the log odds are rounded in steps.
 """
 
 import json
@@ -27,27 +29,33 @@ from open_diht.filters.captions.verifier import Odds, Scores
 from open_diht.filters.captions.wordpiece import BEGIN, END, WordPieces
 
 VERSION = 1  # increase it if weights of before mean something else now
-WEIGHTS, PROVENANCE = Path(__file__).with_name("opinion.onnx"), Path(__file__).with_name("opinion.json")
+WEIGHTS = Path(__file__).with_name("opinion.onnx")
+PROVENANCE = Path(__file__).with_name("opinion.json")
 VOCABULARY = "vocabulary"
 """Key in the metadata of the weights; the value is the pieces, one a line."""
 HEADS = 12
 KINDS = 3
-"""Token types: not beginning with a capital, capitalized, and two or more characters without small letters."""
+"""Token types: not beginning with a capital, capitalized, and two or more characters without small
+letters."""
 LONGEST = 128
 """Maximum number of pieces that are read. Words after them get no opinion."""
 BUCKET = 4
-"""Texts are padded to a multiple of this: a larger number computes more padding, a smaller one splits batches more."""
+"""Texts are padded to a multiple of this: a larger number computes more padding, a smaller one
+splits batches more."""
 BATCH = 64
 UNSURE = (0.08, 0.85)
-"""A caption is asked about if the highest score of its action candidates is in this range, ends included."""
+"""A caption is asked about if the highest score of its action candidates is in this range, ends
+included."""
 UNSURE_DETAILS = (0.1, 0.8)
-"""Captions above `UNSURE` are asked about if the highest score of their attributes and relations is in this range."""
+"""Captions above `UNSURE` are asked about if the highest score of their attributes and relations is
+in this range."""
 STEP = 0.125
 """Log odds are rounded to multiples of this."""
 
 
 class OpinionMissing(RuntimeError):
-    """The weights are missing, of another version or damaged; the message has the command that restores them."""
+    """The weights are missing, of another version or damaged; the message has the command that
+    restores them."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,19 @@ class Said(NamedTuple):
     """The opinion on a text, as log odds in steps of `STEP`."""
 
     actions: Odds
-    """(read words,): that a word is a stated action's verb, averaged with the log odds that the caption states any."""
+    """(read words,): that a word is a stated action's verb, averaged with the log odds that the
+    caption states any."""
     complex: float
 
 
 def encode(words: Sequence[str], pieces: WordPieces) -> Encoded:
-    ids, kinds, firsts = [pieces.index[BEGIN]], [0], []
+    ids = [pieces.index[BEGIN]]
+    kinds = [0]
+    firsts = []
     for word in words:
-        found = pieces[word] or (pieces.unknown,)  # a word of invisible characters alone has no pieces
+        found = pieces[word] or (
+            pieces.unknown,
+        )  # a word of invisible characters alone has no pieces
         if len(ids) + len(found) >= LONGEST:
             break
         firsts.append(len(ids))
@@ -85,7 +98,8 @@ def _kind(word: str) -> int:
 
 
 def padded(texts: Sequence[Encoded]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return texts as arrays of pieces and kinds, both (texts, pieces) int64, padded to a multiple of `BUCKET`."""
+    """Return texts as arrays of pieces and kinds, both (texts, pieces) int64, padded to a multiple
+    of `BUCKET`."""
     length = max(map(_bucket, texts))
     ids, kinds = (np.zeros((len(texts), length), np.int64) for _ in range(2))
     for row, text in enumerate(texts):
@@ -100,12 +114,17 @@ def _bucket(text: Encoded) -> int:
 class Opinion:
     """The transformer. Load one per process. `unsure`: see `UNSURE`."""
 
-    def __init__(self, weights: Path = WEIGHTS, unsure: tuple[float, float] = UNSURE, threads: int = 1):
+    def __init__(
+        self, weights: Path = WEIGHTS, unsure: tuple[float, float] = UNSURE, threads: int = 1
+    ):
         import onnxruntime  # only runs that ask for a second opinion need it for captions
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self._session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(weights), options, providers=["CPUExecutionProvider"]
+        )
         self.unsure = unsure
         vocabulary = self._session.get_modelmeta().custom_metadata_map[VOCABULARY]
         self.pieces = WordPieces(vocabulary.split("\n"))
@@ -121,7 +140,9 @@ class Opinion:
                 some = places[first : first + batch]
                 ids, kinds = padded([encoded[place] for place in some])
                 words, captions = self._session.run(None, {"ids": ids, "kinds": kinds})
-                for place, of_words, (action, complexity) in zip(some, words, captions, strict=True):
+                for place, of_words, (action, complexity) in zip(
+                    some, words, captions, strict=True
+                ):
                     odds = (of_words[encoded[place].firsts] + action) / 2
                     found[place] = Said(_in_steps(odds), float(_in_steps(complexity)))
         return [found[place] for place in range(len(texts))]
@@ -142,8 +163,8 @@ class Revised(NamedTuple):
 
 
 def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> Revised:
-    """Return scores with the second opinion on the captions that the verifier is unsure about. `scores` has the
-    candidates of the graphs, in the same order."""
+    """Return scores with the second opinion on the captions that the verifier is unsure about.
+    `scores` has the candidates of the graphs, in the same order."""
     owners = {
         name: np.repeat(np.arange(len(graphs)), [len(getattr(graph, name)) for graph in graphs])
         for name in scores._fields
@@ -155,7 +176,11 @@ def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> 
     unsure = _within(best["actions"], opinion.unsure)
     unsure |= (best["actions"] > opinion.unsure[1]) & _within(details, UNSURE_DETAILS)
     asked = np.flatnonzero(unsure)
-    said = dict(zip(asked.tolist(), opinion.ask([graphs[place].parse.words for place in asked]), strict=True))
+    said = dict(
+        zip(
+            asked.tolist(), opinion.ask([graphs[place].parse.words for place in asked]), strict=True
+        )
+    )
     second = {name: np.full(len(values), np.nan) for name, values in scores._asdict().items()}
     tokens = np.array([action.token for graph in graphs for action in graph.actions], np.int64)
     for name, odds in second.items():
@@ -166,7 +191,10 @@ def revise(scores: Scores, graphs: Sequence[CaptionGraph], opinion: Opinion) -> 
             elif tokens[candidate] < len(one.actions):  # else the text is too long
                 odds[candidate] = one.actions[tokens[candidate]]
     revised = Scores(*(averaged(values, second[name]) for name, values in scores._asdict().items()))
-    moves = [(new - old)[unsure[owners[name]]] for name, new, old in zip(scores._fields, revised, scores, strict=True)]
+    moves = [
+        (new - old)[unsure[owners[name]]]
+        for name, new, old in zip(scores._fields, revised, scores, strict=True)
+    ]
     return Revised(revised, len(asked), np.concatenate(moves))
 
 
@@ -175,7 +203,8 @@ def _within(values: Odds, ends: tuple[float, float]) -> NDArray[np.bool_]:
 
 
 def averaged(scores: Odds, odds: Odds) -> Odds:
-    """Average scores, 0 to 1, as log odds with `odds` of the second opinion. Where those are NaN, scores stay."""
+    """Average scores, 0 to 1, as log odds with `odds` of the second opinion. Where those are NaN,
+    scores stay."""
     inside = np.clip(scores.round(4), 1e-4, 1 - 1e-4)
     both = (np.log(inside / (1 - inside)) + odds) / 2
     return np.where(np.isnan(odds), scores, 1 / (1 + np.exp(-both)))
@@ -183,29 +212,37 @@ def averaged(scores: Odds, odds: Odds) -> Odds:
 
 @cache
 def load_opinion() -> Opinion:
-    """Load the transformer that ships with the package. Raise OpinionMissing as `opinion_fingerprint` does."""
+    """Load the transformer that ships with the package. Raise OpinionMissing as
+    `opinion_fingerprint` does."""
     opinion_fingerprint()
     return Opinion()
 
 
 def opinion_fingerprint() -> str:
-    """Return the sha256 of the weights, for the provenance of a run. It loads no model. Raise OpinionMissing if the
-    weights are missing, of another version, or damaged."""
+    """Return the sha256 of the weights, for the provenance of a run. It loads no model. Raise
+    OpinionMissing if the weights are missing, of another version, or damaged."""
     command = _restoring()
     for path in (WEIGHTS, PROVENANCE):
         if not path.is_file():
-            raise OpinionMissing(f"second_opinion: its weights {path} are missing. Restore them: {command}")
+            raise OpinionMissing(
+                f"second_opinion: its weights {path} are missing. Restore them: {command}"
+            )
     try:
         told = json.loads(PROVENANCE.read_text(encoding="utf-8"))
-        version, digest = told["version"], str(told["sha256"])
+        version = told["version"]
+        digest = str(told["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise OpinionMissing(f"second_opinion: {PROVENANCE} is damaged. Restore it: {command}") from error
+        raise OpinionMissing(
+            f"second_opinion: {PROVENANCE} is damaged. Restore it: {command}"
+        ) from error
     if version != VERSION:
         raise OpinionMissing(
-            f"second_opinion: its weights {WEIGHTS} are of version {version}, this program needs {VERSION}. "
-            f"Restore them: {command}"
+            f"second_opinion: its weights {WEIGHTS} are of version {version}, this program needs"
+            f" {VERSION}. Restore them: {command}"
         )
-    check_pinned(WEIGHTS, digest, OpinionMissing, f"second_opinion cannot use it. Restore it: {command}")
+    check_pinned(
+        WEIGHTS, digest, OpinionMissing, f"second_opinion cannot use it. Restore it: {command}"
+    )
     return digest
 
 

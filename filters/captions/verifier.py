@@ -1,8 +1,10 @@
-"""Score how likely a candidate is stated about something in the image: logistic regression on named features.
+"""Score how likely a candidate is stated about something in the image: logistic regression on named
+features.
 
-There is one set of weights for actions and one for attributes and relations ("details"). `benchmarks/train_verifier.py`
-trains them on the labels in `benchmarks/labels/`. The weights are a table of feature names and numbers, so every score
-can be explained. For actions, a linear probe of the parser's vector of the verb in its context is one more feature.
+There is one set of weights for actions and one for attributes and relations ("details").
+`benchmarks/train_verifier.py` trains them on the labels in `benchmarks/labels/`. The weights are a
+table of feature names and numbers, so every score can be explained. For actions, a linear probe of
+the parser's vector of the verb in its context is one more feature.
 """
 
 from __future__ import annotations
@@ -31,16 +33,20 @@ WEIGHTS = "verifier.json"
 IN_CONTEXT = "the word in its context"
 """Name of the feature that the probe reads from the vector."""
 REASONS = 6
-_STEP = 0.5  # round the probe's output: sums of floats differ in their last bits between processors, decisions must not
+# round the probe's output: sums of floats differ in their last bits between processors, decisions
+# must not
+_STEP = 0.5
 _CACHED = 10_000  # cached arguments per group of features
 
 
 class _Known(dict[tuple[Any, ...], float]):
-    """Cache of the log odds of a group of features, by the group's arguments. Most arguments recur."""
+    """Cache of the log odds of a group of features, by the group's arguments. Most arguments
+    recur."""
 
     def __init__(self, weigh: Callable[[Features], float], make: Make):
         super().__init__()
-        self._weigh, self._make = weigh, make
+        self._weigh = weigh
+        self._make = make
 
     def __missing__(self, arguments: tuple[Any, ...]) -> float:
         if len(self) >= _CACHED:
@@ -56,7 +62,8 @@ class Scorer:
     bias: float
     weights: dict[str, float]
     probe: tuple[float, ...] = ()
-    """Weights of the probe of a vector; its output is added to the log odds in steps. Empty: no vectors are used."""
+    """Weights of the probe of a vector; its output is added to the log odds in steps. Empty: no
+    vectors are used."""
 
     @staticmethod
     def of(table: dict[str, Any]) -> Scorer:
@@ -68,10 +75,13 @@ class Scorer:
         return np.array(self.probe, np.float32)
 
     def read(self, vectors: Floats) -> Odds:
-        """Return the log odds from the words' vectors in context: (words, width) float32 -> (words,) float64."""
+        """Return the log odds from the words' vectors in context: (words, width) float32 ->
+        (words,) float64."""
         if not (self.probe and len(vectors)):
             return np.zeros(len(vectors))
-        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)  # rounded, see _STEP
+        return _STEP * np.round(
+            (vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP
+        )  # rounded, see _STEP
 
     @cached_property
     def _known(self) -> dict[Make, _Known]:
@@ -82,31 +92,42 @@ class Scorer:
         return sum(map(mul, features.values(), map(self.weights.get, features, repeat(0.0))))
 
     def weigh_columns(self, columns: Columns) -> Odds:
-        """Return the log odds that features add to each candidate: the results of `weigh`, computed faster."""
+        """Return the log odds that features add to each candidate: the results of `weigh`, computed
+        faster."""
         odds = np.zeros(len(columns.captions))
         for make, *arguments in columns.groups:
             known = self._known.get(make) or self._known.setdefault(make, _Known(self.weigh, make))
-            odds += np.fromiter(map(known.__getitem__, zip(*arguments, strict=True)), np.float64, len(odds))
+            odds += np.fromiter(
+                map(known.__getitem__, zip(*arguments, strict=True)), np.float64, len(odds)
+            )
         for name, values in columns.values.items():
             odds += self.weights.get(name, 0.0) * values
         return odds
 
     def score(self, facts: Columns, candidates: Columns, read: Odds | float = 0.0) -> Odds:
-        """Return the probabilities of candidates, float64 (candidates,). `read` is the result of the method `read`."""
+        """Return the probabilities of candidates, float64 (candidates,). `read` is the result of
+        the method `read`."""
         of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
         return self.probability(of_captions + self.weigh_columns(candidates) + read)
 
     def probability(self, log_odds: Odds) -> Odds:
-        """Return the probability, 0 to 1, of candidates whose own and caption features add up to `log_odds`."""
-        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))  # exp must not overflow
+        """Return the probability, 0 to 1, of candidates whose own and caption features add up to
+        `log_odds`."""
+        return 1 / (
+            1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0))
+        )  # exp must not overflow
 
     def __call__(self, features: Features) -> float:
-        """Return the probability, without the probe, of a candidate with these features and those of its caption."""
+        """Return the probability, without the probe, of a candidate with these features and those
+        of its caption."""
         return float(self.probability(np.array(self.weigh(features))))
 
-    def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:
-        """Return the features with the largest contributions to the log odds, for or against, each with its
-        contribution. `read` is the output of the method `read` for the candidate's vector."""
+    def reasons(
+        self, features: Features, read: float = 0.0, count: int = REASONS
+    ) -> list[tuple[str, float]]:
+        """Return the features with the largest contributions to the log odds, for or against,
+        each with its contribution. `read` is the output of the method `read` for the candidate's
+        vector."""
         weighed = {name: value * self.weights.get(name, 0.0) for name, value in features.items()}
         shares = [(name, share) for name, share in {**weighed, IN_CONTEXT: read}.items() if share]
         return sorted(shares, key=lambda share: -abs(share[1]))[:count]
@@ -122,7 +143,8 @@ class Evidence(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Probabilities of the candidates of some graphs, graph by graph, in the order of the graph's tuples."""
+    """Probabilities of the candidates of some graphs, graph by graph, in the order of the graph's
+    tuples."""
 
     actions: Odds
     attributes: Odds
@@ -133,7 +155,8 @@ class Verifier:
     """Scores every candidate of caption graphs."""
 
     def __init__(self, actions: Scorer, details: Scorer):
-        self.actions, self.details = actions, details
+        self.actions = actions
+        self.details = details
 
     def score(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]) -> Scores:
         """Score all candidates of some graphs.
@@ -155,32 +178,48 @@ class Verifier:
             self.details.score(facts, captions.relations),
         )
 
-    def evidence(self, graph: CaptionGraph, original: str) -> tuple[list[Evidence], list[Evidence], list[Evidence]]:
+    def evidence(
+        self, graph: CaptionGraph, original: str
+    ) -> tuple[list[Evidence], list[Evidence], list[Evidence]]:
         """Return the evidence for the actions, attributes and relations that `score` scores.
 
         Args:
             graph: the graph of one caption.
             original: the original caption.
         """
-        captions, scores = Captions([graph], [original]), self.score([graph], [original])
-        facts, read = captions.facts.features(0), self.actions.read(_vectors([graph]))
+        captions = Captions([graph], [original])
+        scores = self.score([graph], [original])
+        facts = captions.facts.features(0)
+        read = self.actions.read(_vectors([graph]))
 
         def of(scorer: Scorer, columns: Columns, scores: Odds, read: Odds) -> list[Evidence]:
             return [
-                Evidence(float(score), tuple(scorer.reasons(facts | columns.features(place), float(read[place]))))
+                Evidence(
+                    float(score),
+                    tuple(scorer.reasons(facts | columns.features(place), float(read[place]))),
+                )
                 for place, score in enumerate(scores)
             ]
 
         return (
             of(self.actions, captions.actions, scores.actions, read),
-            of(self.details, captions.attributes, scores.attributes, np.zeros(len(scores.attributes))),
+            of(
+                self.details,
+                captions.attributes,
+                scores.attributes,
+                np.zeros(len(scores.attributes)),
+            ),
             of(self.details, captions.relations, scores.relations, np.zeros(len(scores.relations))),
         )
 
 
 def _vectors(graphs: Sequence[CaptionGraph]) -> Floats:
     """Return the vectors in context of the verb candidates, float32 (candidates, width)."""
-    found = [graph.parse.vectors[[action.token for action in graph.actions]] for graph in graphs if graph.actions]
+    found = [
+        graph.parse.vectors[[action.token for action in graph.actions]]
+        for graph in graphs
+        if graph.actions
+    ]
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
@@ -194,4 +233,6 @@ def load_verifier() -> Verifier:
 
 def weights_fingerprint() -> str:
     """Return the sha256 of the weights, for the provenance of a run."""
-    return hashlib.sha256(files("open_diht.filters.captions").joinpath(WEIGHTS).read_bytes()).hexdigest()
+    return hashlib.sha256(
+        files("open_diht.filters.captions").joinpath(WEIGHTS).read_bytes()
+    ).hexdigest()

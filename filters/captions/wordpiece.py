@@ -8,7 +8,10 @@ in Unicode; the workers of the filters do not need the package for this alone
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-PAD, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+PAD = "[PAD]"
+UNKNOWN = "[UNK]"
+BEGIN = "[CLS]"
+END = "[SEP]"
 _LONGEST = 100  # characters of a part of a word; longer ones are unknown, as in BERT
 _CACHED = 40_000  # words, about 200 bytes each
 _IDEOGRAPHS = (
@@ -38,7 +41,8 @@ class WordPieces(dict[str, tuple[int, ...]]):
         return found
 
     def _pieces(self, part: str) -> list[int]:
-        """Return a part's longest pieces, from left to right, or the unknown piece if none fits or it is too long."""
+        """Return a part's longest pieces, from left to right, or the unknown piece if none fits or
+        it is too long."""
         found: list[int] = []
         start = 0
         while start < len(part) <= _LONGEST:
@@ -54,10 +58,13 @@ class WordPieces(dict[str, tuple[int, ...]]):
 
 
 def _parts(word: str) -> Iterator[str]:
-    """Yield the lower-case parts of a word, without accents and control characters. A mark or ideograph is one part."""
+    """Yield the lower-case parts of a word, without accents and control characters. A mark or
+    ideograph is one part."""
     if not (word.isascii() and word.isalnum()):
         shown = "".join(" " if one.isspace() else one for one in word if _is_shown(one))
-        bare = [one for one in unicodedata.normalize("NFD", shown) if unicodedata.category(one) != "Mn"]
+        bare = [
+            one for one in unicodedata.normalize("NFD", shown) if unicodedata.category(one) != "Mn"
+        ]
         word = "".join(f" {one} " if _is_a_part(one) else one.lower() for one in bare)
         yield from word.split()
     elif word:
@@ -65,7 +72,9 @@ def _parts(word: str) -> Iterator[str]:
 
 
 def _is_shown(character: str) -> bool:
-    return character in "\t\n\r" or (character != "\ufffd" and unicodedata.category(character)[0] != "C")
+    return character in "\t\n\r" or (
+        character != "\ufffd" and unicodedata.category(character)[0] != "C"
+    )
 
 
 def _is_a_part(character: str) -> bool:

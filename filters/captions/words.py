@@ -4,14 +4,37 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from open_diht.filters.captions.lexicon import describing_words, noun_rating, verb_forms, verb_lemma, verb_rating
+from open_diht.filters.captions.lexicon import (
+    describing_words,
+    noun_rating,
+    verb_forms,
+    verb_lemma,
+    verb_rating,
+)
 
 COPULA = frozenset(
-    {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
+    {
+        "be",
+        "am",
+        "is",
+        "are",
+        "was",
+        "were",
+        "been",
+        "being",
+        "'s",
+        "'re",
+        "'m",
+        "’s",
+        "’re",
+        "’m",
+        "ai",
+    }
 )
 UNRATED = -1
 ACTOR = 3
-UNKNOWN, PERSON = (UNRATED, UNRATED), (ACTOR, 0)
+UNKNOWN = (UNRATED, UNRATED)
+PERSON = (ACTOR, 0)
 _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
 _ENDS_OF_VERBS = frozenset("sdgSDG")  # of regular inflected forms
 _ING = re.compile(r"[A-Za-z]{3,}ing")
@@ -36,14 +59,17 @@ class Word(NamedTuple):
     """The verb form that a noun or adjective may really be. A base form that is seldom another word
     is `inflected` as well; other base forms count only after a plural ("Rescuers help")."""
     seldom: bool
-    """True if the verb states nothing visible, or a base form is usually another word; never if `form` is "ing" or
-    None. The word then counts only directly after a word that can act ("Firefighters rescue", "Minister tweets")."""
+    """True if the verb states nothing visible, or a base form is usually another word; never if
+    `form` is "ing" or None. The word then counts only directly after a word that can act
+    ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
-    """(can act, is a page word) as in `NounRating`; `PERSON` for `_PERSON_WORDS`, `UNKNOWN` for unrated words."""
+    """(can act, is a page word) as in `NounRating`; `PERSON` for `_PERSON_WORDS`, `UNKNOWN` for
+    unrated words."""
 
 
 class _KnownWords(dict[str, Word]):
-    """Cache of words as a dict. Most words recur soon, so it need not track the order of use, which would be slower."""
+    """Cache of words as a dict. Most words recur soon, so it need not track the order of use, which
+    would be slower."""
 
     def __missing__(self, word: str) -> Word:
         if len(self) >= _CACHED:
@@ -51,7 +77,9 @@ class _KnownWords(dict[str, Word]):
         lower = word.lower()
         has_letter = word[0].isalpha() or any(map(str.isalpha, word))
         noun = PERSON if lower in _PERSON_WORDS else noun_rating(lower) or UNKNOWN
-        known = self[word] = Word(lower, has_letter, descriptor_group(word), *_form(word, lower), noun)
+        known = self[word] = Word(
+            lower, has_letter, descriptor_group(word), *_form(word, lower), noun
+        )
         return known
 
 
@@ -74,9 +102,9 @@ def _form(word: str, lower: str) -> tuple[Form | None, bool]:
 
 
 def descriptor_group(word: str) -> str | None:
-    """Return the group of a word that describes by itself, or None. `number` is for measures, and for figures without
-    commas that are not years from 1800 to 2099. `participle` is for inflected forms of rated verbs in -ed ("folded",
-    not "bed")."""
+    """Return the group of a word that describes by itself, or None. `number` is for measures, and
+    for figures without commas that are not years from 1800 to 2099. `participle` is for inflected
+    forms of rated verbs in -ed ("folded", not "bed")."""
     group = describing_words().get(word.lower())
     if group is None:
         if word[0].isdigit():

@@ -26,18 +26,28 @@ from open_diht.filters.spotting.weights import models_root
 from open_diht.filters.spotting.worker import REQUEST, settings_to_json
 
 _log = logging.getLogger(__name__)
-_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ contains symbolic links
+_IMPORT_ROOT: Final = Path(__file__).parents[
+    3
+]  # not resolved: in a checkout open_diht/ contains symbolic links
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Colors and other terminal control sequences; they are removed because the message goes into a table."""
+"""Colors and other terminal control sequences; they are removed because the message goes into a
+table."""
 _CLOSE_GRACE_S: Final = 5.0
 _LOOK_S: Final = 10.0
-"""Seconds between checks of a process that is starting; a start normally takes one or two seconds."""
-_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Seconds between checks of a process that is starting; a start normally takes one or two
+seconds."""
+_THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 class ChildDied(Exception):
-    """The process ended, or was killed for answering another request. The message has the end of its stderr."""
+    """The process ended, or was killed for answering another request. The message has the end of
+    its stderr."""
 
 
 class ChildTimeout(Exception):
@@ -45,12 +55,13 @@ class ChildTimeout(Exception):
 
 
 class Child:
-    """A running OCR process with its models loaded. Raises ChildDied or ChildTimeout if it does not start."""
+    """A running OCR process with its models loaded. Raises ChildDied or ChildTimeout if it does not
+    start."""
 
     def __init__(self, settings: SpotterSettings) -> None:
         self.ready = False
-        """True if every exchange that began has ended. The unread answer of an interrupted exchange would pass for the
-        answer to the next request."""
+        """True if every exchange that began has ended. The unread answer of an interrupted exchange
+        would pass for the answer to the next request."""
         self.served = 0
         self.rss_mib = 0.0
         self._numbers = itertools.count(1)
@@ -60,11 +71,14 @@ class Child:
             "-P",  # keeps the working folder off the import path
             "-m",
             "open_diht.filters.spotting.worker",
-            settings_to_json(replace(settings, models=str(models_root(settings.models)))),  # it has another cwd
+            settings_to_json(
+                replace(settings, models=str(models_root(settings.models)))
+            ),  # it has another cwd
             str(os.getpid()),
         ]
-        # The child has its own process group. When this process ends while the child is stopped, the kernel sends
-        # SIGHUP and SIGCONT to the orphaned group, which ends it. A running child ends by itself, see worker.py.
+        # The child has its own process group. When this process ends while the child is stopped,
+        # the kernel sends SIGHUP and SIGCONT to the orphaned group, which ends it. A running child
+        # ends by itself, see worker.py.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -74,8 +88,11 @@ class Child:
             cwd="/",
             process_group=0,
         )
-        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
-        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        assert (
+            self._process.stdin is not None and self._process.stdout is not None
+        )  # both are pipes
+        self._requests = self._process.stdin.fileno()
+        self._answers = self._process.stdout.fileno()
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
         try:
@@ -90,11 +107,13 @@ class Child:
         return self._process.pid
 
     def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
-        """Send some image files to the child and return its answers (see worker.answers), within `timeout_s` for all of
-        them. Raise ChildDied if the child ended or answered another request, ChildTimeout if it was late, and kill it.
-        After any exception, also Ctrl-C, the child cannot be used again."""
+        """Send some image files to the child and return its answers (see worker.answers), within
+        `timeout_s` for all of them. Raise ChildDied if the child ended or answered another request,
+        ChildTimeout if it was late, and kill it. After any exception, also Ctrl-C, the child cannot
+        be used again."""
         self.ready = False
-        number, deadline = next(self._numbers), time.monotonic() + timeout_s
+        number = next(self._numbers)
+        deadline = time.monotonic() + timeout_s
         try:
             write_frame(self._requests, REQUEST.pack(number, len(images)), deadline)
             for image in images:
@@ -105,7 +124,9 @@ class Child:
             raise self._timed_out() from error
         reply = self._receive(deadline)
         if reply["number"] != number:
-            raise self._died(f"answered request {reply['number']} instead of {number} and was killed")
+            raise self._died(
+                f"answered request {reply['number']} instead of {number} and was killed"
+            )
         replies: list[dict[str, Any]] = reply["answers"]
         self.served += len(images)
         self.ready = True
@@ -117,7 +138,8 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """End the process by closing its input, or by SIGKILL if it does not react. May be called twice."""
+        """End the process by closing its input, or by SIGKILL if it does not react. May be called
+        twice."""
         self.ready = False
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -131,18 +153,26 @@ class Child:
         self._stderr.close()
 
     def _await_start(self, timeout_s: float) -> None:
-        """Wait until the models are loaded. Log a slow start; give up on one that is stopped or takes too long."""
+        """Wait until the models are loaded. Log a slow start; give up on one that is stopped or
+        takes too long."""
         began = time.monotonic()
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while not poll.poll(1000 * min(_LOOK_S, timeout_s)):
             waited = time.monotonic() - began
             # WNOWAIT leaves the status for a later wait.
-            is_stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            is_stopped = (
+                os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+            )
             if is_stopped or waited >= timeout_s:
-                raise self._timed_out(f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s")
+                raise self._timed_out(
+                    f"was {'stopped' if is_stopped else 'still starting'} after {waited:.0f} s"
+                )
             _log.warning(
-                "the OCR process %d has been starting for %.0f s, of %.0f s at most", self.pid, waited, timeout_s
+                "the OCR process %d has been starting for %.0f s, of %.0f s at most",
+                self.pid,
+                waited,
+                timeout_s,
             )
         self._receive(began + timeout_s)
 
@@ -161,7 +191,9 @@ class Child:
         status = self._process.wait()
         tail = self._tail()
         self.close()
-        how = how or (f"was killed by signal {-status}" if status < 0 else f"ended with status {status}")
+        how = how or (
+            f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        )
         return ChildDied(f"the OCR process {how}; the end of its stderr:\n{tail}")
 
     def _timed_out(self, how: str = "did not answer in time") -> ChildTimeout:
@@ -178,8 +210,10 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """Return the child's environment: one thread, no check of PaddleX's model hosts, a temporary cache folder unless
-    PADDLE_PDX_CACHE_HOME names one, and the parent's import path, because the child runs in another working folder."""
+    """Return the child's environment: one thread, no check of PaddleX's model hosts, a temporary
+    cache folder unless PADDLE_PDX_CACHE_HOME names one, and the parent's import path, because the
+    child runs in another working folder.
+    """
     paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
     cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
     return {

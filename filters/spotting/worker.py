@@ -1,9 +1,10 @@
 """The OCR process: read images from stdin and write the text in them to stdout, until stdin ends.
 
-`child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`,
-and a process id. Messages are frames (frames.py): the input is `REQUEST` and the bytes of each image, the output is
-JSON. The process ends soon after its parent: when stdin ends, when its parent changes, and, if an image hangs it in
-native code, by SIGALRM. If it is stopped when its parent ends, the kernel wakes it, see child.py.
+`child.py` starts it as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of
+`SpotterSettings`, and a process id. Messages are frames (frames.py): the input is `REQUEST` and the
+bytes of each image, the output is JSON. The process ends soon after its parent: when stdin ends,
+when its parent changes, and, if an image hangs it in native code, by SIGALRM. If it is stopped when
+its parent ends, the kernel wakes it, see child.py.
 """
 
 import json
@@ -33,7 +34,8 @@ from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
 REQUEST: Final = struct.Struct(">II")
-"""The frame before images: the number of the request, which its answer repeats, and how many images follow."""
+"""The frame before images: the number of the request, which its answer repeats, and how many images
+follow."""
 
 
 class Reader(Protocol):
@@ -43,7 +45,8 @@ class Reader(Protocol):
         """Return everything that `read` needs of an image."""
 
     def read(self, found: Sequence[Any]) -> Sequence[list[Spotted]]:
-        """Return the text lines of each of several images, in coordinates of the upright originals."""
+        """Return the text lines of each of several images, in coordinates of the upright
+        originals."""
 
 
 def settings_to_json(settings: SpotterSettings) -> str:
@@ -59,12 +62,16 @@ def settings_from_json(text: str) -> SpotterSettings:
 def answers(
     images: Iterable[bytes], limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
 ) -> list[dict[str, Any]]:
-    """Return a message for each image file: its lines, or the reason why it could not be read. The pixels of a readable
-    image are freed before the next one is decoded."""
-    found: list[_Found | UnreadableImage] = [_find(data, limits, engine, decode_jpeg) for data in images]
+    """Return a message for each image file: its lines, or the reason why it could not be read. The
+    pixels of a readable image are freed before the next one is decoded."""
+    found: list[_Found | UnreadableImage] = [
+        _find(data, limits, engine, decode_jpeg) for data in images
+    ]
     good = [one for one in found if isinstance(one, _Found)]
     readings = iter(_read([one.lines for one in good], engine))
-    return [_message(one, None if isinstance(one, UnreadableImage) else next(readings)) for one in found]
+    return [
+        _message(one, None if isinstance(one, UnreadableImage) else next(readings)) for one in found
+    ]
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,16 @@ class _Found:
     height: int
 
 
-def _find(data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder) -> _Found | UnreadableImage:
+def _find(
+    data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
+) -> _Found | UnreadableImage:
     try:
         image = decode_image(data, limits, decode_jpeg)
         return _Found(engine.find(image), image.width, image.height)
     except UnreadableImage as bad:
-        return UnreadableImage(bad.reason, bad.message)  # `bad` keeps its traceback, and so the decoded image
+        return UnreadableImage(
+            bad.reason, bad.message
+        )  # `bad` keeps its traceback, and so the decoded image
     except MemoryError:
         raise  # the process is out of memory, not the image at fault: end and be replaced
     except Exception as error:  # an engine may raise anything; an error must cost only its image
@@ -102,7 +113,9 @@ def _failed(error: Exception) -> UnreadableImage:
     return UnreadableImage(UnreadableImageReason.OCR_FAILED, f"{type(error).__name__}: {error}")
 
 
-def _message(found: _Found | UnreadableImage, reading: list[Spotted] | UnreadableImage | None) -> dict[str, Any]:
+def _message(
+    found: _Found | UnreadableImage, reading: list[Spotted] | UnreadableImage | None
+) -> dict[str, Any]:
     for bad in (found, reading):
         if isinstance(bad, UnreadableImage):
             return {"bad": bad.reason, "message": bad.message}
@@ -114,8 +127,10 @@ def _message(found: _Found | UnreadableImage, reading: list[Spotted] | Unreadabl
 def main() -> int:
     """Serve requests; return 0 when the parent has closed the pipe."""
     settings = settings_from_json(sys.argv[1])
-    # Libraries print to stdout. Give the frames their own descriptor and send everything else to stderr.
-    requests, replied = os.dup(0), os.dup(1)
+    # Libraries print to stdout. Give the frames their own descriptor and send everything else to
+    # stderr.
+    requests = os.dup(0)
+    replied = os.dup(1)
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _follow_parent(int(sys.argv[2]))
@@ -130,7 +145,10 @@ def main() -> int:
             images = (read_frame(requests) for _ in range(count))
             replies = answers(images, settings.limits, engine, decode_jpeg)
             signal.alarm(0)
-            write_frame(replied, json.dumps({"number": number, "answers": replies, "rss_mib": _rss_mib()}).encode())
+            write_frame(
+                replied,
+                json.dumps({"number": number, "answers": replies, "rss_mib": _rss_mib()}).encode(),
+            )
     except PipeClosed:
         return 0
 
@@ -146,8 +164,10 @@ def _load(settings: SpotterSettings) -> Reader:
 
 
 def _follow_parent(parent: int) -> None:
-    """End this process soon after its parent, even if a fork of the parent keeps the pipe open. PR_SET_PDEATHSIG is no
-    option: it fires when the *thread* that started us ends, and Beam's worker threads come and go."""
+    """End this process soon after its parent, even if a fork of the parent keeps the pipe open.
+    PR_SET_PDEATHSIG is no option: it fires when the *thread* that started us ends, and Beam's
+    worker threads come and go.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -155,7 +175,9 @@ def _follow_parent(parent: int) -> None:
         os._exit(0)  # ends the process even while the main thread is in native code
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process without Python's help
+    signal.signal(
+        signal.SIGALRM, signal.SIG_DFL
+    )  # the default action ends the process without Python's help
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides about Ctrl-C
 
 

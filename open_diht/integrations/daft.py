@@ -15,7 +15,8 @@ def cat_expression(
     preset: Any = "paper",
     batch_size: int | None = None,
 ) -> daft.Expression:
-    """Return an expression with CAT's decisions: a struct of `cat_keep`, `cat_reason`, `cat_complexity`, ...
+    """Return an expression with CAT's decisions: a struct of `cat_keep`, `cat_reason`,
+    `cat_complexity`, ...
 
     Args:
         caption: column with the captions.
@@ -31,14 +32,20 @@ def cat_expression(
         >>> rows.where(daft.col("cat")["cat_keep"]).select("text").to_pydict()
         {'text': ['a brown dog catches a red ball']}
     """
-    function = Cat(preset).batch(caption=caption.name(), image=None if image is None else image.name())
+    function = Cat(preset).batch(
+        caption=caption.name(), image=None if image is None else image.name()
+    )
     types = {field.name: DataType.from_arrow_type(field.type) for field in function.schema}
 
     @daft.cls
     class DaftCat:
-        @daft.method.batch(return_dtype=DataType.struct(types), batch_size=batch_size or batch_rows(image))
+        @daft.method.batch(
+            return_dtype=DataType.struct(types), batch_size=batch_size or batch_rows(image)
+        )
         def decide(self, captions: daft.Series, images: daft.Series | None = None) -> Any:
-            added = function.added(captions.to_arrow(), None if images is None else images.to_arrow())
+            added = function.added(
+                captions.to_arrow(), None if images is None else images.to_arrow()
+            )
             return added.to_struct_array().combine_chunks()
 
     decide: Any = DaftCat().decide  # called with expressions, it gives one

@@ -1,4 +1,5 @@
-"""CAT for Hugging Face `datasets`: add decisions as columns, or keep the rows that pass and count the reasons."""
+"""CAT for Hugging Face `datasets`: add decisions as columns, or keep the rows that pass and count
+the reasons."""
 
 from collections import Counter
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ def add_decisions(
     batch_size: int | None = None,
     **options: Any,
 ) -> AnyDataset:
-    """Return the data set with the columns of CAT added and all of its rows. Images are not decoded on the way.
+    """Return the data set with the columns of CAT added and all of its rows. Images are not decoded
+    on the way.
 
-    Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that names columns, the
-    columns of CAT are added to it. A streamed data set returns to Python objects.
+    Columns of an earlier decision are replaced. A `Dataset` keeps its format or transform; if that
+    names columns, the columns of CAT are added to it. A streamed data set returns to Python
+    objects.
 
     Args:
         dataset: a `Dataset`, or an `IterableDataset` that streams.
@@ -33,20 +36,24 @@ def add_decisions(
         options: passed on to `map`, such as `num_proc`.
 
     Raises:
-        KeyError: the data set lacks the column of the captions or images; a streamed one raises it when it is read.
+        KeyError: the data set lacks the column of the captions or images; a streamed one raises it
+            when it is read.
 
     Example:
         >>> import datasets
         >>> from open_diht import Cat
         >>> from open_diht.integrations.huggingface import add_decisions
-        >>> rows = datasets.Dataset.from_dict({"text": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
+        >>> texts = ["a brown dog catches a red ball", "IMG_2034.jpg"]
+        >>> rows = datasets.Dataset.from_dict({"text": texts})
         >>> add_decisions(rows, Cat("paper"), caption="text")["cat_reason"][:]
         [None, 'complexity']
     """
     function: CatBatch = cat.batch(caption=caption, image=image)
     features = dataset.features
     if features is not None:  # a streamed data set may not know its own
-        features = datasets.Features({**features, **datasets.Features.from_arrow_schema(function.schema)})
+        features = datasets.Features(
+            {**features, **datasets.Features.from_arrow_schema(function.schema)}
+        )
     arrow = dataset.with_format("arrow")
     if isinstance(dataset, datasets.Dataset) and not len(dataset):  # map would return it as it is
         info = dataset.info.copy()
@@ -59,7 +66,9 @@ def add_decisions(
     if isinstance(dataset, datasets.Dataset):
         before = dataset.format
         named = before["columns"] != dataset.column_names  # without named columns, it lists all
-        before["columns"] = [*dict.fromkeys([*before["columns"], *function.schema.names])] if named else None
+        before["columns"] = (
+            [*dict.fromkeys([*before["columns"], *function.schema.names])] if named else None
+        )
     return mapped.with_format(**before)
 
 
@@ -69,8 +78,8 @@ def keep(
     """Return the rows that pass, and how many rows each reason rejected.
 
     Args:
-        dataset: a `Dataset`. The reasons of a streamed one can be counted only while it is read: use `add_decisions`
-            there and `filter(lambda row: row["cat_keep"])`.
+        dataset: a `Dataset`. The reasons of a streamed one can be counted only while it is read:
+            use `add_decisions` there and `filter(lambda row: row["cat_keep"])`.
         cat: the filters that decide.
         caption: column with the captions.
         image: column with the images. Without it, the captions alone decide.

@@ -1,7 +1,9 @@
-"""Command line of the Beam half of `make concepts`: parse options, and turn errors into one line and an exit status.
+"""Command line of the Beam half of `make concepts`: parse options, and turn errors into one line
+and an exit status.
 
-Exit status: 0 success, or a job was staged as a template; 1 units or the run failed, a shard is corrupt, captions or
-shards name no concepts, or more images than allowed are bad; 2 wrong use, or the runner cannot be used.
+Exit status: 0 success, or a job was staged as a template; 1 units or the run failed, a shard is
+corrupt, captions or shards name no concepts, or more images than allowed are bad; 2 wrong use, or
+the runner cannot be used.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from typing import Any
 from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, say
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.spelling import spelled_option
-from open_diht.pipelines.concepts.embeddings import EmbeddingSettings, check_captions, store_embeddings
+from open_diht.pipelines.concepts.embeddings import (
+    EmbeddingSettings,
+    check_captions,
+    store_embeddings,
+)
 from open_diht.pipelines.concepts.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
 from open_diht.pipelines.concepts.run import ConceptSettings, run
 from open_diht.pipelines.concepts.shards import CAPTION
@@ -29,22 +35,35 @@ before_main = ForkServer.branch_off
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Store what is requested, after all of it was checked. Return the first status that is not 0."""
+    """Store what is requested, after all of it was checked. Return the first status that is not
+    0."""
     refuse_empty(options, "data", "output", "teacher")
-    captions, (low, high) = tuple(name.strip() for name in options.captions.split(",")), options.crop_scale
+    captions, (low, high) = (
+        tuple(name.strip() for name in options.captions.split(",")),
+        options.crop_scale,
+    )
     if "" in captions or len({*captions}) < len(captions):
-        raise WrongUse(f"--captions is {options.captions!r}; give different names, with commas between them")
+        raise WrongUse(
+            f"--captions is {options.captions!r}; give different names, with commas between them"
+        )
     if low > high:
         raise WrongUse(f"--crop-scale is {low:g} {high:g}; give the smaller fraction first")
     if options.crops == 1 and (options.crop_seed or (low, high) != CROP_SCALE):
         raise WrongUse(
-            f"--crop-seed and --crop-scale are of drawn crops, and a single crop is the center; add "
-            f"{spelled_option('crops', '2')}"
+            "--crop-seed and --crop-scale are of drawn crops, and a single crop is the center; add"
+            f" {spelled_option('crops', '2')}"
         )
-    if EMBEDDINGS not in options.store and (options.crops > 1 or captions != (CAPTION,) or options.datacompdr):
-        raise WrongUse(f"crops and captions are of embeddings; add {spelled_option('store', 'concepts,embeddings')}")
+    if EMBEDDINGS not in options.store and (
+        options.crops > 1 or captions != (CAPTION,) or options.datacompdr
+    ):
+        raise WrongUse(
+            "crops and captions are of embeddings; add"
+            f" {spelled_option('store', 'concepts,embeddings')}"
+        )
     if options.datacompdr and captions[0] != CAPTION:
-        raise WrongUse("--datacompdr needs the samples' own caption first; begin --captions with caption")
+        raise WrongUse(
+            "--datacompdr needs the samples' own caption first; begin --captions with caption"
+        )
     data = store_path(options.data)
     output = store_path(options.output) if options.output else None
     shared: dict[str, Any] = {

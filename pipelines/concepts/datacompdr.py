@@ -1,9 +1,10 @@
-"""Write stored embeddings as tars in the format of DataCompDR, which other trainers of reinforced data read.
+"""Write stored embeddings as tars in the format of DataCompDR, which other trainers of reinforced
+data read.
 
-A sample `<uid>` has four members: `.npz` with `image_emb` (crops, d) and `text_emb` (captions, d), the sample's own
-caption first; `.paug.json`, a crop's box for each row of `image_emb` as [top, left, height, width] in pixels;
-`.syn.json` with the texts of the other captions; and `.json` with its uid and the SHA-256 of its image. Images are not
-copied.
+A sample `<uid>` has four members: `.npz` with `image_emb` (crops, d) and `text_emb` (captions, d),
+the sample's own caption first; `.paug.json`, a crop's box for each row of `image_emb` as [top,
+left, height, width] in pixels; `.syn.json` with the texts of the other captions; and `.json` with
+its uid and the SHA-256 of its image. Images are not copied.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ VERSION = 2  # of what the tars hold; boxes are those that the teacher saw of lo
 
 @dataclass
 class DatacompdrStage(Stage):
-    """The stage that writes the tars. A unit is a shard. Samples without an embedding of their image are left out, and
-    so are all but the first of those with one uid."""
+    """The stage that writes the tars. A unit is a shard. Samples without an embedding of their
+    image are left out, and so are all but the first of those with one uid."""
 
     layout: Layout
     shards: StorePath
@@ -49,15 +50,24 @@ class DatacompdrStage(Stage):
     noun = "images"
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        with np.load(io.BytesIO(read_bytes(self.layout.root / "targets" / f"{unit}.npz"))) as stored:
+        with np.load(
+            io.BytesIO(read_bytes(self.layout.root / "targets" / f"{unit}.npz"))
+        ) as stored:
             places = {key: row for row, key in enumerate(unpacked_keys(stored["keys"]))}
-            images, texts = stored["image"], stored["text"]
+            images = stored["image"]
+            texts = stored["text"]
         path = self.layout.root / NAME / f"{unit}.tar"
         written: set[str] = set()
-        with published(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            published(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             try:
-                for key, (_, content, captions) in pairs_of(self.shards / f"{unit}.tar", self.about["captions"]):
-                    row, uid = places.get(key, -1), uid_of_key(key) or key
+                for key, (_, content, captions) in pairs_of(
+                    self.shards / f"{unit}.tar", self.about["captions"]
+                ):
+                    row = places.get(key, -1)
+                    uid = uid_of_key(key) or key
                     if row < 0 or content is None or not images[row].any() or uid in written:
                         continue
                     written.add(uid)
@@ -80,12 +90,22 @@ class DatacompdrStage(Stage):
         return {"rows": len(written)}, [path]
 
     def _boxes(self, key: str, content: bytes) -> list[tuple[int, int, int, int]]:
-        """Return the crops of an image as top, left, height and width. The teacher saw the middle of a long image."""
+        """Return the crops of an image as top, left, height and width. The teacher saw the middle
+        of a long image."""
         opened = open_image(content, DecodeLimits(decode_side=0))
-        width, height = opened.image.size[:: -1 if opened.orientation >= 5 else 1]  # upright, as teachers see it
+        width, height = opened.image.size[
+            :: -1 if opened.orientation >= 5 else 1
+        ]  # upright, as teachers see it
         x, y, right, bottom = middle_box(width, height)
-        seen, scale, side = (right - x, bottom - y), self.about["crop_scale"], min(width, height)
+        seen = (right - x, bottom - y)
+        scale = self.about["crop_scale"]
+        side = min(width, height)
         if scale is None:
             return [((height - side) // 2, (width - side) // 2, side, side)]
-        found = (crop_box(crop_of(self.about["seed"], key, n), *seen, scale) for n in range(self.about["crops"]))
-        return [(y + top, x + left, bottom - top, right - left) for left, top, right, bottom in found]
+        found = (
+            crop_box(crop_of(self.about["seed"], key, n), *seen, scale)
+            for n in range(self.about["crops"])
+        )
+        return [
+            (y + top, x + left, bottom - top, right - left) for left, top, right, bottom in found
+        ]

@@ -1,7 +1,9 @@
-"""Store what a two-tower teacher says about the pairs of a data set: embeddings of images and captions, per shard.
+"""Store what a two-tower teacher says about the pairs of a data set: embeddings of images and
+captions, per shard.
 
-A unit is a shard. Embeddings that stage `score` of `make filter` has stored are taken over where model, weights,
-precision and crop are the same; only the other rows are encoded. `open_diht.trainer.embeddings` reads the results.
+A unit is a shard. Embeddings that stage `score` of `make filter` has stored are taken over where
+model, weights, precision and crop are the same; only the other rows are encoded.
+`open_diht.trainer.embeddings` reads the results.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.concepts import datacompdr
 from open_diht.pipelines.concepts.extract import Bad, Features
 from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
-from open_diht.pipelines.concepts.run import ShardRun, ShardSettings, check_output, locked, outdated, reading_data
+from open_diht.pipelines.concepts.run import (
+    ShardRun,
+    ShardSettings,
+    check_output,
+    locked,
+    outdated,
+    reading_data,
+)
 from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.stage import Done
@@ -37,14 +46,21 @@ from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.stages.shards import PER_SHARD
-from open_diht.pipelines.store.commit import publish_arrays, publish_json, read_json, remove, retract
+from open_diht.pipelines.store.commit import (
+    publish_arrays,
+    publish_json,
+    read_json,
+    remove,
+    retract,
+)
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, sizes
 
 NAME = "embeddings"
 VERSION = 1  # of the files that training reads
-_LOOKED_AT = 100  # samples; a caption that fewer than 1 in 100 have would end a training (data.max_bad_share)
+# samples; a caption that fewer than 1 in 100 have would end a training (data.max_bad_share)
+_LOOKED_AT = 100
 Half = npt.NDArray[np.float16]
 
 
@@ -59,7 +75,8 @@ class EmbeddingSettings(ShardSettings):
     seed: int = 0
     """Seed of the crops."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Range of the fraction of the area that a drawn crop keeps, as `transform.crop_scale` of a training."""
+    """Range of the fraction of the area that a drawn crop keeps, as `transform.crop_scale` of a
+    training."""
     captions: tuple[str, ...] = (CAPTION,)
     """Captions to embed: `caption` is the text of the .txt, others are fields of the .json."""
     datacompdr: bool = False
@@ -78,7 +95,8 @@ class EmbeddingSettings(ShardSettings):
 
 @dataclass(kw_only=True)
 class EmbeddingStage(Extracting):
-    """The stage that stores embeddings. A sample's row has those of its crops, then those of its captions."""
+    """The stage that stores embeddings. A sample's row has those of its crops, then those of its
+    captions."""
 
     filtered: Layout
     """The data set."""
@@ -93,7 +111,9 @@ class EmbeddingStage(Extracting):
     def _encoder(self) -> Encoder:
         """The encoder, loaded on first use: no use if all rows are taken over."""
         found: Encoder = self.shared.acquire(
-            lambda: Encoder(find_pair_encoder(self.encoder), self.device, self.precision, self.batch_size)
+            lambda: Encoder(
+                find_pair_encoder(self.encoder), self.device, self.precision, self.batch_size
+            )
         )
         return found
 
@@ -104,12 +124,14 @@ class EmbeddingStage(Extracting):
         self._temperature: float | None = None
         self._taken = known = self._known(batches.path.stem)
         prepare = partial(self._prepared, known)
-        for keys, samples in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
+        for keys, samples in prepared_ahead(
+            batches, prepare, 0 if self.device == "cpu" else self.threads
+        ):
             yield keys, self._embedded(samples)
 
     def _known(self, unit: str) -> dict[str, tuple[Half, Half]]:
-        """Return the embeddings of image and caption that stage `score` has stored for a shard, by key. Keep their
-        temperature."""
+        """Return the embeddings of image and caption that stage `score` has stored for a shard, by
+        key. Keep their temperature."""
         parent, _, number = unit.rpartition("-")
         captions = read_json(self.filtered.commit("captions", parent)) if self.scored else None
         if captions is None:
@@ -123,16 +145,34 @@ class EmbeddingStage(Extracting):
         self._temperature = next((float(record["temperature"]) for record in scored), None)
         kept = np.asarray(read_table(self.filtered.data("decide", parent))["ordinal"], np.int64)
         ordinals = kept[int(number) * PER_SHARD :][:PER_SHARD]
-        table = stored_rows(self.filtered, SCORE, plan, parent, ["ordinal", "uid", "status", IMAGES, TEXTS], ordinals)
+        table = stored_rows(
+            self.filtered,
+            SCORE,
+            plan,
+            parent,
+            ["ordinal", "uid", "status", IMAGES, TEXTS],
+            ordinals,
+        )
         if not table.num_rows:
             return {}
-        rows = zip(table["uid"].to_pylist(), table["ordinal"].to_pylist(), table["status"].to_pylist(), strict=True)
+        rows = zip(
+            table["uid"].to_pylist(),
+            table["ordinal"].to_pylist(),
+            table["status"].to_pylist(),
+            strict=True,
+        )
         pairs = zip(rows, matrix(table[IMAGES]), matrix(table[TEXTS]), strict=True)
-        return {f"{uid}-{ordinal:06d}": (image, text) for (uid, ordinal, status), image, text in pairs if status == OK}
+        return {
+            f"{uid}-{ordinal:06d}": (image, text)
+            for (uid, ordinal, status), image, text in pairs
+            if status == OK
+        }
 
-    def _prepared(self, known: Mapping[str, tuple[Half, Half]], sample: Pair) -> tuple[list[Any], list[Any]]:
-        """Return for each crop its embedding, the encoder's input or a reason, and for each caption its embedding or
-        text."""
+    def _prepared(
+        self, known: Mapping[str, tuple[Half, Half]], sample: Pair
+    ) -> tuple[list[Any], list[Any]]:
+        """Return for each crop its embedding, the encoder's input or a reason, and for each caption
+        its embedding or text."""
         key, content, captions = sample
         image, text = known.get(key, (None, None))
         texts: list[Any] = [
@@ -149,33 +189,53 @@ class EmbeddingStage(Extracting):
             return [self._encoder.tensor(pixels)], texts
         whole = middle(Image.fromarray(pixels, "RGB"))
         boxes = (
-            crop_box(crop_of(self.about["seed"], key, crop), *whole.size, scale) for crop in range(self.about["crops"])
+            crop_box(crop_of(self.about["seed"], key, crop), *whole.size, scale)
+            for crop in range(self.about["crops"])
         )
         views = (cropped(whole, box, self._encoder.size) for box in boxes)
         return [self._encoder.tensor(np.asarray(view)) for view in views], texts
 
     def _embedded(self, samples: Sequence[tuple[list[Any], list[Any]]]) -> Features:
         crops, captions = ([one for sample in samples for one in sample[part]] for part in (0, 1))
-        asked = [place for place, one in enumerate(crops) if not isinstance(one, np.ndarray | UnreadableImage)]
+        asked = [
+            place
+            for place, one in enumerate(crops)
+            if not isinstance(one, np.ndarray | UnreadableImage)
+        ]
         named = [place for place, one in enumerate(captions) if isinstance(one, str) and one]
-        for place, vector in zip(asked, self._encoder.embed([crops[n] for n in asked]) if asked else (), strict=True):
+        for place, vector in zip(
+            asked, self._encoder.embed([crops[n] for n in asked]) if asked else (), strict=True
+        ):
             crops[place] = vector
-        for place, text in zip(named, self._encoder.texts([captions[n] for n in named]) if named else (), strict=True):
+        for place, text in zip(
+            named, self._encoder.texts([captions[n] for n in named]) if named else (), strict=True
+        ):
             captions[place] = text
         all_ = [one if isinstance(one, np.ndarray) else None for one in (*crops, *captions)]
         nothing = np.zeros(next((len(one) for one in all_ if one is not None), 0), np.float16)
         flat = np.stack([nothing if one is None else one for one in all_])
-        rows = np.hstack([part.reshape(len(samples), -1) for part in (flat[: len(crops)], flat[len(crops) :])])
+        rows = np.hstack(
+            [part.reshape(len(samples), -1) for part in (flat[: len(crops)], flat[len(crops) :])]
+        )
         each = self.about["crops"]
-        failed = {place // each: one for place, one in enumerate(crops) if isinstance(one, UnreadableImage)}
-        return Features(rows, {place: Bad(str(one.reason), one.message) for place, one in failed.items()})
+        failed = {
+            place // each: one
+            for place, one in enumerate(crops)
+            if isinstance(one, UnreadableImage)
+        }
+        return Features(
+            rows, {place: Bad(str(one.reason), one.message) for place, one in failed.items()}
+        )
 
     def publish(self, unit: str, begun: Begun) -> Done:
-        rows, crops, texts = begun.rows(), self.about["crops"], len(self.about["captions"])
+        rows = begun.rows()
+        crops = self.about["crops"]
+        texts = len(self.about["captions"])
         if not rows.shape[1]:  # no image and no caption could be embedded
             rows = np.zeros((len(rows), (crops + texts) * self._encoder.dimension), np.float16)
         stored = rows.reshape(len(rows), crops + texts, rows.shape[1] // (crops + texts))
-        image, text = stored[:, :crops], stored[:, crops:]
+        image = stored[:, :crops]
+        text = stored[:, crops:]
         path = self.layout.root / _file_of(unit)
         publish_arrays(path, keys=packed_keys(begun.keys), image=image, text=text)
         return {
@@ -187,30 +247,35 @@ class EmbeddingStage(Extracting):
 
 
 def _file_of(unit: str) -> str:
-    """Return the path of a shard's embeddings in OUTPUT. `unit` is the shard's file name without .tar."""
+    """Return the path of a shard's embeddings in OUTPUT. `unit` is the shard's file name without
+    .tar."""
     return f"targets/{unit}.npz"
 
 
 def check_captions(settings: EmbeddingSettings) -> None:
-    """Raise WrongUse if none of the first samples of a shard has a caption. Else a typing error would show hours later,
-    as rows of zeros."""
+    """Raise WrongUse if none of the first samples of a shard has a caption. Else a typing error
+    would show hours later, as rows of zeros."""
     if settings.captions == (CAPTION,):
         return
     with reading_data(settings):
         unit = next(iter(shard_entries(settings.data)))
-    path, found = settings.data / "shards" / f"{unit}.tar", list[list[str]]()
+    path = settings.data / "shards" / f"{unit}.tar"
+    found = list[list[str]]()
     with suppress(UnreadableFile, OSError):  # reported when the shard is embedded
-        found += (texts for _, (_, _, texts) in islice(pairs_of(path, settings.captions), _LOOKED_AT))
+        found += (
+            texts for _, (_, _, texts) in islice(pairs_of(path, settings.captions), _LOOKED_AT)
+        )
     for name, texts in zip(settings.captions, zip(*found, strict=True), strict=False):
         if not any(texts):
             raise WrongUse(
-                f"{path}: the first {len(found)} samples have no text {name!r}; name fields of their .json in "
-                f"{spelled_option('captions', 'caption,NAME')}"
+                f"{path}: the first {len(found)} samples have no text {name!r}; name fields of"
+                f" their .json in {spelled_option('captions', 'caption,NAME')}"
             )
 
 
 def store_embeddings(settings: EmbeddingSettings, say: Callable[[str], None]) -> int:
-    """Store the missing embeddings. Return the exit status, like `run` of concepts, whose errors this raises too."""
+    """Store the missing embeddings. Return the exit status, like `run` of concepts, whose errors
+    this raises too."""
     with reading_data(settings):
         shards = shard_entries(settings.data)
         made = read_json(settings.data / "run.json") or {}
@@ -251,14 +316,20 @@ class _Run(ShardRun):
         return self.layout.root / "targets" / "manifest.json"
 
     def do(self) -> int:
-        """Do the shard's part. The last shard, or a run without shards, writes the manifest. Return the exit status."""
+        """Do the shard's part. The last shard, or a run without shards, writes the manifest. Return
+        the exit status."""
         retract(self._manifest)  # no training may take unfinished output for finished
-        settings, units, known = self.settings, list(self.shards), self._fingerprints
+        settings = self.settings
+        units = list(self.shards)
+        known = self._fingerprints
         if settings.shard:
             sharing = self._sharing(units)
             if not self._embed(sharing.own(units)):
                 return 1
-            left = sharing.wait(units, lambda left: outdated(self.engine, NAME, {unit: known[unit] for unit in left}))
+            left = sharing.wait(
+                units,
+                lambda left: outdated(self.engine, NAME, {unit: known[unit] for unit in left}),
+            )
             if left or not sharing.take_alone():
                 return 0
         self.engine.clear_up()
@@ -268,7 +339,9 @@ class _Run(ShardRun):
         if settings.datacompdr:
             written = {unit: fingerprint_of(datacompdr.VERSION, one) for unit, one in known.items()}
             published = Fingerprints.published(self.layout, datacompdr.NAME, written)
-            stage = datacompdr.DatacompdrStage(self.layout, settings.data / "shards", published, settings.about())
+            stage = datacompdr.DatacompdrStage(
+                self.layout, settings.data / "shards", published, settings.about()
+            )
             good &= self._do(stage, units)
         return 0 if good else 1
 
@@ -324,8 +397,8 @@ class _Run(ShardRun):
         taken = sum(record["taken_over"] for record in of_all)
         few = [f"{n:,} have no {name}" for name, n in zip(captions, without, strict=True) if n]
         self.say(
-            f"embeddings: {rows:,} images in {len(of_all)} shards, {self.settings.crops} of each image and "
-            f"{len(captions)} of its captions, {taken:,} taken over from stage score, in {self._manifest.parent}"
-            + "".join(f"; {one}" for one in few)
+            f"embeddings: {rows:,} images in {len(of_all)} shards, {self.settings.crops} of each"
+            f" image and {len(captions)} of its captions, {taken:,} taken over from stage score, in"
+            f" {self._manifest.parent}" + "".join(f"; {one}" for one in few)
         )
         return self._is_good(NAME, of_all)

@@ -1,7 +1,7 @@
 """Extract the teacher's features of one batch of images.
 
-The row of an image that cannot be decoded holds zeros. If the teacher fails on a batch, its images are
-tried one by one, and those on which it fails again get zeros too. The whole batch fails if the
+The row of an image that cannot be decoded holds zeros. If the teacher fails on a batch, its images
+are tried one by one, and those on which it fails again get zeros too. The whole batch fails if the
 teacher runs out of memory, or fails on every one of several images.
 """
 
@@ -47,7 +47,8 @@ class TeacherFailed(RuntimeError):
 
 
 def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
-    """Return the teacher's input tensor for an image, or `Bad`. `content` is None for a sample without image."""
+    """Return the teacher's input tensor for an image, or `Bad`. `content` is None for a sample
+    without image."""
     try:
         image = _image(content)
     except UnreadableImage as error:
@@ -59,8 +60,8 @@ def prepared(content: bytes | None, teacher: LoadedTeacher) -> Any:
 
 
 def extracted(images: Sequence[Any], teacher: LoadedTeacher) -> Features:
-    """Return the features of a batch of images that `prepared` has converted. Raise TeacherFailed if memory ran out, or
-    if the teacher failed on each of several images."""
+    """Return the features of a batch of images that `prepared` has converted. Raise TeacherFailed
+    if memory ran out, or if the teacher failed on each of several images."""
     bad = {place: image for place, image in enumerate(images) if isinstance(image, Bad)}
     places = [place for place in range(len(images)) if place not in bad]
     found = _found([images[place] for place in places], teacher) if places else []
@@ -99,7 +100,8 @@ def _failed(teacher: LoadedTeacher, error: Exception) -> TeacherFailed:
         else "it also fails on each of these images alone"
     )
     return TeacherFailed(
-        f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}. Finished shards are kept"
+        f"the teacher failed on {teacher.device}: {_in_words(error)}; {remedy}. Finished shards are"
+        " kept"
     )
 
 
@@ -108,18 +110,30 @@ def _image(content: bytes | None) -> Image.Image:
     return middle(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])))  # BGR to RGB
 
 
-ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, OSError, MemoryError)
+ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    OSError,
+    MemoryError,
+)
 """Errors that models and their preprocessing raise; most of torch's are RuntimeErrors."""
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Return whether GPU or main memory ran out, by the message, because torch's CPU allocator has no error class."""
+    """Return whether GPU or main memory ran out, by the message, because torch's CPU allocator has
+    no error class."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _half(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore"):  # values beyond float16 become infinite, which marks the row as bad
+    with np.errstate(
+        over="ignore"
+    ):  # values beyond float16 become infinite, which marks the row as bad
         return features.astype(np.float16)
 
 

@@ -1,11 +1,13 @@
 """Extract features of a frozen teacher for every image. A unit is a shard.
 
-For a given batch size, batches depend only on the shard. So with equal processors and threads, the results are the same
-bytes whether a run was undisturbed or was killed and resumed, and whether one process or n shards made them. A unit's
-results are saved about every minute, and the next run with the same settings resumes from there. The row of an image
-that cannot be decoded, or on which the teacher fails, holds zeros and is marked.
+For a given batch size, batches depend only on the shard. So with equal processors and threads, the
+results are the same bytes whether a run was undisturbed or was killed and resumed, and whether one
+process or n shards made them. A unit's results are saved about every minute, and the next run with
+the same settings resumes from there. The row of an image that cannot be decoded, or on which the
+teacher fails, holds zeros and is marked.
 
-While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a dozen cores for that.
+While the teacher processes a batch on a GPU, threads decode the next ones: a GPU needs about a
+dozen cores for that.
 """
 
 from __future__ import annotations
@@ -46,13 +48,15 @@ Reader = Callable[[StorePath], Iterator[tuple[str, Any]]]
 
 @dataclass(kw_only=True)
 class Extracting(Stage):
-    """A stage over shards that computes a row of numbers for each sample and resumes inside a shard, see `Stage`."""
+    """A stage over shards that computes a row of numbers for each sample and resumes inside a
+    shard, see `Stage`."""
 
     layout: Layout
     shards: StorePath
     fingerprint: Mapping[str, str] | Fingerprints
-    """Fingerprint of each unit: model, precision and tar. The batch size is not part of it, so finished units remain
-    valid if a user lowers the size for lack of memory. It changes only the last bits of features."""
+    """Fingerprint of each unit: model, precision and tar. The batch size is not part of it, so
+    finished units remain valid if a user lowers the size for lack of memory. It changes only the
+    last bits of features."""
     batch_size: int
     device: str = "cpu"
     precision: str = "fp32"
@@ -73,7 +77,8 @@ class Extracting(Stage):
 
     @abstractmethod
     def publish(self, unit: str, begun: Begun) -> Done:
-        """Publish the features of a shard. Return further entries for its commit record, and the files."""
+        """Publish the features of a shard. Return further entries for its commit record, and the
+        files."""
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         begun = Begun.read(self._begun_path(unit))
@@ -103,13 +108,15 @@ class Extracting(Stage):
         return counts
 
     def sweep(self) -> None:
-        """Remove partial results when all units are committed. Some are left by a worker that was killed just after a
-        commit, others by a run with other settings."""
+        """Remove partial results when all units are committed. Some are left by a worker that was
+        killed just after a commit, others by a run with other settings."""
         for path in (self.layout.work / self.name / "begun").glob("*"):
             remove(path)
 
     def _begun_path(self, unit: str) -> StorePath:
-        name = f"{unit}.{self.fingerprint_of(unit)}.{self.batch_size}.npz"  # batches of another size end elsewhere
+        name = (  # batches of another size end elsewhere
+            f"{unit}.{self.fingerprint_of(unit)}.{self.batch_size}.npz"
+        )
         return self.layout.work / self.name / "begun" / name
 
 
@@ -132,8 +139,10 @@ class FeatureStage(Extracting):
 
     def publish(self, unit: str, begun: Begun) -> Done:
         """Publish the rows, float16 (n, d), and `keys` and `good` (bool) of the rows."""
-        rows, path = begun.rows(), self.layout.data(self.name, unit)
-        features, status = path.with_suffix(".npy"), path.with_suffix(".npz")
+        rows = begun.rows()
+        path = self.layout.data(self.name, unit)
+        features = path.with_suffix(".npy")
+        status = path.with_suffix(".npz")
         with published(features) as temporary, open(temporary, "wb") as file:
             np.save(file, rows)
         publish_arrays(status, keys=packed_keys(begun.keys), good=np.array(begun.good, np.bool_))
@@ -143,7 +152,9 @@ class FeatureStage(Extracting):
         """See `Extracting`. TeacherFailed names the batch."""
         prepare = partial(prepared, teacher=self._loaded)
         # On a CPU nothing is decoded ahead, because the teachers need the cores.
-        for keys, images in prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads):
+        for keys, images in prepared_ahead(
+            batches, prepare, 0 if self.device == "cpu" else self.threads
+        ):
             try:
                 yield keys, extracted(images, self._loaded)
             except TeacherFailed as error:
@@ -155,9 +166,13 @@ class Batches:
     """The images of a shard in batches, without the first `skip` samples."""
 
     def __init__(self, path: StorePath, size: int, skip: int, read: Reader = images_of):
-        self.path, self._size, self._skip, self._read = path, size, skip, read
+        self.path = path
+        self._size = size
+        self._skip = skip
+        self._read = read
         self.broken: dict[str, str] | None = None
-        """Error and message if the shard is corrupt or truncated; set at the end of the iteration."""
+        """Error and message if the shard is corrupt or truncated; set at the end of the
+        iteration."""
 
     def __iter__(self) -> Iterator[tuple[Keys, list[Any]]]:
         keys: Keys = []
@@ -170,8 +185,11 @@ class Batches:
                 contents.append(content)
                 if len(keys) == self._size:
                     yield keys, contents
-                    keys, contents = [], []
-        except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
+                    keys = []
+                    contents = []
+        except (
+            UnreadableFile
+        ) as error:  # samples before the corrupt part are used, as in the trainer's loader
             self.broken = {"error": error.error, "message": error.message}
         if keys:
             yield keys, contents
@@ -193,14 +211,19 @@ class Begun:
         """Add a batch."""
         self.keys += keys
         self.good += [place not in found.bad for place in range(len(keys))]
-        self.bad += [{"key": keys[place], **asdict(bad)} for place, bad in sorted(found.bad.items())]
+        self.bad += [
+            {"key": keys[place], **asdict(bad)} for place, bad in sorted(found.bad.items())
+        ]
         self._rows.append(found.rows)
 
     def rows(self) -> npt.NDArray[np.float16]:
         """Return the features (n, d), zeros for bad images."""
         width = max((rows.shape[1] for rows in self._rows), default=0)
         # Batches for which the teacher returned nothing have width 0.
-        wide = [rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in self._rows]
+        wide = [
+            rows if rows.shape[1] else np.zeros((len(rows), width), np.float16)
+            for rows in self._rows
+        ]
         return np.concatenate(wide) if wide else np.zeros((0, 0), np.float16)
 
     def keep(self, path: StorePath) -> None:
@@ -218,6 +241,8 @@ class Begun:
         except FileNotFoundError:
             return begun
         with np.load(io.BytesIO(content)) as found:
-            begun.keys, begun.good = unpacked_keys(found["keys"]), found["good"].tolist()
-            begun.bad, begun._rows = json.loads(found["bad"].tobytes()), [found["rows"]]
+            begun.keys = unpacked_keys(found["keys"])
+            begun.good = found["good"].tolist()
+            begun.bad = json.loads(found["bad"].tobytes())
+            begun._rows = [found["rows"]]
         return begun

@@ -1,9 +1,10 @@
 """Identify the features in a folder: their teacher, and the precision it computes in.
 
-Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision, but not to the
-versions of torch and of the model's library: another version that computes the same invalidates nothing. This is
-checked: the folder stores the float32 features of one fixed image. Before a run extracts features of the same teacher
-and precision, it computes those of this image too, and compares them.
+Features are keyed to the model, the SHA-256 of its weights, its preprocessing and the precision,
+but not to the versions of torch and of the model's library: another version that computes the same
+invalidates nothing. This is checked: the folder stores the float32 features of one fixed image.
+Before a run extracts features of the same teacher and precision, it computes those of this image
+too, and compares them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
 
 SAME = 0.01
-"""Maximum relative distance of two features of one image that count as equal. Another processor or version changes them
-by about 0.00001, another interpolation in the preprocessing by about a tenth."""
+"""Maximum relative distance of two features of one image that count as equal. Another processor
+or version changes them by about 0.00001, another interpolation in the preprocessing by about a
+tenth."""
 
 
 def record_path(layout: Layout) -> StorePath:
@@ -32,8 +34,10 @@ def record_path(layout: Layout) -> StorePath:
 
 
 def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> str:
-    """Return the precision to compute in, bf16 or fp32. `AUTO` stands for the precision of this teacher's features in
-    the folder, so that shards on different kinds of machines agree, or for the device's best if there are none."""
+    """Return the precision to compute in, bf16 or fp32. `AUTO` stands for the precision of this
+    teacher's features in the folder, so that shards on different kinds of machines agree, or for
+    the device's best if there are none.
+    """
     if asked != AUTO:
         return asked
     known = read_json(record_path(layout))
@@ -43,16 +47,19 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:
-    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Raise as `Teacher.load`."""
+    """Return the features (d,) float32 of the fixed image, computed on this machine's CPU. Raise as
+    `Teacher.load`."""
     loaded = teacher.load()
     found: npt.NDArray[np.float32] = loaded.features([loaded.transform(_fixed())])[0]
     return found
 
 
-def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]) -> str:
-    """Record what identifies a folder's features, and return the precision to compute more in. For a folder that has a
-    record of the same teacher and precision, raise WrongUse if `sees`, the result of `seen` on this machine, differs
-    from the recorded features."""
+def settle(
+    layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.NDArray[np.float32]
+) -> str:
+    """Record what identifies a folder's features, and return the precision to compute more in. For
+    a folder that has a record of the same teacher and precision, raise WrongUse if `sees`, the
+    result of `seen` on this machine, differs from the recorded features."""
     path = record_path(layout)
     ours: dict[str, Any] = {
         "teacher": teacher.identity(),
@@ -62,14 +69,19 @@ def settle(layout: Layout, teacher: Teacher, asked: str, device: str, sees: npt.
     }
     known = ours if publish_first(path, ours) else read_json(path)  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
-        publish_json(path, ours)  # another teacher or precision is requested; features are recomputed
+        publish_json(
+            path, ours
+        )  # another teacher or precision is requested; features are recomputed
         return str(ours["precision"])
     before = np.asarray(known["sees"], np.float32)
-    if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(before):
+    if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(
+        before
+    ):
         return str(known["precision"])
     raise WrongUse(
-        f"teacher {teacher.name} with {_listed(ours['versions'])} computes other features than those in {layout.root}, "
-        f"which were made with {_listed(known['versions'])}. Install those versions, or choose another OUTPUT"
+        f"teacher {teacher.name} with {_listed(ours['versions'])} computes other features than"
+        f" those in {layout.root}, which were made with {_listed(known['versions'])}. Install those"
+        " versions, or choose another OUTPUT"
     )
 
 

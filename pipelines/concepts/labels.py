@@ -1,4 +1,5 @@
-"""Store class ids for the concepts of every sample in the shards. The teacher's heads are trained on them."""
+"""Store class ids for the concepts of every sample in the shards. The teacher's heads are trained
+on them."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ from open_diht.pipelines.store.storage import Row, StorePath
 
 @dataclass
 class LabelStage(Stage):
-    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds `keys`, and for each
-    head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i + 1], exclusive."""
+    """The stage that stores labels, see `Stage`. A unit is a shard. Its result `<unit>.npz` holds
+    `keys`, and for each head `offsets` and `ids`. Sample i has the ids from offsets[i] to offsets[i
+    + 1], exclusive."""
 
     layout: Layout
     shards: StorePath
@@ -40,12 +42,15 @@ class LabelStage(Stage):
     @cached_property
     def _ids(self) -> dict[str, dict[str, int]]:
         heads = read_json(self.vocabulary)["heads"]
-        return {head: {name: index for index, name in enumerate(heads[head]["names"])} for head in HEADS}
+        return {
+            head: {name: index for index, name in enumerate(heads[head]["names"])} for head in HEADS
+        }
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         keys: list[str] = []
         found: dict[str, list[list[int]]] = {head: [] for head in HEADS}
-        without, broken = 0, None
+        without = 0
+        broken = None
         try:
             for key, row in annotations_of(self.shards / f"{unit}.tar"):
                 try:
@@ -57,7 +62,9 @@ class LabelStage(Stage):
                 for head in HEADS:
                     found[head].append(labels[head])
                 heartbeat.beat(len(keys))
-        except UnreadableFile as error:  # samples before the corrupt part are used, as in the trainer's loader
+        except (
+            UnreadableFile
+        ) as error:  # samples before the corrupt part are used, as in the trainer's loader
             broken = {"error": error.error, "message": error.message}
         arrays: dict[str, Any] = {"keys": packed_keys(keys)}
         for head, lists in found.items():
@@ -76,7 +83,10 @@ class LabelStage(Stage):
     def _labels(self, row: Row) -> dict[str, list[int]]:
         objects, attributes = annotated(row)
         known = self._ids["objects"]
-        named = {next((known[name] for name in self._names.object(text) if name in known), None) for text in objects}
+        named = {
+            next((known[name] for name in self._names.object(text) if name in known), None)
+            for text in objects
+        }
         told = {self._ids["attributes"].get(name) for name in self._names.attributes(attributes)}
         return {
             "objects": sorted(place for place in named if place is not None),

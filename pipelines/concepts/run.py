@@ -1,4 +1,5 @@
-"""Make the trainer's input for concept targets from the output of `make filter`: count, label and extract.
+"""Make the trainer's input for concept targets from the output of `make filter`: count, label and
+extract.
 
 Counting and extracting are independent, so a shard (SHARD=i/n) begins with its own units of both.
 The vocabulary needs all counts, and the labels need the vocabulary, so both come after that; the
@@ -44,12 +45,20 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, output_lock
 from open_diht.pipelines.store.ownership import foreign_entry
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import FileStamp, StorePath, in_memory, is_local, stamps, store_errors
+from open_diht.pipelines.store.storage import (
+    FileStamp,
+    StorePath,
+    in_memory,
+    is_local,
+    stamps,
+    store_errors,
+)
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
 _NAMED = 10  # failed units named in messages
-_BATCH, _BATCH_OF_GPU = 32, 256
+_BATCH = 32
+_BATCH_OF_GPU = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +72,20 @@ class ShardSettings:
     batch_size: int | None = None
     """Number of images in a batch, by default 32, or 256 on a GPU."""
     device: str = AUTO
-    """torch device of the teacher. cuda takes all GPUs; the direct runner by default starts one process for each GPU.
-    auto means cuda if this machine has it, otherwise cpu."""
+    """torch device of the teacher. cuda takes all GPUs; the direct runner by default starts one
+    process for each GPU. auto means cuda if this machine has it, otherwise cpu."""
     precision: str = AUTO
-    """bf16, fp32 or auto. auto means the precision of this teacher's features in the folder. Without such features it
-    means bf16 if the device supports it, otherwise fp32."""
+    """bf16, fp32 or auto. auto means the precision of this teacher's features in the folder.
+    Without such features it means bf16 if the device supports it, otherwise fp32."""
     workers: int | None = None
-    """Units at a time. By default the direct runner has one for each GPU of `device`, or without GPUs for each core;
-    other backends have their own default. On Prism, Dask and Dataflow the backend decides."""
+    """Units at a time. By default the direct runner has one for each GPU of `device`, or without
+    GPUs for each core; other backends have their own default. On Prism, Dask and Dataflow the
+    backend decides."""
     backend: Backend = field(default_factory=Direct)
     """Where the work runs."""
     shard: tuple[int, int] | None = None
-    """(i, n): do every n-th unit, counted from i = 0. The last shard, or a run without shard, completes the output."""
+    """(i, n): do every n-th unit, counted from i = 0. The last shard, or a run without shard,
+    completes the output."""
     max_bad_share: float = 0.05
     """Fraction of images without features above which the exit status is 1."""
     command: tuple[str, ...] = ()
@@ -116,7 +127,8 @@ class ConceptSettings(ShardSettings):
     teacher: Teacher
     """Model whose features are extracted."""
     min_count: int | None = None
-    """Fewest rows that name a concept, by default 100, or less on small corpora (see `vocabulary.lowest_count`)."""
+    """Fewest rows that name a concept, by default 100, or less on small corpora (see
+    `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Maximum number of concepts of a head."""
 
@@ -127,23 +139,24 @@ class ConceptSettings(ShardSettings):
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
-    """Do the missing work of a run. Return the exit status: 1 if units failed, a shard is corrupt or too many images
-    are bad, and 0 otherwise. Shards and images are checked only when the output is completed.
+    """Do the missing work of a run. Return the exit status: 1 if units failed, a shard is corrupt
+    or too many images are bad, and 0 otherwise. Shards and images are checked only when the output
+    is completed.
 
     Raises:
-        WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results were written.
-        NotLocked: another run works in the output folder, or it cannot be determined.
-        ModelMissing: no spaCy model is installed.
-        RunFailed: captions or shards turned out to name no concepts, a record is corrupt, or see `Engine.run`.
-        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
-        LeaseLost: another run has taken the output folder, or the folder was removed.
+        WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results
+            were written. NotLocked: another run works in the output folder, or it cannot be
+            determined. ModelMissing: no spaCy model is installed. RunFailed: captions or shards
+            turned out to name no concepts, a record is corrupt, or see `Engine.run`. WorkerDied,
+            JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`. LeaseLost: another run
+            has taken the output folder, or the folder was removed.
     """
     with reading_data(settings):
         kept = stamps(settings.data / "kept", ".parquet")
         if not kept:
             raise WrongUse(
-                f"{settings.data}/kept: no *.parquet; DATA is the output folder of `{spelled('filter')}`, with kept "
-                "rows"
+                f"{settings.data}/kept: no *.parquet; DATA is the output folder of"
+                f" `{spelled('filter')}`, with kept rows"
             )
         shards = shard_entries(settings.data)
     layout = Layout(settings.output)
@@ -152,11 +165,15 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     engine = settings.engine(layout, say)
     missing = outdated(engine, "features", settings.fingerprints(shards, precision))
     settings.check_device(precision if missing else AUTO)
-    sees = seen(settings.teacher) if missing else None  # weights that do not fit fail before anything is written
+    sees = (
+        seen(settings.teacher) if missing else None
+    )  # weights that do not fit fail before anything is written
     request = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
     with locked(settings, layout, request, say) as lock:
         if sees is not None:
-            precision = settle(layout, settings.teacher, settings.precision, settings.torch_device, sees)
+            precision = settle(
+                layout, settings.teacher, settings.precision, settings.torch_device, sees
+            )
         return _Run(
             settings=settings,
             engine=engine,
@@ -172,29 +189,39 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
 def locked(
     settings: ShardSettings, layout: Layout, request: str, say: Callable[[str], None]
 ) -> Iterator[FileLock | Lease]:
-    """Make the output folder and hold its lock, see `output_lock`; close the backend at the end. `request`: see
-    `ShardRun.asked`."""
+    """Make the output folder and hold its lock, see `output_lock`; close the backend at the end.
+    `request`: see `ShardRun.asked`."""
     if is_local(layout.root):
         layout.root.mkdir(parents=True, exist_ok=True)
     name = shard_name(settings.shard, request) if settings.shard else ""
-    with closing(settings.backend), output_lock(layout, settings.shard is not None, name, say) as lock:
+    with (
+        closing(settings.backend),
+        output_lock(layout, settings.shard is not None, name, say) as lock,
+    ):
         yield lock
 
 
 @contextmanager
 def reading_data(settings: ShardSettings) -> Iterator[None]:
-    """Raise WrongUse if DATA or OUTPUT is in memory, and for errors of DATA's store in the `with` block."""
+    """Raise WrongUse if DATA or OUTPUT is in memory, and for errors of DATA's store in the `with`
+    block."""
     for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
         if in_memory(path):
-            raise WrongUse(f"{what} {path} is in the memory of this process, which workers do not see; choose a folder")
+            raise WrongUse(
+                f"{what} {path} is in the memory of this process, which workers do not see; choose"
+                " a folder"
+            )
     with store_errors(
-        settings.data, WrongUse, "check DATA, the network, and the credentials and endpoint of its store"
+        settings.data,
+        WrongUse,
+        "check DATA, the network, and the credentials and endpoint of its store",
     ):
         yield
 
 
 def check_output(layout: Layout, stages: Sequence[str], results: Sequence[str]) -> None:
-    """Raise WrongUse if `check_folder` refuses OUTPUT, or foreign files are where its first run would write."""
+    """Raise WrongUse if `check_folder` refuses OUTPUT, or foreign files are where its first run
+    would write."""
     if is_local(layout.root):
         check_folder("OUTPUT", layout.root)
     if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in stages):
@@ -203,15 +230,19 @@ def check_output(layout: Layout, stages: Sequence[str], results: Sequence[str]) 
     foreign = foreign_entry(layout, ["heads"]) or next(known, None)
     if foreign is not None:
         raise WrongUse(
-            f"{layout.root} holds {foreign}, which may not be this program's and a run would overwrite; choose "
-            "another OUTPUT, or move it away"
+            f"{layout.root} holds {foreign}, which may not be this program's and a run would"
+            " overwrite; choose another OUTPUT, or move it away"
         )
 
 
 def outdated(engine: Engine, stage: str, fingerprints: Mapping[str, str]) -> list[str]:
     """Return the units that have no commit record with their fingerprint."""
     done = engine.done(stage, fingerprints)
-    return [unit for unit, record in done if record is None or record["fingerprint"] != fingerprints[unit]]
+    return [
+        unit
+        for unit, record in done
+        if record is None or record["fingerprint"] != fingerprints[unit]
+    ]
 
 
 @dataclass(kw_only=True)
@@ -229,7 +260,8 @@ class ShardRun:
     lock: FileLock | Lease
 
     def __post_init__(self) -> None:
-        self.layout, self.say = self.engine.layout, self.engine.say
+        self.layout = self.engine.layout
+        self.say = self.engine.say
 
     def _sharing(self, *orders: Sequence[str]) -> Sharing:
         """Return the part of the shard in units, which are done in these orders."""
@@ -250,40 +282,61 @@ class ShardRun:
             "threads": settings.threads(len(self.shards)),
         }
 
-    def _do(self, stage: Stage, units: Sequence[str], model: str = "", counted: bool = True) -> bool:
-        """Do the units of a stage that are not done, and report by which `model`. Return False if some failed.
-        Otherwise the stage sweeps, if these are the units of all shards."""
+    def _do(
+        self, stage: Stage, units: Sequence[str], model: str = "", counted: bool = True
+    ) -> bool:
+        """Do the units of a stage that are not done, and report by which `model`. Return False if
+        some failed. Otherwise the stage sweeps, if these are the units of all shards."""
         todo = list(self.engine.missing(stage, units))
         if todo and model:
-            how = f"on {self.settings.torch_device} in {self.precision}, {self.engine.workers} at a time"
+            how = (
+                f"on {self.settings.torch_device} in {self.precision}, {self.engine.workers} at a"
+                " time"
+            )
             self.say(f"{stage.name}: {model} {how}")
         total = sum(self.shards[unit]["samples"] for unit in todo) if counted else None
         failed = self.engine.run(stage, todo, of=len(units), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
-            self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
+            self.say(
+                f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})"
+            )
         if len(failed) > _NAMED:
             where = self.layout.failed(stage.name, "x").parent
-            self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
+            self.say(
+                f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in"
+                f" {where}"
+            )
         if isinstance(stage, Extracting) and not failed and len(units) == len(self.shards):
             stage.sweep()
         return not failed
 
     def _is_good(self, name: str, records: Sequence[dict[str, Any]]) -> bool:
-        """Report bad images and corrupt shards. Return False if a shard is corrupt or too many images are bad."""
+        """Report bad images and corrupt shards. Return False if a shard is corrupt or too many
+        images are bad."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
-        broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]
+        broken = [
+            f"{record['unit']}.tar ({record['broken']['message']})"
+            for record in records
+            if record["broken"]
+        ]
         if bad:
-            kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(Counter(entry["error"] for entry in bad).items()))
+            kinds = ", ".join(
+                f"{kind} {n}"
+                for kind, n in sorted(Counter(entry["error"] for entry in bad).items())
+            )
             self.say(
-                f"{name}: {len(bad):,} of {rows:,} images have no {name} ({kinds}); each is named in "
-                f"{self.layout.commits(name)}"
+                f"{name}: {len(bad):,} of {rows:,} images have no {name} ({kinds}); each is named"
+                f" in {self.layout.commits(name)}"
             )
         for what in broken:
             self.say(f"error: {name}: {what}; the images before this point are used")
         if len(bad) > self.settings.max_bad_share * rows:
-            self.say(f"error: more than the allowed {self.settings.max_bad_share:.1%}; see --max-bad-share")
+            self.say(
+                f"error: more than the allowed {self.settings.max_bad_share:.1%}; see"
+                " --max-bad-share"
+            )
             return False
         return not broken
 
@@ -297,9 +350,13 @@ class _Run(ShardRun):
     """Parts of kept/, each with a stamp that changes when the part changes."""
 
     def do(self) -> int:
-        """Do the shard's part. The last shard, or a run without shards, then does the rest. Return the exit status."""
-        retract(self.layout.root / "concepts.json")  # no reader may take unfinished output for finished
-        kept, shards = sorted(self.kept), list(self.shards)
+        """Do the shard's part. The last shard, or a run without shards, then does the rest. Return
+        the exit status."""
+        retract(
+            self.layout.root / "concepts.json"
+        )  # no reader may take unfinished output for finished
+        kept = sorted(self.kept)
+        shards = list(self.shards)
         if self.settings.shard:
             sharing = self._sharing(kept, shards)
             if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
@@ -321,16 +378,22 @@ class _Run(ShardRun):
 
     @cached_property
     def _fingerprints(self) -> dict[str, dict[str, str]]:
-        """Fingerprint of each unit, by stage, for the stages that do not wait for the vocabulary."""
+        """Fingerprint of each unit, by stage, for the stages that do not wait for the
+        vocabulary."""
         names = fingerprint_of(NAMES_VERSION, model_provenance())
         counts = {unit: fingerprint_of(names, stamp) for unit, stamp in self.kept.items()}
-        return {"vocabulary": counts, "features": self.settings.fingerprints(self.shards, self.precision)}
+        return {
+            "vocabulary": counts,
+            "features": self.settings.fingerprints(self.shards, self.precision),
+        }
 
     def _undone(self, units: Sequence[str]) -> list[str]:
         return [
             unit
             for stage, known in self._fingerprints.items()
-            for unit in outdated(self.engine, stage, {unit: known[unit] for unit in units if unit in known})
+            for unit in outdated(
+                self.engine, stage, {unit: known[unit] for unit in units if unit in known}
+            )
         ]
 
     def _count(self, units: Sequence[str]) -> bool:
@@ -341,7 +404,8 @@ class _Run(ShardRun):
 
     def _vocabulary(self) -> Vocabulary:
         """Return the vocabulary of all counts, and publish it if it has changed."""
-        settings, units = self.settings, sorted(self.kept)
+        settings = self.settings
+        units = sorted(self.kept)
         rows = self.engine.total("vocabulary", units)
         min_count = lowest_count(rows, settings.min_count)
         try:
@@ -351,17 +415,22 @@ class _Run(ShardRun):
         path = self.layout.root / "vocabulary.json"
         if read_json(path) != vocabulary:
             publish_json(path, vocabulary)
-        sizes = ", ".join(f"{len(entry['names']):,} {head}" for head, entry in vocabulary["heads"].items())
+        sizes = ", ".join(
+            f"{len(entry['names']):,} {head}" for head, entry in vocabulary["heads"].items()
+        )
         self.say(f"vocabulary: {sizes}, each in at least {min_count} of {rows:,} rows")
         return vocabulary
 
     def _labels(self, vocabulary: Vocabulary) -> bool:
         shards = self.shards
         fingerprints = {
-            unit: fingerprint_of(NAMES_VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
+            unit: fingerprint_of(NAMES_VERSION, vocabulary["hash"], entry["sha256"])
+            for unit, entry in shards.items()
         }
         known = Fingerprints.published(self.layout, "labels", fingerprints)
-        stage = LabelStage(self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known)
+        stage = LabelStage(
+            self.layout, self.settings.data / "shards", self.layout.root / "vocabulary.json", known
+        )
         if not self._do(stage, list(shards)):
             return False
         records = [record for _, record in self.engine.records("labels", shards)]
@@ -369,23 +438,34 @@ class _Run(ShardRun):
         without = sum(record["without_annotations"] for record in records)
         if rows and without == rows:
             raise RunFailed(
-                f"{self.settings.data}/shards: no sample has a .json with objects and attributes; were the "
-                f"shards made by another program than `{spelled('filter')}`?"
+                f"{self.settings.data}/shards: no sample has a .json with objects and attributes;"
+                f" were the shards made by another program than `{spelled('filter')}`?"
             )
-        named = ", ".join(f"{head} {sum(r[head] for r in records) / max(rows, 1):.1%}" for head in vocabulary["heads"])
+        named = ", ".join(
+            f"{head} {sum(r[head] for r in records) / max(rows, 1):.1%}"
+            for head in vocabulary["heads"]
+        )
         note = f"; {without:,} have no annotations" if without else ""
         self.say(f"labels: fraction of the {rows:,} samples with a concept: {named}{note}")
         return True
 
     def _extract(self, units: Sequence[str]) -> bool:
         """Extract the features of shards. Return whether all units succeeded."""
-        teacher, known = self.settings.teacher, self._fingerprints["features"]
-        return self._do(FeatureStage(teacher=teacher, **self._extracting("features", known)), units, teacher.name)
+        teacher = self.settings.teacher
+        known = self._fingerprints["features"]
+        return self._do(
+            FeatureStage(teacher=teacher, **self._extracting("features", known)),
+            units,
+            teacher.name,
+        )
 
     def _finish(self, vocabulary: Vocabulary) -> bool:
         self.lock.fence.check()
-        shards, teacher = self.shards, self.settings.teacher
-        records, labels = (dict(self.engine.records(stage, shards)) for stage in ("features", "labels"))
+        shards = self.shards
+        teacher = self.settings.teacher
+        records, labels = (
+            dict(self.engine.records(stage, shards)) for stage in ("features", "labels")
+        )
         content = {
             "version": VERSION,
             "command": list(self.settings.command),

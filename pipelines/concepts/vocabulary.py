@@ -1,4 +1,5 @@
-"""Count the rows of kept/ that name each object and each attribute, and choose the classes of the vocabularies.
+"""Count the rows of kept/ that name each object and each attribute, and choose the classes of the
+vocabularies.
 
 A unit is one part of kept/. It publishes its counts sorted by a hash bucket of the name. Merging
 reads as many buckets at a time as hold about `ROWS_AT_ONCE` counts, to bound memory.
@@ -29,7 +30,9 @@ HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
 BUCKETS = 256
 ROWS_AT_ONCE = 4_000_000  # counts merged per slice of buckets
-COUNTS = pa.schema([("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
+COUNTS = pa.schema(
+    [("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())]
+)
 VERSION = 1  # of the files that training reads
 NAMES_VERSION = 2  # raise it when equal annotations may give other names
 
@@ -83,9 +86,11 @@ class VocabularyStage(Stage):
 
 
 def annotated(row: Row) -> tuple[list[str], list[str]]:
-    """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards. Raise KeyError,
-    TypeError or IndexError if the row has no such columns, or they have another form."""
-    objects, pairs = row["objects"] or [], row["attributes"] or []
+    """Return the objects and attributes of a row of kept/, or of a sample's .json in the shards.
+    Raise KeyError, TypeError or IndexError if the row has no such columns, or they have another
+    form."""
+    objects = row["objects"] or []
+    pairs = row["attributes"] or []
     attributes = [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
     if not all(isinstance(text, str) for text in (*objects, *attributes)):
         raise TypeError("objects and attributes must be texts")
@@ -98,10 +103,15 @@ def _bucket(name: str) -> int:
 
 def _table(counts: dict[str, Counter[str]]) -> pa.Table:
     rows = sorted(
-        (_bucket(name), head, name, count) for head, counter in counts.items() for name, count in counter.items()
+        (_bucket(name), head, name, count)
+        for head, counter in counts.items()
+        for name, count in counter.items()
     )
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, COUNTS, strict=True)], schema=COUNTS)
+    return pa.table(
+        [pa.array(column, kind.type) for column, kind in zip(columns, COUNTS, strict=True)],
+        schema=COUNTS,
+    )
 
 
 def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, int]]:
@@ -109,22 +119,31 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
     paths = [layout.data("vocabulary", unit) for unit in units]
     slices = min(BUCKETS, max(1, -(-sum(each(row_count, paths, layout.root)) // ROWS_AT_ONCE)))
     for number in range(slices):
-        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices  # every name is in one slice
+        first, last = (
+            number * BUCKETS // slices,
+            (number + 1) * BUCKETS // slices,
+        )  # every name is in one slice
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
         table = pa.concat_tables(each(partial(read_table, filters=bounds), paths, layout.root))
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])
-        yield from zip(*(sums[column].to_pylist() for column in ("head", "name", "rows_sum")), strict=True)
+        yield from zip(
+            *(sums[column].to_pylist() for column in ("head", "name", "rows_sum")), strict=True
+        )
 
 
 def lowest_count(rows: int, asked: int | None) -> int:
-    """Return the user's `min_count`. Without one, return a fiftieth of the rows, but at least 2 and at most 100."""
+    """Return the user's `min_count`. Without one, return a fiftieth of the rows, but at least 2 and
+    at most 100."""
     return asked if asked is not None else min(100, max(2, rows // 50))
 
 
-def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> Vocabulary:
-    """Return the vocabulary: for each head the names that at least `min_count` rows have, the most frequent first,
-    equally frequent ones by name. Its `hash` covers the names in order, because their positions are the class ids.
-    Raise ValueError, with the highest count, if a head would be empty."""
+def make_vocabulary(
+    layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int
+) -> Vocabulary:
+    """Return the vocabulary: for each head the names that at least `min_count` rows have, the most
+    frequent first, equally frequent ones by name. Its `hash` covers the names in order, because
+    their positions are the class ids. Raise ValueError, with the highest count, if a head would be
+    empty."""
     found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
     most: dict[str, tuple[int, str]] = {}
     for head, name, count in _merged(layout, units):
@@ -135,10 +154,19 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
     for head, names in found.items():
         if not names:
             count, name = most.get(head, (0, ""))
-            remedy = f"the most frequent is {name!r} ({count}); lower --min-count" if count else "there are none at all"
-            raise ValueError(f"no name among the {head} of {rows:,} rows occurs in {min_count} of them: {remedy}")
+            remedy = (
+                f"the most frequent is {name!r} ({count}); lower --min-count"
+                if count
+                else "there are none at all"
+            )
+            raise ValueError(
+                f"no name among the {head} of {rows:,} rows occurs in {min_count} of them: {remedy}"
+            )
         chosen = sorted(names)[:max_size]
-        heads[head] = {"names": [name for _, name in chosen], "rows": [-count for count, _ in chosen]}
+        heads[head] = {
+            "names": [name for _, name in chosen],
+            "rows": [-count for count, _ in chosen],
+        }
     return {
         "version": VERSION,
         "hash": vocabulary_hash({head: entry["names"] for head, entry in heads.items()}),
@@ -151,4 +179,6 @@ def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: 
 
 def vocabulary_hash(names: dict[str, list[str]]) -> str:
     """Return the SHA-256 of the names of all heads in order."""
-    return hashlib.sha256(json.dumps(names, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(names, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()

@@ -15,7 +15,8 @@ from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
 
 class DatasetError(Exception):
-    """An error in a data set's name, YAML file or setting. The message says what is wrong and what to write instead."""
+    """An error in a data set's name, YAML file or setting. The message says what is wrong and what
+    to write instead."""
 
 
 CaptionList = Literal["first", "refuse"]
@@ -28,8 +29,8 @@ READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_r
 class Dataset:
     """The description of how to find and read the manifests of one data set.
 
-    Raises DatasetError for an unknown role, a bad `delimiter` or `caption_list`, repeated `columns`, and fields that
-    contradict each other.
+    Raises DatasetError for an unknown role, a bad `delimiter` or `caption_list`, repeated
+    `columns`, and fields that contradict each other.
     """
 
     name: str
@@ -47,9 +48,10 @@ class Dataset:
     default_glob: str
     """Glob of the manifest files, relative to data/<name>/ or to a folder that INPUT names."""
     format: str = "auto"
-    """File format. auto: detected from the extension, then from the first bytes. The name of a format (parquet, tsv,
-    csv, jsonl, webdataset, or one that a plugin registers) applies whatever the file's name. The built-in data sets use
-    auto, because their rows occur both as published and as img2dataset's shards."""
+    """File format. auto: detected from the extension, then from the first bytes. The name of a
+    format (parquet, tsv, csv, jsonl, webdataset, or one that a plugin registers) applies whatever
+    the file's name. The built-in data sets use auto, because their rows occur both as published and
+    as img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with a line of column names."""
     columns: tuple[str, ...] = ()
@@ -59,17 +61,21 @@ class Dataset:
     roles: Roles = field(default_factory=Roles)
     """Columns named explicitly. Those left None are found by alias."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Aliases that replace those in roles.py, by role. Width and height have none, because `roles` names them as a
-    pair. The role `captions` takes every column of a file whose name is among its aliases."""
+    """Aliases that replace those in roles.py, by role. Width and height have none, because `roles`
+    names them as a pair. The role `captions` takes every column of a file whose name is among its
+    aliases."""
     needs: tuple[str, ...] = ("caption", "url")
-    """Roles that a file must have. A file with images (bytes, paths, tar members) does not need `url`."""
+    """Roles that a file must have. A file with images (bytes, paths, tar members) does not need
+    `url`."""
     caption_list: CaptionList = "first"
-    """Treatment of lists of texts in the column of the role `caption`: take the first text, or refuse the file."""
+    """Treatment of lists of texts in the column of the role `caption`: take the first text, or
+    refuse the file."""
     swap_size: bool = False
     """Whether the columns named width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to. Images are read only from below this folder and the
-    manifest's folder. Without `images_root`, they are read only from below the manifest's folder."""
+    """Folder (path or URL) that image paths are relative to. Images are read only from below this
+    folder and the manifest's folder. Without `images_root`, they are read only from below the
+    manifest's folder."""
     notes: str = ""
     """Remarks for users of the data."""
 
@@ -77,40 +83,48 @@ class Dataset:
         _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             raise DatasetError(
-                f"{self.name}: delimiter {self.delimiter!r} must be one character, and no quote or line end"
+                f"{self.name}: delimiter {self.delimiter!r} must be one character, and no quote or"
+                " line end"
             )
         if self.header and self.columns:
             raise DatasetError(
-                f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop it"
+                f"{self.name}: columns {list(self.columns)} are for files without header; add"
+                " header=false, or drop it"
             )
         if not self.header and not self.columns:
             raise DatasetError(
-                f"{self.name}: header is false, so name the columns in order, as in columns=[url, caption]"
+                f"{self.name}: header is false, so name the columns in order, as in columns=[url,"
+                " caption]"
             )
         repeated = sorted({column for column in self.columns if self.columns.count(column) > 1})
         if repeated:
             raise DatasetError(
-                f"{self.name}: columns names {', '.join(repeated)} more than once; every column needs its own name"
+                f"{self.name}: columns names {', '.join(repeated)} more than once; every column"
+                " needs its own name"
             )
         for role in (*self.aliases, *self.needs):
             _one_of("role", role, ROLE_NAMES, self.name)
         if {"width", "height"} & {*self.aliases}:
             raise DatasetError(
-                f"{self.name}: aliases has width or height, which are found as a pair; name both columns, as in "
-                "roles: {width: W, height: H}"
+                f"{self.name}: aliases has width or height, which are found as a pair; name both"
+                " columns, as in roles: {width: W, height: H}"
             )
         if self.roles.captions and self.roles.caption is not None:
             raise DatasetError(
-                f"{self.name}: columns are named for the role caption and for captions; name one column "
-                "(--caption-column), or all columns (--caption-columns)"
+                f"{self.name}: columns are named for the role caption and for captions; name one"
+                " column (--caption-column), or all columns (--caption-columns)"
             )
         if (self.roles.width is None) != (self.roles.height is None):
-            raise DatasetError(f"{self.name}: roles width and height go together; give both or neither")
+            raise DatasetError(
+                f"{self.name}: roles width and height go together; give both or neither"
+            )
 
     @property
     def several_captions(self) -> bool:
         """True if a row may have several captions."""
-        return bool(self.roles.captions or (self.roles.caption is None and self.aliases.get("captions")))
+        return bool(
+            self.roles.captions or (self.roles.caption is None and self.aliases.get("captions"))
+        )
 
     def aliases_of(self, role: str) -> tuple[str, ...]:
         """Return the column names to try for `role`, best first."""
@@ -134,15 +148,20 @@ class Dataset:
             changed["columns"] = ()
         if "captions" in changed:
             named = changed["captions"]
-            changed = {"caption": None, **changed, "captions": (named,) if isinstance(named, str) else tuple(named)}
+            changed = {
+                "caption": None,
+                **changed,
+                "captions": (named,) if isinstance(named, str) else tuple(named),
+            }
         elif "caption" in changed:
             changed["captions"] = ()
         settings = {name: changed.pop(name) for name in READ_AS if name in changed}
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
     def missing_message(self, looked_in: str, given: str | None = None) -> str:
-        """Return the message for a user whose folder `looked_in` has no manifest. `given` is the text that the user
-        typed as DATASET if it is not the data set's name, such as the path of a file."""
+        """Return the message for a user whose folder `looked_in` has no manifest. `given` is the
+        text that the user typed as DATASET if it is not the data set's name, such as the path of a
+        file."""
         dataset = given or self.name
         lines = [
             f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
@@ -164,7 +183,9 @@ class Dataset:
 
 def _one_of(what: str, value: str, known: Sequence[str], where: str) -> None:
     if value not in known:
-        raise DatasetError(f"{where}: unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}")
+        raise DatasetError(
+            f"{where}: unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}"
+        )
 
 
 _SHELF = Shelf(Path(__file__).parent, "data set", DatasetError)
@@ -179,14 +200,15 @@ def load_dataset(name_or_path: str) -> Dataset:
     """Return the description of a data set.
 
     Args:
-        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or .yml).
+        name_or_path: one of `dataset_names()`, or the path of a YAML file (ending in .yaml or
+            .yml).
 
     Returns:
         How to read manifests of the data set, and where they are published.
 
     Raises:
-        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
-            type, or values that contradict each other.
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a
+            value of the wrong type, or values that contradict each other.
 
     Examples:
         >>> from open_diht import load_dataset

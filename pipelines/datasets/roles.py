@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """The column of each role. None means "find it by alias" in a `Dataset`, and "absent" in a `FileInfo`."""
+    """The column of each role. None means "find it by alias" in a `Dataset`, and "absent" in a
+    `FileInfo`."""
 
     url: str | None = None
     """The image's URL."""
@@ -20,15 +21,18 @@ class Roles:
     image: str | None = None
     """The image's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
     image_path: str | None = None
-    """Path or URL of the image file. Relative paths start at `Dataset.images_root`, or at the manifest's folder."""
+    """Path or URL of the image file. Relative paths start at `Dataset.images_root`, or at the
+    manifest's folder."""
     key: str | None = None
-    """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats across shards."""
+    """Name of the row within its shard (img2dataset, webdataset). Not a row identifier: it repeats
+    across shards."""
     sha256: str | None = None
     """SHA-256 of the image file."""
     md5: str | None = None
     """MD5 of the image file."""
     width: str | None = None
-    """Width in pixels; present or absent together with `height`. Some sets swap the two: see `Dataset.swap_size`."""
+    """Width in pixels; present or absent together with `height`. Some sets swap the two: see
+    `Dataset.swap_size`."""
     height: str | None = None
     """Height in pixels."""
     similarity: str | None = None
@@ -46,15 +50,20 @@ class Roles:
 
     def given(self) -> dict[str, str]:
         """Return the roles that have one column, in field order."""
-        return {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), str)}
+        return {
+            field.name: value
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), str)
+        }
 
 
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
 WITH_OPTION = ("caption", "url", "uid", "image", "image_path")
 """Roles that have an option --<role>-column."""
 
-# Aliases that differ only in case are one rank; the exact spellings here win over other cases of the same word. Earlier
-# ranks win over later ones. Two equally good columns of one rank are refused (see manifests/schema.py).
+# Aliases that differ only in case are one rank; the exact spellings here win over other cases of
+# the same word. Earlier ranks win over later ones. Two equally good columns of one rank are refused
+# (see manifests/schema.py).
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "url": ("URL", "url", "image_url", "image_urls"),
     "caption": ("TEXT", "text", "caption", "captions", "txt", "title"),
@@ -78,5 +87,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
 }
 
-# Width and height come from the same family. img2dataset writes both families; size rules refer to the original.
-SIZE_FAMILIES: tuple[tuple[str, str], ...] = (("original_width", "original_height"), ("width", "height"))
+# Width and height come from the same family. img2dataset writes both families; size rules refer to
+# the original.
+SIZE_FAMILIES: tuple[tuple[str, str], ...] = (
+    ("original_width", "original_height"),
+    ("width", "height"),
+)

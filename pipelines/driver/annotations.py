@@ -28,7 +28,8 @@ BUILT_IN: tuple[type[Annotator], ...] = (
 
 
 def annotating_stages() -> tuple[type[Annotator], ...]:
-    """Return the annotating stages of this program and of plugins, in the order in which they run."""
+    """Return the annotating stages of this program and of plugins, in the order in which they
+    run."""
     return *BUILT_IN, *registered_annotators()
 
 
@@ -39,11 +40,13 @@ def stage_names() -> tuple[str, ...]:
 
 
 class Annotations:
-    """The annotations of a run's units by all annotating stages, built in or registered by plugins."""
+    """The annotations of a run's units by all annotating stages, built in or registered by
+    plugins."""
 
     def __init__(self, settings: RunSettings, work: Work):
         self._settings = settings
-        self._work, self._kinds = work, annotating_stages()
+        self._work = work
+        self._kinds = annotating_stages()
 
     def make(self, units: Sequence[str]) -> None:
         """Run the stages one after another, each on its units that are neither done nor failed."""
@@ -51,7 +54,9 @@ class Annotations:
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))
             if not kind.runs(self._settings):
-                if stamps(work.layout.commits(kind.name), ".json"):  # other stages read these files, so verify them
+                if stamps(
+                    work.layout.commits(kind.name), ".json"
+                ):  # other stages read these files, so verify them
                     for _ in work.done(kind.name, names):
                         pass
                 continue
@@ -59,7 +64,8 @@ class Annotations:
             missing = work.missing(stage, names)
             if not missing:
                 continue
-            todo, records = list(missing), [record for record in missing.values() if record is not None]
+            todo = list(missing)
+            records = [record for record in missing.values() if record is not None]
             if line := stage.announce(work, todo, records, len(names)):
                 work.say(f"{stage.name}: {line}")
             total = stage.total(work, todo)
@@ -68,7 +74,8 @@ class Annotations:
 
     def undone(self, units: Sequence[str]) -> list[str]:
         """Return the units that lack annotations of their rows or of one of their image units."""
-        work, found = self._work, set[str]()
+        work = self._work
+        found = set[str]()
         for kind in self._kinds if units else ():
             if kind.runs(self._settings):
                 missing = work.missing(kind.of_run(self._settings, work), kind.units(work, units))
@@ -76,10 +83,11 @@ class Annotations:
         return [unit for unit in units if unit in found]
 
     def results(self) -> tuple[dict[str, list[Any]], tuple[StageFilter, ...]]:
-        """Return two things. The first has, for each unit, values that change when its annotations change, such as
-        fingerprints. The second has the filters of stages whose annotations the cascade does not know. All units that
-        have not failed must be annotated."""
-        work, running = self._work, [kind for kind in self._kinds if kind.runs(self._settings)]
+        """Return two things. The first has, for each unit, values that change when its annotations
+        change, such as fingerprints. The second has the filters of stages whose annotations the
+        cascade does not know. All units that have not failed must be annotated."""
+        work = self._work
+        running = [kind for kind in self._kinds if kind.runs(self._settings)]
         sources: dict[str, list[Any]] = {unit.name: [] for unit in work.units()}
         for kind in self._kinds:
             if kind in running or kind.lasting:

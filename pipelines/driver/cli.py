@@ -1,7 +1,8 @@
-"""Command line of `make filter`: turn options into settings, and errors into a message and an exit status.
+"""Command line of `make filter`: turn options into settings, and errors into a message and an exit
+status.
 
-Exit status: 0 success, or a job was staged as a template; 1 error lines at the end of a run (see `errors.errors_of`),
-or a failed run; 2 wrong use, and no results were written.
+Exit status: 0 success, or a job was staged as a template; 1 error lines at the end of a run (see
+`errors.errors_of`), or a failed run; 2 wrong use, and no results were written.
 """
 
 import argparse
@@ -39,7 +40,15 @@ from open_diht.pipelines.options import (
     shard_of,
     stages_of,
 )
-from open_diht.pipelines.runners import Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from open_diht.pipelines.runners import (
+    Backend,
+    Direct,
+    JobFailed,
+    RunnerError,
+    Staged,
+    Workers,
+    make_backend,
+)
 from open_diht.pipelines.runners.direct import check_workers
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.runners.job import WorkerDied
@@ -52,7 +61,15 @@ from open_diht.pipelines.store.storage import StorePath, store_path
 
 _HERE = ("direct", "prism")
 """Runners whose workers are on this machine."""
-_WRONG_USE = (RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch, PluginError, FaissMissing)
+_WRONG_USE = (
+    RunnerError,
+    BadPreset,
+    DatasetError,
+    ManifestError,
+    PlanMismatch,
+    PluginError,
+    FaissMissing,
+)
 _FAILED = (
     ModelMissing,
     WeightsMissing,
@@ -68,8 +85,10 @@ _FAILED = (
 
 
 def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -> Backend:
-    """Return the backend that runs the units. Raise RunnerError or WrongUse if options or arguments for Beam cannot be
-    used. `places` are the data that workers read and write: (name of the option or variable, path)."""
+    """Return the backend that runs the units. Raise RunnerError or WrongUse if options or arguments
+    for Beam cannot be used. `places` are the data that workers read and write: (name of the option
+    or variable, path).
+    """
     backend = make_backend(
         options.runner,
         options.of_beam,
@@ -84,8 +103,8 @@ def backend_of(options: argparse.Namespace, places: Sequence[tuple[str, str]]) -
         for option in ("worker_python", "boot_command"):
             if getattr(options, option):
                 raise WrongUse(
-                    f"--{option.replace('_', '-')} applies only to workers of flink; leave it out with "
-                    f"--runner {backend.name}"
+                    f"--{option.replace('_', '-')} applies only to workers of flink; leave it out"
+                    f" with --runner {backend.name}"
                 )
     if options.start_timeout and backend.name in ("direct", "dataflow"):
         raise WrongUse(f"--start-timeout does not apply to --runner {backend.name}; leave it out")
@@ -100,8 +119,8 @@ before_main = ForkServer.branch_off
 
 
 def exit_status(do: Callable[[], int]) -> int:
-    """Return the status of `do`, or 0 if `do` only staged a job. Print the message of an error that the user, the run
-    or a store caused, and return the status of that error."""
+    """Return the status of `do`, or 0 if `do` only staged a job. Print the message of an error that
+    the user, the run or a store caused, and return the status of that error."""
 
     def do_or_stage() -> int:
         try:
@@ -114,7 +133,9 @@ def exit_status(do: Callable[[], int]) -> int:
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
-main = command_line.command(parse, lambda options: told(run(settings_of(options), say)), exit_status)
+main = command_line.command(
+    parse, lambda options: told(run(settings_of(options), say)), exit_status
+)
 
 
 def told(outcome: FilterOutcome) -> int:
@@ -167,10 +188,15 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
     )
 
 
-def spotter_of(options: argparse.Namespace, preset: Preset, effort: str | None = None) -> SpotterSettings:
-    """Return the settings of the OCR that a command line asks for, with another effort if one is given."""
+def spotter_of(
+    options: argparse.Namespace, preset: Preset, effort: str | None = None
+) -> SpotterSettings:
+    """Return the settings of the OCR that a command line asks for, with another effort if one is
+    given."""
     try:
-        return preset.ocr.settings(effort or options.ocr_effort, options.ocr_alphabet, engine=options.ocr_engine)
+        return preset.ocr.settings(
+            effort or options.ocr_effort, options.ocr_alphabet, engine=options.ocr_engine
+        )
     except BadValue as error:
         raise WrongUse(f"--ocr-{error}") from error  # its first word is the name of the setting
 
@@ -178,7 +204,9 @@ def spotter_of(options: argparse.Namespace, preset: Preset, effort: str | None =
 def _score(options: argparse.Namespace, stages: Sequence[str]) -> ScoreSettings | None:
     if options.score_model is None:
         if options.stages and SCORE in stages:
-            raise WrongUse(f"--stages includes {SCORE}, but no model is given; pass --score-model NAME")
+            raise WrongUse(
+                f"--stages includes {SCORE}, but no model is given; pass --score-model NAME"
+            )
         return None
     return ScoreSettings(
         model=options.score_model,
@@ -203,23 +231,32 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
         if options.work or options.private:
             option = "--work" if options.work else "--private"
             raise WrongUse(
-                f"{option} applies only to {spelled_option('output', 'hf://datasets/owner/name')}; leave it out"
+                f"{option} applies only to {spelled_option('output', 'hf://datasets/owner/name')};"
+                " leave it out"
             )
         return None
     target = parse_address(asked)
     if target is None or target.kind != "dataset" or target.path:
         raise WrongUse(
-            f"OUTPUT {asked!r} is not hf://datasets/owner/name[@branch]; results are published as a data set repository"
+            f"OUTPUT {asked!r} is not hf://datasets/owner/name[@branch]; results are published as a"
+            " data set repository"
         )
     several = f"--shard {options.shard}" if options.shard else f"--runner {options.runner}"
     if (options.shard or options.runner not in _HERE) and not options.work:
         raise WrongUse(
-            f"{several} and {spelled_option('output', asked)}: machines cannot share their work in a hub repository; "
-            "pass --work FOLDER, a folder or an address such as s3://bucket/folder that all of them see"
+            f"{several} and {spelled_option('output', asked)}: machines cannot share their work in"
+            " a hub repository; pass --work FOLDER, a folder or an address such as"
+            " s3://bucket/folder that all of them see"
         )
-    read = {address.repository for item in input_items(options.input or "") if (address := parse_address(item))}
+    read = {
+        address.repository
+        for item in input_items(options.input or "")
+        if (address := parse_address(item))
+    }
     if target.repository in read:
-        raise WrongUse(f"INPUT and OUTPUT are both in {target.repository}; publish to another repository")
+        raise WrongUse(
+            f"INPUT and OUTPUT are both in {target.repository}; publish to another repository"
+        )
     return Publisher(target, private=options.private)
 
 
@@ -228,8 +265,8 @@ def _output(text: str, called: str) -> StorePath:
         return store_path(text)
     except (ValueError, ImportError) as error:
         raise WrongUse(
-            f"{called} {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
-            f"whose package is installed: {remedy('cloud')}"
+            f"{called} {text!r} cannot be used ({error}); give a folder, or an address such as"
+            f" s3://bucket/folder, whose package is installed: {remedy('cloud')}"
         ) from error
 
 
@@ -238,15 +275,18 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
     if not any(folder.glob(dataset.default_glob)):
         if dataset.name == "sample":
             raise WrongUse(
-                f"the sample is not in {folder}: it comes with the repository, not with the package (10 MB of images "
-                "under their own licenses); run in a checkout, or pass --dataset and --input"
+                f"the sample is not in {folder}: it comes with the repository, not with the package"
+                " (10 MB of images under their own licenses); run in a checkout, or pass --dataset"
+                " and --input"
             )
         raise WrongUse(dataset.missing_message(str(folder), given))
     everything = str(folder / dataset.default_glob)
     if dataset.default_glob != "*":
         return everything
     try:
-        expand_inputs(str(folder), dataset)  # without files that are no manifests, and with subfolders
+        expand_inputs(
+            str(folder), dataset
+        )  # without files that are no manifests, and with subfolders
     except NoInput:  # no file has an ending of manifests
         return everything
     return str(folder)

@@ -22,21 +22,23 @@ _NAMED = 3  # damaged files named in a message
 
 
 class NotConserved(RuntimeError):
-    """The result files do not hold each row once, because of a bug or because the output folder was changed."""
+    """The result files do not hold each row once, because of a bug or because the output folder was
+    changed."""
 
 
 class Damaged(NotConserved):
     """A file cannot be read."""
 
     def __init__(self, path: StorePath, message: str):
-        self.path, self.what = path, f"{path} is damaged ({message})"
+        self.path = path
+        self.what = f"{path} is damaged ({message})"
         super().__init__(f"{self.what}; remove it, and run the same command to write it again")
 
 
 def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
-    """Raise NotConserved, with the numbers or the files, if the rows of a unit or of the run do not add up: rows in =
-    kept + rejected (by one reason each) + dead-letter rows + not decided. Rows are counted in the files. Check the same
-    for captions if a row may have several."""
+    """Raise NotConserved, with the numbers or the files, if the rows of a unit or of the run do not
+    add up: rows in = kept + rejected (by one reason each) + dead-letter rows + not decided. Rows
+    are counted in the files. Check the same for captions if a row may have several."""
     expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
     for kind in ("kept", "rejected", "dead_letter"):
         for path in (layout.root / kind).glob("*.parquet"):
@@ -58,7 +60,9 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
             f"{'; ...' if damaged[_NAMED:] else ''}. Run the same command to write them again"
         ) from damaged[0].__cause__
     total += funnel["not_decided"]["rows"]
-    if total != funnel["rows_in"] or dict(reasons) != {r: n for r, n in funnel["rejected"].items() if n}:
+    if total != funnel["rows_in"] or dict(reasons) != {
+        r: n for r, n in funnel["rejected"].items() if n
+    }:
         raise NotConserved(
             f"{funnel['rows_in']} rows in, {total} out; rejected by data "
             f"{dict(reasons)}, by records {funnel['rejected']}"
@@ -68,9 +72,12 @@ def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelReco
 
 
 def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts) -> None:
-    """Raise NotConserved unless captions in = passed + rejected (by one reason) + in dead-letter rows + not decided."""
+    """Raise NotConserved unless captions in = passed + rejected (by one reason) + in dead-letter
+    rows + not decided."""
     total: Counter[str] = Counter()
-    for unit, found in zip(units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True):
+    for unit, found in zip(
+        units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True
+    ):
         read = read_json(layout.commit("captions", unit.name))["captions"]
         if read != found.total():
             raise NotConserved(
@@ -84,28 +91,39 @@ def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts)
 
 
 def _captions_of(layout: Layout, unit: str) -> Counter[str]:
-    """Count the captions of a unit by reason. `KEPT` counts those that passed, `DEAD` those in dead letters."""
+    """Count the captions of a unit by reason. `KEPT` counts those that passed, `DEAD` those in dead
+    letters."""
     passed = columns_of(layout.part("kept", unit), PASSED)[PASSED]
     found = Counter({KEPT: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0})
     for kind in ("kept", "rejected"):
         lists = columns_of(layout.part(kind, unit), REJECTED)[REJECTED]
-        reasons = pc.struct_field(pc.list_flatten(lists), "reason") if len(lists) else pa.array([], pa.string())
-        found.update({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
+        reasons = (
+            pc.struct_field(pc.list_flatten(lists), "reason")
+            if len(lists)
+            else pa.array([], pa.string())
+        )
+        found.update(
+            {entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()}
+        )
     dead = columns_of(layout.part("dead_letter", unit), "ordinal")["ordinal"]
     if len(dead):  # dead letters of unreadable rows are no rows of stage `captions`
         ordinals = dead.combine_chunks()
 
         def captions_at(path: StorePath) -> int:
             groups = row_groups(path, ["ordinal", OTHER_CAPTIONS])
-            return sum(captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals))) for rows in groups)
+            return sum(
+                captions_in(rows.filter(pc.is_in(rows["ordinal"], value_set=ordinals)))
+                for rows in groups
+            )
 
         found[DEAD] += readable(captions_at, layout.data("captions", unit))
     return found
 
 
 def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
-    """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file is damaged, delete
-    the unit's record and return the error: after a power failure more units may have such files."""
+    """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file
+    is damaged, delete the unit's record and return the error: after a power failure more units may
+    have such files."""
     record = read_json(layout.commit("captions", unit))
     try:
         kept = readable(row_count, layout.part("kept", unit))
@@ -115,19 +133,23 @@ def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
         remove(layout.commit("decide", unit))
         return damaged
     dead = len(ordinals) - ordinals.null_count  # entries without an ordinal are for units, not rows
-    rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
+    rejected = Counter(
+        {entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()}
+    )
     if None in rejected:
         raise NotConserved(f"unit {unit}: {rejected[None]} rejected rows without a reason")
     if record["rows"] != kept + len(reasons) + dead:
         raise NotConserved(
-            f"unit {unit}: {record['rows']} rows in, but kept {kept} + rejected {len(reasons)} + dead letters {dead}; "
-            f"remove {layout.commit('decide', unit)}, and run the same command to decide the unit again"
+            f"unit {unit}: {record['rows']} rows in, but kept {kept} + rejected {len(reasons)} +"
+            f" dead letters {dead}; remove {layout.commit('decide', unit)}, and run the same"
+            " command to decide the unit again"
         )
     return record["rows"], rejected
 
 
 def columns_of(path: StorePath, *names: str) -> pa.Table:
-    """Return columns of a result file, by default all, or empty ones without a file. Raise Damaged."""
+    """Return columns of a result file, by default all, or empty ones without a file. Raise
+    Damaged."""
 
     def read(path: StorePath) -> pa.Table:
         table = read_table(path, columns=[*names] or None)
@@ -143,8 +165,15 @@ def columns_of(path: StorePath, *names: str) -> pa.Table:
 def readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
     try:
         return read(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, UnicodeDecodeError, OSError) as error:
-        # Arrow raises a plain OSError without a number for bad bytes; others are of the disk or the store.
+    except (
+        pa.ArrowInvalid,
+        pa.ArrowNotImplementedError,
+        KeyError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
+        # Arrow raises a plain OSError without a number for bad bytes; others are of the disk or the
+        # store.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         message = " ".join(str(error).split())

@@ -1,8 +1,10 @@
-"""README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which files to read.
+"""README.md of an output folder: a data set card for hubs, whose YAML head tells loaders which
+files to read.
 
-By default `datasets.load_dataset` loads kept/, if that has rows; each other kind of rows is a configuration with the
-kind's name. The head lists the column types of a kind if its parts agree on them and the notation can express all of
-them. Parts with different columns then load as one table, with null for columns that a part lacks.
+By default `datasets.load_dataset` loads kept/, if that has rows; each other kind of rows is a
+configuration with the kind's name. The head lists the column types of a kind if its parts agree on
+them and the notation can express all of them. Parts with different columns then load as one table,
+with null for columns that a part lacks.
 """
 
 import json
@@ -23,11 +25,28 @@ from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
 
 LICENSES = (
-    *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
-    *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
+    *(
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+    ),
+    *(
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-4.0",
+        "odc-by",
+        "odbl",
+        "pddl",
+        "apache-2.0",
+        "mit",
+    ),
 )
-"""License identifiers that hubs know, as far as they are common for data. Any other license becomes `other` in the head
-of the card, and the card's text has its full name."""
+"""License identifiers that hubs know, as far as they are common for data. Any other license becomes
+`other` in the head of the card, and the card's text has its full name."""
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets without a home page."""
 _NOT_STATED = ("", "unknown", "yours")
@@ -55,20 +74,25 @@ class Config:
     name: str
     rows: int
     schema: pa.Schema
-    """Common schema of all part files. If they disagree, it has every column, with its type in one of the files."""
+    """Common schema of all part files. If they disagree, it has every column, with its type in one
+    of the files."""
     agrees: bool = True
     """False if a column has incompatible types in different parts."""
 
 
-def card_of(settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord) -> str:
+def card_of(
+    settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord
+) -> str:
     kinds = (_config(layout, kind, units) for kind in KINDS)
     return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
-    """Return the configuration of a kind, whose parts may have different columns. Return None without part files."""
+    """Return the configuration of a kind, whose parts may have different columns. Return None
+    without part files."""
     paths = [layout.part(kind, name) for name in (*(unit.name for unit in units), "unreadable")]
-    rows, schemas = 0, dict[pa.Schema, None]()
+    rows = 0
+    schemas = dict[pa.Schema, None]()
     for part in each(_footer, paths, layout.root):
         if part is not None:
             rows += part.num_rows  # keep no footers: they are large, and every unit has one
@@ -90,13 +114,22 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
         return None
 
 
-def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]) -> str:
+def render_card(
+    funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]
+) -> str:
     """Return the text of a card. The first of `configs` is the default configuration."""
-    dataset, dead, rows_in, rate = settings.dataset, funnel["dead_letter"], funnel["rows_in"], funnel["keep_rate"]
+    dataset = settings.dataset
+    dead = funnel["dead_letter"]
+    rows_in = funnel["rows_in"]
+    rate = funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
     title = f"{source}, filtered by preset {settings.preset.name}"
     source_license = None if dataset.license in _NOT_STATED else dataset.license
-    head = {"pretty_name": title, **_license_head(settings.license, source_license), "tags": ["image-text", "diht"]}
+    head = {
+        "pretty_name": title,
+        **_license_head(settings.license, source_license),
+        "tags": ["image-text", "diht"],
+    }
     steps = [("", "rows in", "", f"{rows_in:,}")]
     steps += [
         (
@@ -118,30 +151,45 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
         ("stages", ", ".join(settings.stages)),
         (
             "checked against",
-            _text(checked_in_words(checked)) if (checked := funnel.get("checked")) else "no evaluation set",
+            (
+                _text(checked_in_words(checked))
+                if (checked := funnel.get("checked"))
+                else "no evaluation set"
+            ),
         ),
-        ("program", f"open-diht {program_version()}; `run.json` has versions, models and input files"),
+        (
+            "program",
+            f"open-diht {program_version()}; `run.json` has versions, models and input files",
+        ),
     ]
     columns = []
     for config in configs:
         differ = " Types of columns differ between its files; read those that agree by themselves."
         columns.append(f"`{config.name}`: {config.rows:,} rows.{'' if config.agrees else differ}")
-        fields = [(_code(one.name), _code(str(one.type)), _MEANING.get(one.name, "")) for one in config.schema]
+        fields = [
+            (_code(one.name), _code(str(one.type)), _MEANING.get(one.name, ""))
+            for one in config.schema
+        ]
         columns.append(_table(("column", "type", "content"), fields))
     preset = settings.preset.as_dict()
     body = [
         f"# {_text(title)}",
         CARD_MARK,
-        f"{funnel['kept']:,} of {rows_in:,} image-text pairs{f' ({rate:.1%})' if rows_in else ''}, kept by the filters "
-        "of open-diht that the funnel lists, after [DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023).",
+        (
+            f"{funnel['kept']:,} of {rows_in:,} image-text"
+            f" pairs{f' ({rate:.1%})' if rows_in else ''}, kept by the filters of open-diht that"
+            " the funnel lists, after [DiHT](https://arxiv.org/abs/2301.02280) (CVPR 2023)."
+        ),
         "## Funnel",
         _table(("stage", "reason", "rejected", "left"), steps),
         "## Columns",
         *columns,
         "## Provenance",
         _table(("", ""), provenance),
-        "`python -m open_diht.pipelines.verify FOLDER` checks the folder of the run, with its `work/`, against these "
-        "facts and the input.",
+        (
+            "`python -m open_diht.pipelines.verify FOLDER` checks the folder of the run, with its"
+            " `work/`, against these facts and the input."
+        ),
         f"Thresholds, preset {_text(settings.preset.name)}:",
         f"```yaml\n{_yaml(json.loads(json.dumps(preset))).strip()}\n```",
         "## License",
@@ -151,7 +199,8 @@ def render_card(funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs
 
 
 class _OneLine(yaml.SafeDumper):
-    """Dumps strings of several lines on one line, so that a line of dashes in a column name cannot end the head."""
+    """Dumps strings of several lines on one line, so that a line of dashes in a column name cannot
+    end the head."""
 
 
 _OneLine.add_representer(
@@ -163,7 +212,9 @@ _OneLine.add_representer(
 
 
 def _yaml(value: Any) -> str:
-    return yaml.dump(value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return yaml.dump(
+        value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
 
 
 def _configs_head(configs: Sequence[Config]) -> dict[str, object]:
@@ -178,16 +229,25 @@ def _configs_head(configs: Sequence[Config]) -> dict[str, object]:
         for config in configs
     ]
     known = [(config.name, features(config.schema)) for config in configs if config.agrees]
-    described = [{"config_name": name, "features": found} for name, found in known if found is not None]
+    described = [
+        {"config_name": name, "features": found} for name, found in known if found is not None
+    ]
     return {"configs": files, **({"dataset_info": described} if described else {})}
 
 
 def _license_head(license: str | None, source: str | None) -> dict[str, str]:
     if license is None:
-        return {"license": "other", "license_name": "as-the-source"} if source else {"license": "unknown"}
+        return (
+            {"license": "other", "license_name": "as-the-source"}
+            if source
+            else {"license": "unknown"}
+        )
     if license.lower() in LICENSES:
         return {"license": license.lower()}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-.") or "other"}
+    return {
+        "license": "other",
+        "license_name": re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-.") or "other",
+    }
 
 
 def _license(license: str | None, source: str | None, title: str) -> str:
@@ -202,7 +262,8 @@ def _license(license: str | None, source: str | None, title: str) -> str:
 
 
 def features(schema: pa.Schema) -> list[dict[str, object]] | None:
-    """Return the columns in the notation of a card's head. Return None if it cannot express the type of a column."""
+    """Return the columns in the notation of a card's head. Return None if it cannot express the
+    type of a column."""
     found = [_feature(field) for field in schema]
     return None if any(one is None for one in found) else [one for one in found if one is not None]
 
@@ -215,11 +276,19 @@ def _feature(field: pa.Field) -> dict[str, object] | None:
 def _kind(kind: pa.DataType) -> dict[str, object] | None:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         inner = _kind(kind.value_type)
-        return None if inner is None else {"list": inner.get("dtype") or inner.get("struct") or inner}
+        return (
+            None if inner is None else {"list": inner.get("dtype") or inner.get("struct") or inner}
+        )
     if pa.types.is_struct(kind):
         fields = [_feature(kind.field(place)) for place in range(kind.num_fields)]
         return None if None in fields else {"struct": fields}
-    plain = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
+    plain = (
+        pa.types.is_integer,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_boolean,
+        pa.types.is_null,
+    )
     if any(is_kind(kind) for is_kind in (*plain, pa.types.is_timestamp, pa.types.is_date)):
         return {"dtype": str(kind).replace("date32[day]", "date32").replace("date64[ms]", "date64")}
     named = {"halffloat": "float16", "float": "float32", "double": "float64"}

@@ -1,4 +1,5 @@
-"""Error lines of a run or shard that ended without an exception. If there are any, its exit status is 1."""
+"""Error lines of a run or shard that ended without an exception. If there are any, its exit status
+is 1."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,36 +24,46 @@ from open_diht.pipelines.stages.decide import broken_unit
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
-    """Return the error lines of a run. The last one is a remedy if no row has a caption or no image could be read.
-    `funnel` is None if the run ended before its counts were complete."""
+    """Return the error lines of a run. The last one is a remedy if no row has a caption or no image
+    could be read. `funnel` is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.quarantined}
     found = [
         f"{path} {what}: "
-        + ("none of its rows are in the results" if path in given_up else "the results are from its earlier content")
-        + ". Restore it and run the same command to redo its units, or choose another OUTPUT for its new content"
+        + (
+            "none of its rows are in the results"
+            if path in given_up
+            else "the results are from its earlier content"
+        )
+        + ". Restore it and run the same command to redo its units, or choose another OUTPUT for"
+        " its new content"
         for path, what in work.changed.items()
     ]
-    if failed := {unit: record for unit, record in work.quarantined.items() if paths[unit] not in work.changed}:
+    if failed := {
+        unit: record for unit, record in work.quarantined.items() if paths[unit] not in work.changed
+    }:
         unit, record = next(iter(failed.items()))
         last = record["tries"][-1]
         found.append(
-            f"failed: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
-            f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); details: "
-            f"{work.layout.failed(record['stage'], record['unit'])}. Run the same command to try again"
+            f"failed: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']},"
+            f" {counted(len(record['tries']), 'time')} ({last['error']}: {last['message']});"
+            f" details: {work.layout.failed(record['stage'], record['unit'])}. Run the same command"
+            " to try again"
         )
     if funnel is None:
         return tuple(found)
     if unread := funnel["dead_letter"]["units"] - len(funnel["set_aside"]):
         found.append(
-            f"{counted(unread, 'part')} of the input could not be read completely ({funnel['dead_letter']['first']}); "
-            "repair or leave out the file and choose another OUTPUT (all such files and units are in dead_letter/)"
+            f"{counted(unread, 'part')} of the input could not be read completely"
+            f" ({funnel['dead_letter']['first']}); repair or leave out the file and choose another"
+            " OUTPUT (all such files and units are in dead_letter/)"
         )
-    rows, most = funnel["dead_letter"]["rows"], settings.max_dead_share
+    rows = funnel["dead_letter"]["rows"]
+    most = settings.max_dead_share
     if (fraction := rows / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:
         found.append(
-            f"dead-letter table: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed {most:.1%}; see "
-            "dead_letter/, or allow more with --max-dead-share"
+            f"dead-letter table: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed"
+            f" {most:.1%}; see dead_letter/, or allow more with --max-dead-share"
         )
     if lost := _all_lost(work, funnel, settings):
         found.append(lost)
@@ -63,7 +74,9 @@ _OTHER_OUTPUT = "and choose another OUTPUT or remove this one, which was made fr
 _ADDRESS = "if you trust the server, allow it with --download-allow ADDRESS:PORT"
 _NETWORK = "check that this machine reaches the servers; downloads use no proxy"
 _REMEDIES: dict[str, str] = {
-    "image_outside_root": "if you trust the manifest, allow the folder of the images with --images-root FOLDER",
+    "image_outside_root": (
+        "if you trust the manifest, allow the folder of the images with --images-root FOLDER"
+    ),
     Reason.BAD_URL: f"name the column of the addresses with --url-column NAME, {_OTHER_OUTPUT}",
     Reason.BLOCKED_PORT: _ADDRESS,
     Reason.BLOCKED_ADDRESS: _ADDRESS,
@@ -75,15 +88,17 @@ _REMEDIES: dict[str, str] = {
     Reason.HASH_MISMATCH: "check that the manifest's column of hashes belongs to these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
-"""Reasons of rejected rows without a readable image. Captions that cannot be embedded have `NOT_SCORED` too."""
+"""Reasons of rejected rows without a readable image. Captions that cannot be embedded have
+`NOT_SCORED` too."""
 _BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
 """Errors of dead-letter rows without a readable image."""
 
 
 def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | None:
-    """Return an error line with the likeliest remedy if no row has a caption, or if every row that needed an image
-    lacks one or was not scored. Return None otherwise."""
-    rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
+    """Return an error line with the likeliest remedy if no row has a caption, or if every row that
+    needed an image lacks one or was not scored. Return None otherwise."""
+    rejected = funnel["rejected"]
+    dead = funnel["dead_letter"]["by_error"]
     without = rejected.get(NoCaption.reason, 0)
     if without and without == funnel["rows_in"]:
         return (
@@ -101,7 +116,9 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
         return None
     reason, rows = lost.most_common(1)[0]
     if reason == NOT_AT_HAND:
-        remedy = f"name the column of the image files with --image-path-column NAME, {_OTHER_OUTPUT}"
+        remedy = (
+            f"name the column of the image files with --image-path-column NAME, {_OTHER_OUTPUT}"
+        )
         if work.plan.downloadable():
             remedy = (
                 f"add download to {spelled_option('stages')}, or filter without images with "
@@ -112,13 +129,19 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
         where = f" in {image_folders(info.path, settings.dataset)[0]}" if info is not None else ""
         remedy = f"images were looked for{where}; name another folder with --images-root FOLDER"
     else:
-        remedy = _REMEDIES.get(reason, "see rejected/ and dead_letter/ for the messages of single rows")
+        remedy = _REMEDIES.get(
+            reason, "see rejected/ and dead_letter/ for the messages of single rows"
+        )
     total = counted(lost.total(), "row")
-    return f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"
+    return (
+        f"no image could be read: {rows:,} of the {total} that needed one ended with {reason};"
+        f" {remedy}"
+    )
 
 
 def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
-    """Return the dead-letter table of unreadable files and quarantined units. Return None if there are none."""
+    """Return the dead-letter table of unreadable files and quarantined units. Return None if there
+    are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
     for unit, record in sorted(quarantined.items()):

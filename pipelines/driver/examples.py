@@ -46,31 +46,43 @@ def collect_examples(
     stages: Sequence[str],
     own: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
-    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, from the first units with any."""
+    """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, from the first
+    units with any."""
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
             room = EXAMPLES - len(wanted.setdefault(reason, []))
             wanted[reason] += [(unit.name, ordinal) for ordinal in ordinals[:room]]
-        if len(wanted) > len(cascade(preset)) and all(len(rows) >= EXAMPLES for rows in wanted.values()):
+        if len(wanted) > len(cascade(preset)) and all(
+            len(rows) >= EXAMPLES for rows in wanted.values()
+        ):
             break
     examples: dict[str, list[Example]] = {reason: [] for reason in wanted}
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
         records = image_records(layout, name, plan.image_units(read), stages)
-        record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
+        record_of = (
+            {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
+        )
         mine = sorted(
-            (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
+            (ordinal, reason)
+            for reason, chosen in wanted.items()
+            for unit, ordinal in chosen
+            if unit == name
         )
         asked = sorted({ordinal for ordinal, _ in mine})
         groups = annotated_rows(layout, name, preset)
-        rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
+        rows = pa.concat_tables(
+            group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups
+        )
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
         measured = _measured(layout, name, rows, own)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
-            one = with_one_caption(rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages)
+            one = with_one_caption(
+                rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
+            )
             decisions = apply_caption_filters(one, preset, "captions" in stages)
             passed = decisions.reasons[0] == KEPT  # else records of its image are of an earlier run
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
@@ -83,19 +95,23 @@ def collect_examples(
 def _measured(
     layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | str | None]]:
-    """Return by ordinal the numbers that stages' filters measured for a row. Rows without numbers are omitted."""
+    """Return by ordinal the numbers that stages' filters measured for a row. Rows without numbers
+    are omitted."""
     found: dict[int, dict[str, float | str | None]] = {}
     for one in (one for one in own if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):
                 mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))
-                found.setdefault(ordinal, {}).update(one.measured(layout, unit, mine).to_pylist()[0])
+                found.setdefault(ordinal, {}).update(
+                    one.measured(layout, unit, mine).to_pylist()[0]
+                )
     return found
 
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    # The run reports an unreadable or changed file elsewhere; rows whose images it hides are shown without them.
+    # The run reports an unreadable or changed file elsewhere; rows whose images it hides are shown
+    # without them.
     with contextlib.suppress(UnreadableFile, FileChanged):
         for ordinal, image in images:
             if isinstance(image, bytes):
@@ -103,9 +119,11 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     return found
 
 
-def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None) -> Example:
-    """Return a row as the report shows it: the graph of its caption, the spotted text and the overlap. `record` is its
-    row of `RECORD`, or None to leave out what was read in its image."""
+def example_of(
+    one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None
+) -> Example:
+    """Return a row as the report shows it: the graph of its caption, the spotted text and the
+    overlap. `record` is its row of `RECORD`, or None to leave out what was read in its image."""
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # leave out annotations that only an earlier run may have made
@@ -117,9 +135,13 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
         "objects": row.get("objects") or [],
-        "attributes": [one for one in attributes if preset.captions.counts(one["kind"], one["score"])],
+        "attributes": [
+            one for one in attributes if preset.captions.counts(one["kind"], one["score"])
+        ],
         "relations": relations,
-        "actions": [action | {"accepted": yes} for action, yes in zip(actions, accepted, strict=True)],
+        "actions": [
+            action | {"accepted": yes} for action, yes in zip(actions, accepted, strict=True)
+        ],
         "complexity": int(decided.complexity[0]) if decided and decided.parsed[0] else None,
         "image": None,
         "width": record["width"] if record else None,
@@ -139,8 +161,10 @@ def example_of(one_row: pa.Table, preset: Preset, decisions: Decisions, record: 
 
 
 def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[Any], ...]:
-    """Return the actions, attributes and relations of a row, each with the recomputed `reasons` for its score. If the
-    scores differ from the stored ones, something else annotated the row, so leave out all reasons."""
+    """Return the actions, attributes and relations of a row, each with the recomputed `reasons` for
+    its score. If the scores differ from the stored ones, something else annotated the row, so leave
+    out all reasons.
+    """
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

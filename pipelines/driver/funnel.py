@@ -3,7 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from open_diht.filters.cascade import DEAD, KEPT, NOT_AT_HAND, NOT_DECIDED, StageFilter, Step, cascade, conditions_of
+from open_diht.filters.cascade import (
+    DEAD,
+    KEPT,
+    NOT_AT_HAND,
+    NOT_DECIDED,
+    StageFilter,
+    Step,
+    cascade,
+    conditions_of,
+)
 from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.engine.stage import FailedUnit
@@ -21,17 +30,24 @@ _MOST_BINS = 10_000  # far more than there are: only a record that was altered c
 
 
 def summarise(
-    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[StageFilter] = ()
+    layout: Layout,
+    units: Sequence[Unit],
+    plan: Plan,
+    settings: RunSettings,
+    own: Sequence[StageFilter] = (),
 ) -> FunnelRecord:
-    """Return the funnel of the decisions, to which the caller adds duplicates, an index export, quarantined units and
-    seconds. Rows of the plan's units that are not in `units` count as not decided. If the plan has counted the rows of
-    a truncated unit, those after the damage count as not decided too."""
+    """Return the funnel of the decisions, to which the caller adds duplicates, an index export,
+    quarantined units and seconds. Rows of the plan's units that are not in `units` count as not
+    decided. If the plan has counted the rows of a truncated unit, those after the damage count as
+    not decided too."""
     broken = [in_words(file) for file in plan.unreadable]
     waiting, undecided = _not_decided(layout, plan, units)
     unparsed, captions_in, by_reason, moves = 0, 0, Counter[str](), Counter[str]()
 
     def read(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
-        return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
+        return read_json(layout.commit("captions", unit.name)), read_json(
+            layout.commit("decide", unit.name)
+        )
 
     def records() -> Iterator[tuple[int, DecideRecord]]:
         nonlocal unparsed, captions_in
@@ -45,9 +61,14 @@ def summarise(
             by_reason.update(decided.get("captions", {}))
             yield captions["rows"], decided
 
-    steps, conditions = cascade(settings.preset, own), conditions_of(own)
+    steps = cascade(settings.preset, own)
+    conditions = conditions_of(own)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
-    funnel["dataset"], funnel["unparsed"], funnel["moves"] = settings.dataset.name, unparsed, dict(moves)
+    funnel["dataset"], funnel["unparsed"], funnel["moves"] = (
+        settings.dataset.name,
+        unparsed,
+        dict(moves),
+    )
     if settings.dataset.several_captions:
         funnel["captions"] = {
             "captions_in": captions_in + undecided,
@@ -68,7 +89,8 @@ def count(
     conditions: Sequence[ColumnCondition] = (),
     waiting: NotDecided | None = None,
 ) -> FunnelRecord:
-    """Return the funnel of commit records. `waiting`, the counts of undecided rows, is read after the last record."""
+    """Return the funnel of commit records. `waiting`, the counts of undecided rows, is read after
+    the last record."""
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
@@ -81,7 +103,9 @@ def count(
         dead.update(decided["dead"])
         lost.update(decided["lost"])
         for name, counts in decided["histograms"].items():
-            histograms.setdefault(name, Counter()).update({int(value): number for value, number in counts.items()})
+            histograms.setdefault(name, Counter()).update(
+                {int(value): number for value, number in counts.items()}
+            )
     not_decided: NotDecided = waiting or {"rows": 0, "units": 0, "uncounted": 0}
     rows += not_decided["rows"]
     return {
@@ -91,7 +115,12 @@ def count(
         "rows_in": rows,
         "steps": _steps(steps, stages, rows, not_decided["rows"], lost, rejected),
         "rejected": dict(sorted(rejected.items())),
-        "dead_letter": {"rows": dead.total(), "units": 0, "by_error": dict(sorted(dead.items())), "first": None},
+        "dead_letter": {
+            "rows": dead.total(),
+            "units": 0,
+            "by_error": dict(sorted(dead.items())),
+            "first": None,
+        },
         "not_decided": not_decided,
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
@@ -101,7 +130,9 @@ def count(
             name: {str(value): number for value, number in sorted(counts.items())}
             for name, counts in sorted(histograms.items())
         },
-        "columns": {STORED + one.reason: _drawn(one, histograms) for one in (*preset.columns, *conditions)},
+        "columns": {
+            STORED + one.reason: _drawn(one, histograms) for one in (*preset.columns, *conditions)
+        },
         "duplicates": {},
         "left": {},
         "set_aside": {},
@@ -109,19 +140,29 @@ def count(
     }
 
 
-def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int]]) -> ColumnHistogram:
+def _drawn(
+    condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int]]
+) -> ColumnHistogram:
     bins = sorted(histograms.get(STORED + condition.reason, {}))
     numbers = [one for one in bins if one != MISSING_PLACE]
     if condition.thresholds and numbers:  # include empty bins between them
         if numbers[-1] - numbers[0] > _MOST_BINS:
-            raise ValueError(f"a histogram of column {condition.reason} has the bins {numbers[0]} and {numbers[-1]}")
+            raise ValueError(
+                f"a histogram of column {condition.reason} has the bins {numbers[0]} and"
+                f" {numbers[-1]}"
+            )
         bins = [*bins[: len(bins) - len(numbers)], *range(numbers[0], numbers[-1] + 1)]
-    return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
+    return {
+        "labels": {str(one): condition.label(one) for one in bins},
+        "thresholds": list(condition.thresholds),
+    }
 
 
 def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[NotDecided, int]:
-    """Return the counts of a plan's units that are not `decided`, and the number of captions that were read in them."""
-    names, captions = {unit.name for unit in decided}, 0
+    """Return the counts of a plan's units that are not `decided`, and the number of captions that
+    were read in them."""
+    names = {unit.name for unit in decided}
+    captions = 0
     found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:
         if unit.name not in names:
@@ -142,15 +183,17 @@ def _steps(
     lost: Mapping[str, int],
     rejected: Mapping[str, int],
 ) -> list[FunnelStep]:
-    """Return the steps with the rows left after each. Dead-letter and undecided rows are `lost` in steps of their own;
-    reasons of stages that are not loaded in this process come last."""
+    """Return the steps with the rows left after each. Dead-letter and undecided rows are `lost` in
+    steps of their own; reasons of stages that are not loaded in this process come last."""
     steps: list[FunnelStep] = []
 
     def lose(stage: str, reason: str, count: int) -> None:
         nonlocal rows
         rows -= count
         if count:
-            steps.append({"stage": stage, "reason": reason, "rejected": 0, "lost": count, "left": rows})
+            steps.append(
+                {"stage": stage, "reason": reason, "rejected": 0, "lost": count, "left": rows}
+            )
 
     lose("set aside", NOT_DECIDED, not_decided)
     lose("manifest", DEAD, lost.get("manifest", 0))

@@ -16,7 +16,10 @@ _STAYING = {
 }
 _LEFT_OUT = {
     UNUSABLE: "that training cannot read (no image or .txt in their tar, or a repeated key)",
-    OTHER_CAPTION: "whose .txt, which training reads, is not the filtered caption (--export shards writes that one)",
+    OTHER_CAPTION: (
+        "whose .txt, which training reads, is not the filtered caption (--export shards writes that"
+        " one)"
+    ),
 }
 
 
@@ -25,30 +28,35 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     notes: list[str] = []
     if funnel["unparsed"]:
         notes.append(
-            f"lean run: {counted(funnel['unparsed'], 'caption')} without a possible verb were not parsed. Action or "
-            "an earlier filter rejects them; their objects, attributes and complexity are null, and rows that "
-            "Complexity would have rejected first count under Action"
+            f"lean run: {counted(funnel['unparsed'], 'caption')} without a possible verb were not"
+            " parsed. Action or an earlier filter rejects them; their objects, attributes and"
+            " complexity are null, and rows that Complexity would have rejected first count under"
+            " Action"
         )
     if captions := funnel.get("captions"):
         ends = {"passed": captions["passed"], "in dead-letter rows": captions["dead_letter"]}
         ends |= {"not decided": captions["not_decided"]}
         said = [f"{number:,} {end}" for end, number in ends.items() if number or end == "passed"]
-        said += [f"{number:,} rejected ({reason})" for reason, number in captions["rejected"].items()]
+        said += [
+            f"{number:,} rejected ({reason})" for reason, number in captions["rejected"].items()
+        ]
         notes.append(
-            f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(said)}. A row is kept if one "
-            "of its captions passes"
+            f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(said)}. A"
+            " row is kept if one of its captions passes"
         )
     if (moves := funnel.get("moves")) and (candidates := int(moves["raised"] + moves["lowered"])):
         notes.append(
-            f"second opinion: asked about {counted(int(moves['asked']), 'caption')}; it raised the scores of "
-            f"{int(moves['raised']):,} candidates and lowered those of {int(moves['lowered']):,}, by "
-            f"{moves['total'] / candidates:.2f} on average. The examples show which, and the words that it went by"
+            f"second opinion: asked about {counted(int(moves['asked']), 'caption')}; it raised the"
+            f" scores of {int(moves['raised']):,} candidates and lowered those of"
+            f" {int(moves['lowered']):,}, by {moves['total'] / candidates:.2f} on average. The"
+            " examples show which, and the words that it went by"
         )
     if waiting := funnel["rejected"].get(NOT_AT_HAND, 0):
         notes.append(
-            f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are in rejected/ with "
-            f"reason {NOT_AT_HAND}. If the manifest has urls and no images, add download to {spelled_option('stages')} "
-            f"to fetch them; or use {spelled_option('stages', 'captions,export')} to keep rows by their captions alone."
+            f"{counted(waiting, 'row')} passed the caption filters but have no image here; they are"
+            f" in rejected/ with reason {NOT_AT_HAND}. If the manifest has urls and no images, add"
+            f" download to {spelled_option('stages')} to fetch them; or use"
+            f" {spelled_option('stages', 'captions,export')} to keep rows by their captions alone."
         )
     if checked := funnel.get("checked"):
         notes.append(f"checked against {checked_in_words(checked)}")
@@ -61,31 +69,39 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     if stay:
         how = "set that setting in the preset to reject them in stage dedup"
         if "dedup" not in funnel["stages"]:
-            how = f"to reject them, add dedup to {spelled_option('stages')}, with that setting in the preset"
+            how = (
+                f"to reject them, add dedup to {spelled_option('stages')}, with that setting in the"
+                " preset"
+            )
         notes.append(f"duplicates kept: {', '.join(stay)}; {how}")
     if (same := duplicates.get(UID)) and (shared := same["found"]):
         notes.append(
-            f"{counted(shared, 'row')} with the uid of an earlier row and another url, image or caption, or without a "
-            "url and with an image that this run did not read, so that the pairs cannot be compared; subset.npy omits "
-            "these uids because each would select all of its rows"
+            f"{counted(shared, 'row')} with the uid of an earlier row and another url, image or"
+            " caption, or without a url and with an image that this run did not read, so that the"
+            " pairs cannot be compared; subset.npy omits these uids because each would select all"
+            " of its rows"
         )
     if left := funnel.get("left"):
-        lost = [f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
+        lost = [
+            f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()
+        ]
         others = f". Kept but not in index/: {'; '.join(lost)}" if lost else ""
         notes.append(
-            f"the tars of INPUT ({left['shards']:,}) are unchanged; index/ lists their {left['samples']:,} kept "
-            f"samples, which `{spelled('train')}` reads{others}"
+            f"the tars of INPUT ({left['shards']:,}) are unchanged; index/ lists their"
+            f" {left['samples']:,} kept samples, which `{spelled('train')}` reads{others}"
         )
     return notes
 
 
 def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
-    """Return a warning if a column has different types in different manifests, and so in different results."""
+    """Return a warning if a column has different types in different manifests, and so in different
+    results."""
     differing = check_consistent(infos)
     if not differing:
         return None
     more = f" (and {len(differing) - 1:,} more)" if len(differing) > 1 else ""
     return (
-        f"{differing[0]}{more}: the parts of kept/ and rejected/ have these types too, and readers of a folder as one "
-        "table may fail; give the column one type, or filter the files into separate OUTPUTs"
+        f"{differing[0]}{more}: the parts of kept/ and rejected/ have these types too, and readers"
+        " of a folder as one table may fail; give the column one type, or filter the files into"
+        " separate OUTPUTs"
     )

@@ -33,12 +33,20 @@ class Results:
     own: Sequence[StageFilter]
     """Filters of stages, which decided in addition to the preset."""
 
-    def publish(self, units: Sequence[Unit], funnel: FunnelRecord, decided: dict[str, str], began: float) -> None:
-        """Write the results and print the funnel, or only print it if nothing has changed since an earlier run. `began`
-        is the start of the run in seconds since 1970; `units` are the decided ones."""
-        settings, layout, plan, say = self.settings, self.work.layout, self.work.plan, self.work.say
-        root, stages = layout.root, settings.stages
-        path, report = root / "funnel.json", root / "report.html"
+    def publish(
+        self, units: Sequence[Unit], funnel: FunnelRecord, decided: dict[str, str], began: float
+    ) -> None:
+        """Write the results and print the funnel, or only print it if nothing has changed since an
+        earlier run. `began` is the start of the run in seconds since 1970; `units` are the decided
+        ones."""
+        settings = self.settings
+        layout = self.work.layout
+        plan = self.work.plan
+        say = self.work.say
+        root = layout.root
+        stages = settings.stages
+        path = root / "funnel.json"
+        report = root / "report.html"
         previous = cast(FunnelRecord, Vouched(layout).current(path))
         asked = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.work.seconds}
@@ -46,7 +54,9 @@ class Results:
             say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
-        examples = collect_examples(layout, plan, units, settings.dataset, settings.preset, stages, self.own)
+        examples = collect_examples(
+            layout, plan, units, settings.dataset, settings.preset, stages, self.own
+        )
         notes = all_notes(funnel)
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
@@ -56,17 +66,25 @@ class Results:
         else:
             publish_bytes(root / CARD, card_of(settings, layout, plan, units, funnel).encode())
         if "export" in stages:
-            publish_bytes(report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace"))
-        slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
+            publish_bytes(
+                report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace")
+            )
+        slim = {
+            reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()
+        }
         files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
         publish_record(layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
         say(render_funnel(funnel))
         for note in notes:
             say(note)
-        say(f"results in {root}/ (kept, rejected, dead_letter{', report.html' if 'export' in stages else ''})")
+        say(
+            f"results in {root}/ (kept, rejected,"
+            f" dead_letter{', report.html' if 'export' in stages else ''})"
+        )
 
     def _provenance(self, began: float) -> dict[str, object]:
-        settings, plan = self.settings, self.work.plan
+        settings = self.settings
+        plan = self.work.plan
         return {
             "command": list(settings.command),
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
@@ -84,8 +102,10 @@ class Results:
             "workers": settings.workers,
             "runner": settings.backend.name,
             "plugins": list(settings.plugins),
-            "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
-            | {"python": platform.python_version()},
+            "versions": (
+                {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
+                | {"python": platform.python_version()}
+            ),
             "models": self.work.models,
             "files": list(plan.files),
             "plan": {"fingerprint": plan.fingerprint, "units": len(plan.units)},

@@ -1,4 +1,5 @@
-"""A filter run from plan to report: annotate the units that are not committed, decide, check, export."""
+"""A filter run from plan to report: annotate the units that are not committed, decide, check,
+export."""
 
 import logging
 import time
@@ -45,7 +46,8 @@ class FilterOutcome:
     """The outcome of a run."""
 
     funnel: FunnelRecord | None
-    """Counts of the run, as in funnel.json, or None for a shard that did not complete the output."""
+    """Counts of the run, as in funnel.json, or None for a shard that did not complete the
+    output."""
     errors: tuple[str, ...] = ()
     """Error lines for the user, see `errors.errors_of`."""
 
@@ -55,7 +57,9 @@ class FilterOutcome:
         return 1 if self.errors else 0
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:
+def run(
+    settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None
+) -> FilterOutcome:
     """Filter a data set, as `open-diht filter` does.
 
     Args:
@@ -81,20 +85,20 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         (0, 184)
 
     Raises:
-        WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not usable; no results were
-            written.
-        ModelMissing: no spaCy model is installed.
-        NotConserved: see `check_conservation`.
-        RunFailed: the output folder was removed, is full or has damaged files, a store or hub does not answer, or see
+        WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not
+            usable; no results were written.
+        ModelMissing: no spaCy model is installed. NotConserved: see `check_conservation`.
+            RunFailed: the output folder was removed, is full or has damaged files, a store or hub
+            does not answer, or see
             `Engine.run`.
-        LeaseLost: another run has taken the output folder, after this one was paused or the folder was removed.
-        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
+        LeaseLost: another run has taken the output folder, after this one was paused or the folder
+            was removed. WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:
         say(
-            f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes at its end; run "
-            "the same command to resume"
+            f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes"
+            " at its end; run the same command to resume"
         )
     kinds = annotating_stages()
     # The annotating stages come last, because that of OCR may download weights.
@@ -102,8 +106,12 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     for check in checks:
         check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
-    with said_if_slow(SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say):
-        plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
+    with said_if_slow(
+        SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say
+    ):
+        plan = plan or make_plan(
+            settings.input, settings.dataset, cores, settings.unit_rows, settings.output
+        )
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
@@ -111,7 +119,9 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     if differing := types_that_differ(plan.infos):
         say(differing)
     idle = {kind.name for kind in kinds if not kind.applies(settings, plan)}
-    settings = replace(settings, stages=tuple(stage for stage in settings.stages if stage not in idle))
+    settings = replace(
+        settings, stages=tuple(stage for stage in settings.stages if stage not in idle)
+    )
     reads = settings.decontaminate is not None
     if reads or not {*settings.stages} <= {"captions", DOWNLOAD}:
         check_image_paths(plan.infos, settings.dataset)
@@ -121,13 +131,19 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
-    with said_if_slow(SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+    with said_if_slow(
+        SLOW_S, f"still waiting for the store of OUTPUT {place}, which does not answer ...", say
+    ):
         _check_writable(layout)
         if settings.publisher:
             settings.publisher.check(plan.fingerprint, len(plan.units))
     # Shards share units if these are equal.
     asked = fingerprint_of(
-        settings.preset.as_dict(), settings.stages, settings.plugins, settings.export, settings.decontaminate
+        settings.preset.as_dict(),
+        settings.stages,
+        settings.plugins,
+        settings.export,
+        settings.decontaminate,
     )
     name = shard_name(settings.shard, asked) if settings.shard else ""
     try:
@@ -147,22 +163,26 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Turn errors of a disk or of OUTPUT's store into RunFailed; if `planned`, also those of a removed OUTPUT, and
-    raise LeaseLost if another run has taken it, since files of another run may have caused the error."""
+    """Turn errors of a disk or of OUTPUT's store into RunFailed; if `planned`, also those of a
+    removed OUTPUT, and raise LeaseLost if another run has taken it, since files of another run may
+    have caused the error.
+    """
     try:
         yield
     except Exception as error:
         remedy = remedy_of(error, layout.root)
         then = f"{remedy}, and" if remedy else "Once it answers,"
-        with store_errors(layout.root, RunFailed, f"committed work is kept. {then} run the same command to resume"):
+        with store_errors(
+            layout.root, RunFailed, f"committed work is kept. {then} run the same command to resume"
+        ):
             if planned:
                 with suppress(OSError):  # of a disk or a store that fails, as `error` says
                     _check_kept(layout, error)
             if isinstance(error, OSError) and remedy and error.errno is not None:
                 where = error.filename or layout.root
                 raise RunFailed(
-                    f"{where} cannot be written ({error.strerror}); committed work is kept. {remedy}, and run the same "
-                    "command to resume"
+                    f"{where} cannot be written ({error.strerror}); committed work is kept."
+                    f" {remedy}, and run the same command to resume"
                 ) from error
             raise
 
@@ -176,9 +196,11 @@ def _check_kept(layout: Layout, error: Exception) -> None:
         raise RunFailed(removed(layout)) from error
 
 
-def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first, and then returns None if other shards are at
-    work or a unit is missing. `asked`: see `shard_name`."""
+def _filter(
+    settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float
+) -> FunnelRecord | None:
+    """Annotate, decide, check and export. A shard does its part first, and then returns None if
+    other shards are at work or a unit is missing. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
     sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)
@@ -197,7 +219,8 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     annotations.make(names)
     sources, own = annotations.results()
     decided, findings = decide(settings, work, sources, own)
-    layout, units = work.layout, work.units()
+    layout = work.layout
+    units = work.units()
     with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
         funnel = summarise(layout, units, work.plan, settings, own)
         funnel["duplicates"] = findings.counts
@@ -218,7 +241,10 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
     with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
         work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
-        work.say(f"nothing is published to {settings.publisher.target}: the run is not finished, see below")
+        work.say(
+            f"nothing is published to {settings.publisher.target}: the run is not finished, see"
+            " below"
+        )
     elif settings.publisher:
         lock.fence.check()
         settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
@@ -228,8 +254,8 @@ def _filter(settings: RunSettings, work: Work, lock: FileLock | Lease, asked: st
 def _check_writable(layout: Layout) -> None:
     if in_memory(layout.root):
         raise WrongUse(
-            f"OUTPUT {layout.root} is in the memory of this process, and the results would be lost with it; choose a "
-            "folder, or an address such as s3://bucket/folder"
+            f"OUTPUT {layout.root} is in the memory of this process, and the results would be lost"
+            " with it; choose a folder, or an address such as s3://bucket/folder"
         )
     probe = layout.root / temporary_beside(Path("probe")).name
     try:
@@ -237,6 +263,10 @@ def _check_writable(layout: Layout) -> None:
             layout.root.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except Exception as error:  # each store raises different errors; all mean that it is not writable
+    except (
+        Exception
+    ) as error:  # each store raises different errors; all mean that it is not writable
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise WrongUse(f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to") from error
+        raise WrongUse(
+            f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to"
+        ) from error

@@ -10,8 +10,9 @@ _Row = tuple[str, str, str, str, str]
 
 
 def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
-    """Return the funnel as plain ASCII lines, without a final newline. Percentages are of the rows in. A bar shows the
-    rows left after each step if `width` leaves room for it. A `width` below 60 counts as 60."""
+    """Return the funnel as plain ASCII lines, without a final newline. Percentages are of the rows
+    in. A bar shows the rows left after each step if `width` leaves room for it. A `width` below 60
+    counts as 60."""
     rows_in, width = funnel["rows_in"], max(width, 60)
 
     def share(rows: int) -> str:
@@ -21,14 +22,18 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     lefts = [rows_in]
     stage = None
     for step in funnel["steps"]:
-        gone, shown = step["rejected"] + step.get("lost", 0), step["stage"] if step["stage"] != stage else ""
+        gone = step["rejected"] + step.get("lost", 0)
+        shown = step["stage"] if step["stage"] != stage else ""
         stage = step["stage"]
         rows.append((shown, step["reason"], f"{gone:,}", share(gone), f"{step['left']:,}"))
         lefts.append(step["left"])
-    dead, not_decided = funnel["dead_letter"], funnel["not_decided"]
+    dead = funnel["dead_letter"]
+    not_decided = funnel["not_decided"]
     ends = {"kept": funnel["kept"], "dead letter": dead["rows"], "not decided": not_decided["rows"]}
     shown_ends: list[_Row] = [
-        ("", name, "", share(count), f"{count:,}") for name, count in ends.items() if count or name != "not decided"
+        ("", name, "", share(count), f"{count:,}")
+        for name, count in ends.items()
+        if count or name != "not decided"
     ]
     columns = _widths([_HEAD, *rows, *shown_ends], width)
     room = width - sum(columns) - len(_GAP) * len(columns)
@@ -46,7 +51,9 @@ def render_funnel(funnel: FunnelRecord, width: int = 100) -> str:
     for error, count in sorted(dead["by_error"].items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"{_printable(error)}: {count:,}".rjust(len(rule))[:width])
     if dead["units"]:
-        lines.append(f"files and units in the dead-letter table: {dead['units']:,}".rjust(len(rule)))
+        lines.append(
+            f"files and units in the dead-letter table: {dead['units']:,}".rjust(len(rule))
+        )
     if uncounted := not_decided["uncounted"]:
         lines.append(f"undecided units whose rows are not counted: {uncounted:,}".rjust(len(rule)))
     if wrong := unaccounted(funnel):
@@ -75,5 +82,6 @@ def _line(row: _Row, columns: list[int]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace characters that could move the cursor or widen a cell, since names come from files."""
+    """Replace characters that could move the cursor or widen a cell, since names come from
+    files."""
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)

@@ -1,1 +1,2 @@
-"""The engine: run the units of any stage, retry failures, survive dead workers, and show progress."""
+"""The engine: run the units of any stage, retry failures, survive dead workers, and show
+progress."""

@@ -1,5 +1,5 @@
-"""Prepare the items of batches in threads while an earlier batch is processed: a GPU needs many cores to decode its
-images."""
+"""Prepare the items of batches in threads while an earlier batch is processed: a GPU needs many
+cores to decode its images."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +13,12 @@ _AHEAD = 2  # batches in preparation while the caller processes one
 
 
 def prepared_ahead(
-    batches: Iterable[tuple[_Name, Sequence[_Given]]], prepare: Callable[[_Given], _Made], threads: int
+    batches: Iterable[tuple[_Name, Sequence[_Given]]],
+    prepare: Callable[[_Given], _Made],
+    threads: int,
 ) -> Iterator[tuple[_Name, list[_Made]]]:
-    """Yield each batch, a pair of a label and items, with its items prepared, in order. With 0 threads the calling
-    thread prepares."""
+    """Yield each batch, a pair of a label and items, with its items prepared, in order. With 0
+    threads the calling thread prepares."""
     if not threads:
         yield from ((name, list(map(prepare, items))) for name, items in batches)
         return

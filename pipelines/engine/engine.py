@@ -1,4 +1,5 @@
-"""Run the units of stages on a backend, shared with other shards, despite failing units and dying workers."""
+"""Run the units of stages on a backend, shared with other shards, despite failing units and dying
+workers."""
 
 from __future__ import annotations
 
@@ -28,7 +29,13 @@ from open_diht.pipelines.engine.stage import (
 )
 from open_diht.pipelines.runners import Backend, Direct
 from open_diht.pipelines.runners.job import JobAborted, WorkerDied
-from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json, remove, remove_leftovers
+from open_diht.pipelines.store.commit import (
+    RunFailed,
+    publish_json,
+    read_json,
+    remove,
+    remove_leftovers,
+)
 from open_diht.pipelines.store.layout import Layout, unit_of
 from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
@@ -54,11 +61,14 @@ class Engine:
     sharing: Sharing | None = None
     """Divides the units among shards. Without it, this invocation runs all units."""
     quarantined: Failed = field(default_factory=dict)
-    """Records of the units that failed in this run, by name. A failed image unit is under its caption unit's name."""
+    """Records of the units that failed in this run, by name. A failed image unit is under its
+    caption unit's name."""
 
     def clear_up(self) -> None:
-        """Delete the leftovers of stopped runs, see `remove_leftovers`. On a cluster first wait until no worker still
-        runs units of such a run, because it would overwrite files of this run, see `Backend.await_units`."""
+        """Delete the leftovers of stopped runs, see `remove_leftovers`. On a cluster first wait
+        until no worker still runs units of such a run, because it would overwrite files of this
+        run, see `Backend.await_units`.
+        """
         self.backend.await_units(run_name(self.layout.work), self.say)
         check_fence(self.layout.work)
         remove_leftovers(self.layout)
@@ -74,29 +84,42 @@ class Engine:
         workers: int | None = None,
         fatal: bool = False,
     ) -> Failed:
-        """Run units of a stage. Return the records of the units that failed, and add them to `quarantined`; all other
-        units are then committed. RunFailed and WorkerDied end the run; other errors are those of `Backend.run`.
+        """Run units of a stage. Return the records of the units that failed, and add them to
+        `quarantined`; all other units are then committed. RunFailed and WorkerDied end the run;
+        other errors are those of `Backend.run`.
 
         Args:
-            of: number of all units, including those already done, for a message.
-            total: number of rows (or other counts) in `todo`. Without it, or if other shards run a part, the number is
+            of: number of all units, including those already done, for a message. total: number of
+                rows (or other counts) in `todo`. Without it, or if other shards run a part, the
+                number is
                 estimated from the units begun.
             workers: see `Job.workers`; by default `self.workers`.
             fatal: raise RunFailed if a unit fails.
         """
-        check_fence(self.layout.work)  # before it removes the marks of units, which may be another run's
+        check_fence(
+            self.layout.work
+        )  # before it removes the marks of units, which may be another run's
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
         for mine in self.sharing.parts(stage, todo, failed) if self.sharing else parts:
             others = len(todo) - len(mine)
             if len(todo) < of and not quiet:
-                self.say(f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} already done")
+                self.say(
+                    f"{stage.name}: {of - len(todo):,} of {counted(of - others, 'unit')} already"
+                    " done"
+                )
             for unit in self._failed(stage).keys() & set(mine):  # they get new tries
                 remove(self.layout.failed(stage.name, unit))
             count = _Counter(stage, mine, None if others else total)
-            began, left, tries = time.time(), mine, _Tries(stage, mine)
+            began = time.time()
+            left = mine
+            tries = _Tries(stage, mine)
             begun = before = stamps(self.layout.commits(stage.name), ".json")
-            progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
+            progress = (
+                contextlib.nullcontext()
+                if quiet
+                else StageProgress(stage.name, count.look, stage.noun)
+            )
             with progress, worker_log(self.layout.scratch / "workers.log") as log:
                 while left:
                     now, rest = tries.divided(left)
@@ -116,17 +139,23 @@ class Engine:
                         left = rest + self._left_by(death, stage, now, before, tries)
                         before = stamps(self.layout.commits(stage.name), ".json")
                 count.forget()
-            self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
+            self.seconds[stage.name] = round(
+                self.seconds.get(stage.name, 0.0) + time.time() - began, 2
+            )
             found = self._failed(stage)
-            failed |= {unit: read_json(self.layout.failed(stage.name, unit)) for unit in mine if unit in found}
+            failed |= {
+                unit: read_json(self.layout.failed(stage.name, unit))
+                for unit in mine
+                if unit in found
+            }
             self._check_done(stage, mine, failed, begun, log)
             tries.forget()
         self.give_up(failed, fatal)
         return failed
 
     def _take_marks(self, stage: Stage, units: Collection[str]) -> set[str]:
-        """Delete the marks of units that were running when their worker ended, and return these units. Marks of other
-        units are left, because they may belong to other shards."""
+        """Delete the marks of units that were running when their worker ended, and return these
+        units. Marks of other units are left, because they may belong to other shards."""
         marks = self.layout.marks(stage.name)
         found = stamps(marks, "").keys() & set(units)
         for unit in found:
@@ -142,9 +171,10 @@ class Engine:
         before: Mapping[str, FileStamp],
         tries: _Tries,
     ) -> list[str]:
-        """Return the units of a job that are left to run after a worker died. A unit has failed if it was running at
-        `TRIES` deaths. Raise WorkerDied after `TRIES` deaths in a row in which no unit was running or done, and the
-        error of an aborted job at once, which then has another cause."""
+        """Return the units of a job that are left to run after a worker died. A unit has failed if
+        it was running at `TRIES` deaths. Raise WorkerDied after `TRIES` deaths in a row in which no
+        unit was running or done, and the error of an aborted job at once, which then has another
+        cause."""
         failed = self._failed(stage)
         left = self._uncommitted(stage, [unit for unit in todo if unit not in failed], before)
         under_way = self._take_marks(stage, left)
@@ -152,15 +182,18 @@ class Engine:
             raise death
         said = str(death).removeprefix(f"{stage.name}: ")
         for unit in under_way:
-            why = f"{said}; signal 9 usually means that memory ran out: use fewer WORKERS, or more memory"
+            why = (
+                f"{said}; signal 9 usually means that memory ran out: use fewer WORKERS, or more"
+                " memory"
+            )
             if tries.add(unit, failure("WorkerDied", why)):
                 left.remove(unit)
         tries.fruitless = 0 if under_way or len(left) < len(todo) else tries.fruitless + 1
         if tries.fruitless == TRIES:
             raise WorkerDied(
-                f"{stage.name}: {death}, {counted(TRIES, 'time')} without a unit done (log: "
-                f"{self.layout.scratch / 'workers.log'}); free memory or use fewer WORKERS, then run the same "
-                "command to resume"
+                f"{stage.name}: {death}, {counted(TRIES, 'time')} without a unit done (log:"
+                f" {self.layout.scratch / 'workers.log'}); free memory or use fewer WORKERS, then"
+                " run the same command to resume"
             ) from death
         self.say(f"{stage.name}: {said}; continuing with {counted(len(left), 'unit')}")
         return left
@@ -168,25 +201,41 @@ class Engine:
     def _failed(self, stage: Stage) -> dict[str, FileStamp]:
         return stamps(self.layout.work / stage.name / "failed", ".json")
 
-    def _uncommitted(self, stage: Stage, units: Sequence[str], before: Mapping[str, FileStamp]) -> list[str]:
-        """Return the units without a commit record of this run (or one of its shards) that is newer than `before`."""
+    def _uncommitted(
+        self, stage: Stage, units: Sequence[str], before: Mapping[str, FileStamp]
+    ) -> list[str]:
+        """Return the units without a commit record of this run (or one of its shards) that is newer
+        than `before`."""
         now = stamps(self.layout.commits(stage.name), ".json")
         ours = {unit for unit in units if now.get(unit) not in (None, before.get(unit))}
         if not is_local(self.layout.root):
-            # A worker of a run that lost its lease may write records at any time. On a disk each publication checks the
-            # fence just before its rename, so the stamps suffice, and a stage of 100,000 units reads no record again.
-            token, records = token_of(self.layout.root), self.records(stage.name, ours)
+            # A worker of a run that lost its lease may write records at any time. On a disk each
+            # publication checks the fence just before its rename, so the stamps suffice, and a
+            # stage of 100,000 units reads no record again.
+            token = token_of(self.layout.root)
+            records = self.records(stage.name, ours)
             ours = {unit for unit, record in records if record and record.get("token") == token}
         return [unit for unit in units if unit not in ours]
 
     def _check_done(
-        self, stage: Stage, units: Sequence[str], failed: Failed, begun: Mapping[str, FileStamp], log: WorkerLog
+        self,
+        stage: Stage,
+        units: Sequence[str],
+        failed: Failed,
+        begun: Mapping[str, FileStamp],
+        log: WorkerLog,
     ) -> None:
-        """Raise RunFailed if a unit is neither committed nor failed. `begun` has the stamps of earlier records."""
+        """Raise RunFailed if a unit is neither committed nor failed. `begun` has the stamps of
+        earlier records."""
         check_fence(self.layout.work)
         same = self._uncommitted(stage, [unit for unit in units if unit not in failed], begun)
-        # The old record of a unit to be extended is still there; or another shard had already done the unit.
-        left = [unit for unit, record in self.records(stage.name, same) if not stage.is_done(unit, record)]
+        # The old record of a unit to be extended is still there; or another shard had already done
+        # the unit.
+        left = [
+            unit
+            for unit, record in self.records(stage.name, same)
+            if not stage.is_done(unit, record)
+        ]
         if not left:
             return
         root = self.layout.root
@@ -196,16 +245,20 @@ class Engine:
         why = said.partition("\n")[0] if found else self._cannot_record(stage, left[0])
         room = f", whose disk has {_room(root)}" if is_local(root) else ""
         raise RunFailed(
-            f"{counted(len(left), 'unit')} of stage {stage.name} could be neither completed nor recorded as failed in "
-            f"OUTPUT {root}{room}; the first is {left[0]} ({why}). Committed work is kept; run the same command to "
-            "resume"
+            f"{counted(len(left), 'unit')} of stage {stage.name} could be neither completed nor"
+            f" recorded as failed in OUTPUT {root}{room}; the first is {left[0]} ({why}). Committed"
+            " work is kept; run the same command to resume"
         )
 
     def _cannot_record(self, stage: Stage, unit: str) -> str:
-        """Return why no record of a failed unit can be written, as far as this process can tell. Workers on other
-        machines have logs of their own."""
+        """Return why no record of a failed unit can be written, as far as this process can tell.
+        Workers on other machines have logs of their own."""
         try:
-            quarantine(stage, unit, [failure("RunFailed", "its worker could neither complete it nor record why")])
+            quarantine(
+                stage,
+                unit,
+                [failure("RunFailed", "its worker could neither complete it nor record why")],
+            )
             remove(self.layout.failed(stage.name, unit))  # it has not failed: the next run does it
         except LeaseLost:
             raise
@@ -214,11 +267,12 @@ class Engine:
         return "the log of its worker says why"
 
     def give_up(self, failed: Failed, fatal: bool = False) -> None:
-        """Leave failed units (and caption units of failed image units) out of later stages, or raise RunFailed if
-        `fatal`."""
+        """Leave failed units (and caption units of failed image units) out of later stages, or
+        raise RunFailed if `fatal`."""
         if failed and fatal:
             name, record = next(iter(failed.items()))
-            stage, last = record["stage"], record["tries"][-1]
+            stage = record["stage"]
+            last = record["tries"][-1]
             raise RunFailed(
                 f"stage {stage} failed at {name} ({last['error']}: {last['message']}); details: "
                 f"{self.layout.failed(stage, name)}. Run the same command to try again"
@@ -234,7 +288,9 @@ class Engine:
     def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Return an iterator over (name, commit record), with None for a missing record."""
         asked = list(names)
-        found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
+        found = each(
+            lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root
+        )
         return zip(asked, found, strict=True)
 
     def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
@@ -243,44 +299,55 @@ class Engine:
         for name, record in self.records(stage, names):
             if record is None:
                 raise RunFailed(
-                    f"the commit record of unit {name} of stage {stage} in {self.layout.root} is gone; run the same "
-                    "command to resume"
+                    f"the commit record of unit {name} of stage {stage} in {self.layout.root} is"
+                    " gone; run the same command to resume"
                 )
             total += int(record[of])
         return total
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Yield (name, commit record) like `records`, but check each record first. If a record is corrupt, or its files
-        are missing or of another size, delete it, so that its unit is not done, and yield None in its place."""
-        vouched, withdrawn = Vouched(self.layout), 0
+        """Yield (name, commit record) like `records`, but check each record first. If a record is
+        corrupt, or its files are missing or of another size, delete it, so that its unit is not
+        done, and yield None in its place.
+        """
+        vouched = Vouched(self.layout)
+        withdrawn = 0
         asked = list(names)
-        found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
+        found = each(
+            lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root
+        )
         for name, record in zip(asked, found, strict=True):
             holds = record is None or vouched.holds(record)
             withdrawn += not holds and vouched.retract(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
             self.say(
-                f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged; a run of this stage "
-                "writes them again"
+                f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged; a run"
+                " of this stage writes them again"
             )
 
     def missing(self, stage: Stage, names: Sequence[str]) -> dict[str, CommitRecord | None]:
         """Return the units that are not done, each with its commit record or None."""
         stage.prefetch(self.records, names)
-        return {name: record for name, record in self.done(stage.name, names) if not stage.is_done(name, record)}
+        return {
+            name: record
+            for name, record in self.done(stage.name, names)
+            if not stage.is_done(name, record)
+        }
 
     def complete(self, stage: Stage, names: Sequence[str], **how: Any) -> Failed:
-        """Run the units of a stage that are not done, by `run`, and return the records of those that failed."""
+        """Run the units of a stage that are not done, by `run`, and return the records of those
+        that failed."""
         return self.run(stage, list(self.missing(stage, names)), of=len(names), **how)
 
 
 class _Tries:
-    """The deaths of workers during one stage, with those of earlier runs that ended before the unit did. Deaths are
-    recorded, because on a cluster a run may end with the worker."""
+    """The deaths of workers during one stage, with those of earlier runs that ended before the unit
+    did. Deaths are recorded, because on a cluster a run may end with the worker."""
 
     def __init__(self, stage: Stage, units: Sequence[str]):
-        self._stage, self._layout = stage, stage.layout
+        self._stage = stage
+        self._layout = stage.layout
         folder = self._layout.work / stage.name / "deaths"
         known = stamps(folder, ".json").keys() & set(units)
         self._of: dict[str, list[Failure]] = {
@@ -290,15 +357,16 @@ class _Tries:
         """Consecutive deaths without a unit running or done."""
 
     def divided(self, left: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the units for the next job, and the others. A last try is made alone, so that no unit fails for the
-        deaths that another one causes in the same process or job."""
+        """Return the units for the next job, and the others. A last try is made alone, so that no
+        unit fails for the deaths that another one causes in the same process or job."""
         last = [unit for unit in left if len(self._of.get(unit, ())) >= TRIES - 1]
         known = set(last)
         others = [unit for unit in left if unit not in known]
         return (others, last) if others else (last[:1], last[1:])
 
     def add(self, unit: str, death: Failure) -> bool:
-        """Record a death at which a unit was running. If that was its last try, quarantine it and return True."""
+        """Record a death at which a unit was running. If that was its last try, quarantine it and
+        return True."""
         tries = self._of.setdefault(unit, [])
         tries.append(death)
         if len(tries) < TRIES:
@@ -325,12 +393,16 @@ class _Counter:
     """Counts the rows of the committed units of a stage and the progress of its running units."""
 
     def __init__(self, stage: Stage, todo: Sequence[str], total: int | None):
-        self._layout, self._stage, self._counted, self._total = stage.layout, stage.name, stage.counted, total
+        self._layout = stage.layout
+        self._stage = stage.name
+        self._counted = stage.counted
+        self._total = total
         self._before = stamps(self._layout.commits(stage.name), ".json")
         # Units that are extended may hold rows of an earlier run; count only the new rows.
         known = [unit for unit in todo if stage.adds and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
-        self._todo, self._ended = set(todo), 0
+        self._todo = set(todo)
+        self._ended = 0
         self._finished = 0
         self._looked = self._took = 0.0
 
@@ -346,15 +418,24 @@ class _Counter:
     def look(self) -> Count:
         """Return how much this run has done, and the total: exact, estimated or unknown."""
         now = time.monotonic()
-        if now - self._looked > _LISTING_SHARE * self._took:  # slow listings are repeated less often
+        if (
+            now - self._looked > _LISTING_SHARE * self._took
+        ):  # slow listings are repeated less often
             found = stamps(self._layout.commits(self._stage), ".json")
-            new = [unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))]
-            for unit, (rows, segments) in zip(new, each(self._read, new, self._layout.root), strict=True):
+            new = [
+                unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))
+            ]
+            for unit, (rows, segments) in zip(
+                new, each(self._read, new, self._layout.root), strict=True
+            ):
                 had, before = self._had.get(unit, (0, 0))
-                self._finished += rows - had if segments > before else rows  # else the unit was redone
+                self._finished += (
+                    rows - had if segments > before else rows
+                )  # else the unit was redone
             self._todo.difference_update(new)
             self._ended += len(new)
-            self._looked, self._took = time.monotonic(), time.monotonic() - now
+            self._looked = time.monotonic()
+            self._took = time.monotonic() - now
         running = beats(self._layout.scratch / self._stage / "progress", self._todo)
         done = self._finished + sum(rows for rows, _ in running)
         if self._total is not None:
@@ -364,4 +445,6 @@ class _Counter:
         waiting = max(0, len(self._todo) - len(running))
         if not self._ended + len(running):
             return Count(done)
-        return Count(done, begun + round(waiting * begun / (self._ended + len(running))), exact=not waiting)
+        return Count(
+            done, begun + round(waiting * begun / (self._ended + len(running))), exact=not waiting
+        )

@@ -17,13 +17,14 @@ from open_diht.pipelines.store.commit import best_effort
 
 
 class Heartbeat:
-    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost in a crash, and if
-    the disk takes no more, nothing is reported. Methods that write raise LeaseLost if the file is in an output folder
-    that another run has taken."""
+    """A file in which a running unit reports its rows done and expected. Unflushed, it may be lost
+    in a crash, and if the disk takes no more, nothing is reported. Methods that write raise
+    LeaseLost if the file is in an output folder that another run has taken."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._written, self._of = 0.0, 0
+        self._written = 0.0
+        self._of = 0
 
     def expect(self, rows: int) -> None:
         """Report how many rows the unit has, as soon as that is known."""
@@ -38,7 +39,8 @@ class Heartbeat:
     def _write(self, rows: int) -> None:
         lost: LeaseLost | None = None
         with best_effort():
-            try:  # if another run has made the folder again, the file would look like a mark of that run
+            # if another run has made the folder again, the file would look like a mark of that run
+            try:
                 check_fence(self._path)
             except LeaseLost as error:
                 lost = error
@@ -57,14 +59,18 @@ class Heartbeat:
 
 
 def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
-    """Return (rows done, rows expected) of each of these units that is running and has reported in `folder`."""
+    """Return (rows done, rows expected) of each of these units that is running and has reported in
+    `folder`."""
     found = []
     for path in folder.glob("*"):
         if path.name not in units:  # of another shard, or already counted as committed
             continue
         try:
             done, of = map(int, path.read_text(encoding="ascii").split())
-        except (FileNotFoundError, ValueError):  # the unit has just ended, is writing, or has not reported
+        except (
+            FileNotFoundError,
+            ValueError,
+        ):  # the unit has just ended, is writing, or has not reported
             continue
         found.append((done, max(done, of)))  # `of` is 0 until the unit reports its size
     return found
@@ -80,13 +86,16 @@ class Count:
 
 
 _JOIN_S = 1.0
-"""Seconds that a failed or stopped stage waits for a running count, since a store may not answer."""
+"""Seconds that a failed or stopped stage waits for a running count, since a store may not
+answer."""
 
 
 class StageProgress:
     """A progress bar that a thread updates while the `with` block runs."""
 
-    def __init__(self, stage: str, count: Callable[[], Count], noun: str, out: TextIO | None = None):
+    def __init__(
+        self, stage: str, count: Callable[[], Count], noun: str, out: TextIO | None = None
+    ):
         self._count = count
         self._bar = ProgressBar(desc=stage, unit=noun, out=out or _terminal())
         self._stop = threading.Event()
@@ -97,7 +106,10 @@ class StageProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         self._thread.join(None if kind is None else _JOIN_S)
@@ -110,14 +122,16 @@ class StageProgress:
         while not self._stop.wait(self._bar.mininterval):
             try:
                 count = self._count()
-            except Exception:  # keep the bar as it is until a count succeeds, as when a store answers again
+            except (
+                Exception
+            ):  # keep the bar as it is until a count succeeds, as when a store answers again
                 continue
             self._bar.move(count.done, count.total, exact=count.exact)
 
 
 def _terminal() -> TextIO:
-    """Return a copy of standard error, so that the bar shows while the workers' output goes to a file. Return standard
-    error itself if it has no file descriptor."""
+    """Return a copy of standard error, so that the bar shows while the workers' output goes to a
+    file. Return standard error itself if it has no file descriptor."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
     except io.UnsupportedOperation:  # it has no file descriptor, as under some test runners

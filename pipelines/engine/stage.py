@@ -22,18 +22,25 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.runners.job import to_log
-from open_diht.pipelines.store.commit import best_effort, publish_json, read_json, remedy_of, retract
+from open_diht.pipelines.store.commit import (
+    best_effort,
+    publish_json,
+    read_json,
+    remedy_of,
+    retract,
+)
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, publish_record
 from open_diht.pipelines.store.storage import StorePath, is_gone, is_local
 
 TRIES = 3
-"""A unit is quarantined after this many failed tries in a row, or deaths of workers that ran it. If its input file has
-changed, one failed try is enough."""
+"""A unit is quarantined after this many failed tries in a row, or deaths of workers that ran it. If
+its input file has changed, one failed try is enough."""
 PAUSES_S = (1.0, 5.0)
 """Seconds before the second and third try, since errors of a disk or a network may pass."""
 UNRECORDED = "open-diht cannot record that a unit failed: "
-"""Words that a worker prints before the reason. If OUTPUT takes no record, only the log can tell the driver."""
+"""Words that a worker prints before the reason. If OUTPUT takes no record, only the log can tell
+the driver."""
 
 METRICS = "diht"
 """Namespace of the metrics that a runner's page shows."""
@@ -41,7 +48,8 @@ METRICS = "diht"
 Done = tuple[Mapping[str, object], Sequence[StorePath]]
 """Entries for the commit record of a unit, and the files that the record vouches for."""
 Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
-"""Function from a stage's name and unit names to (unit, commit record), with None for a missing record."""
+"""Function from a stage's name and unit names to (unit, commit record), with None for a missing
+record."""
 
 
 class Failure(TypedDict):
@@ -74,23 +82,27 @@ def hints_of(device: str) -> Mapping[str, str]:
 
 
 class Stage(ABC):
-    """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
+    """A small picklable object: settings in its constructor, models in `setup`, one unit in
+    `process`.
 
     Its subclasses have a `layout`, a `name`, a `fingerprint` and a `process`. This class does the
-    rest: it deletes the commit record before a unit is redone, and writes it after the unit's files are published.
-    `DoUnit` retries a unit that fails, unless its input file has changed, and then quarantines it.
+    rest: it deletes the commit record before a unit is redone, and writes it after the unit's files
+    are published. `DoUnit` retries a unit that fails, unless its input file has changed, and then
+    quarantines it.
     """
 
     name: str
     """Name of the stage and of its folder in work/."""
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
-    """Hash of all that the results depend on (see `current`), for all units or one for each. It is stored in the commit
-    record."""
+    """Hash of all that the results depend on (see `current`), for all units or one for each. It is
+    stored in the commit record."""
     part_of: ClassVar[str] = ""
-    """Name of the stage in STAGES if this is one of its passes, otherwise empty. Stored in the commit record."""
+    """Name of the stage in STAGES if this is one of its passes, otherwise empty. Stored in the
+    commit record."""
     adds: ClassVar[bool] = False
-    """True: a unit with a current commit record may be incomplete and is then extended. False: such a unit is done."""
+    """True: a unit with a current commit record may be incomplete and is then extended. False: such
+    a unit is done."""
     planned: ClassVar[bool] = True
     """True if the output folder of the stage must hold a plan."""
     counted: ClassVar[str] = "rows"
@@ -100,8 +112,8 @@ class Stage(ABC):
 
     @property
     def hints(self) -> Mapping[str, str]:
-        """Beam resource hints, for backends that choose machines by them. A hint in --resource_hints applies to all
-        stages instead."""
+        """Beam resource hints, for backends that choose machines by them. A hint in
+        --resource_hints applies to all stages instead."""
         return {}
 
     def setup(self) -> None:  # noqa: B027  # not all stages load something
@@ -111,7 +123,8 @@ class Stage(ABC):
         """End helper processes."""
 
     def helpers(self) -> Sequence[int]:
-        """Return the ids of the running processes that work for this stage, whose CPU time counts as the unit's."""
+        """Return the ids of the running processes that work for this stage, whose CPU time counts
+        as the unit's."""
         return ()
 
     @abstractmethod
@@ -132,14 +145,19 @@ class Stage(ABC):
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
-        """Return the commit record if the unit's files are current. By default they are if the record has the unit's
-        fingerprint. Otherwise return None; the unit is then done from the beginning.
+        """Return the commit record if the unit's files are current. By default they are if the
+        record has the unit's fingerprint. Otherwise return None; the unit is then done from the
+        beginning.
 
         Args:
             unit: name of the unit.
             record: its commit record, if it has one.
         """
-        return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
+        return (
+            record
+            if record is not None and record["fingerprint"] == self.fingerprint_of(unit)
+            else None
+        )
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         """Return whether a unit is complete, given its commit record."""
@@ -154,12 +172,18 @@ class Stage(ABC):
         """
 
     def do(self, unit: str) -> Counter[str]:
-        """Process and commit one unit, unless it has a current commit record and the stage extends none, see `adds`.
-        Return what was counted: see `_counts`, without the counts of an earlier run that was extended."""
-        began, used, path = time.time(), cpu_seconds(self.helpers()), self.layout.commit(self.name, unit)
+        """Process and commit one unit, unless it has a current commit record and the stage extends
+        none, see `adds`. Return what was counted: see `_counts`, without the counts of an earlier
+        run that was extended.
+        """
+        began = time.time()
+        used = cpu_seconds(self.helpers())
+        path = self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
-        if before is not None and not self.adds:  # done since the driver looked, as by another shard
+        if (
+            before is not None and not self.adds
+        ):  # done since the driver looked, as by another shard
             heartbeat.end()
             return Counter()
         if before is None:
@@ -205,8 +229,9 @@ class Stage(ABC):
 class DoUnit(beam.DoFn):
     """A stage as a Beam function over unit names.
 
-    It counts units, rows and what became of them in Beam's metrics, so that the page of a cluster shows how far a job
-    is. The numbers of a run come from the commit records instead, because a runner may count a repeated unit twice.
+    It counts units, rows and what became of them in Beam's metrics, so that the page of a cluster
+    shows how far a job is. The numbers of a run come from the commit records instead, because a
+    runner may count a repeated unit twice.
     """
 
     def __init__(self, stage: Stage):
@@ -217,7 +242,9 @@ class DoUnit(beam.DoFn):
         for name in self._plugins:
             load_plugin(name)
         root = self._stage.layout.root
-        if self._fence is not None and self._fence != fence_of(root):  # else this is the driver's process
+        if self._fence is not None and self._fence != fence_of(
+            root
+        ):  # else this is the driver's process
             set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
@@ -235,25 +262,33 @@ class DoUnit(beam.DoFn):
                 with best_effort():
                     if is_local(mark):
                         mark.parent.mkdir(parents=True, exist_ok=True)
-                    mark.write_bytes(b"")  # if the worker dies, the mark that is left tells which unit it was running
+                    mark.write_bytes(
+                        b""
+                    )  # if the worker dies, the mark that is left tells which unit it was running
                 counts = self._stage.do(unit)
                 Metrics.counter(METRICS, "units").inc()
                 for name, count in counts.items():
                     Metrics.counter(METRICS, name).inc(count)
                 break
-            except LeaseLost:  # the driver notices as well, and a mark may be of the run that has the lease
+            except (
+                LeaseLost
+            ):  # the driver notices as well, and a mark may be of the run that has the lease
                 return
             except Exception as error:  # recorded and reported; it must not end the other units
                 if self._is_lost():
                     return
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
-                if len(tries) == TRIES or isinstance(error, FileChanged):  # a changed file stays changed
+                if len(tries) == TRIES or isinstance(
+                    error, FileChanged
+                ):  # a changed file stays changed
                     Metrics.counter(METRICS, "failed_units").inc()
                     try:
                         quarantine(self._stage, unit, tries)
                     except LeaseLost:
                         return
-                    except Exception as why:  # a full disk or a store that is down, which the driver reports
+                    except (
+                        Exception
+                    ) as why:  # a full disk or a store that is down, which the driver reports
                         self._is_stuck = True  # the next units would only take time
                         with best_effort():  # the log may be on the same disk
                             to_log(f"{UNRECORDED}{explained(why, self._stage.layout.root)}")
@@ -269,7 +304,8 @@ class DoUnit(beam.DoFn):
         return self._had_plan and is_gone(self._stage.layout.plan)
 
     def _is_lost(self) -> bool:
-        """Return whether the output folder was removed, or taken by another run, while the worker ran."""
+        """Return whether the output folder was removed, or taken by another run, while the worker
+        ran."""
         if self._plan_is_gone():
             return True
         try:
@@ -298,6 +334,7 @@ def failure(error: str, message: str, trace: str = "") -> Failure:
 
 
 def quarantine(stage: Stage, unit: str, tries: list[Failure]) -> None:
-    """Quarantine a unit: record that it failed in this run, with its tries. The next run tries it again."""
+    """Quarantine a unit: record that it failed in this run, with its tries. The next run tries it
+    again."""
     record = FailedUnit(unit=unit, stage=stage.name, tries=tries, token=token_of(stage.layout.root))
     publish_json(stage.layout.failed(stage.name, unit), record)

@@ -42,7 +42,8 @@ class Work(Engine):
         ]
 
     def place(self, name: str) -> int:
-        """Return the number of the name's caption unit in the plan. For a pass over all units, return a checksum."""
+        """Return the number of the name's caption unit in the plan. For a pass over all units,
+        return a checksum."""
         unit = unit_of(name)
         # Passes have no number in the plan; a checksum is equal in all shards.
         return self.plan.number(unit) if unit in self.plan else zlib.crc32(name.encode())
@@ -50,22 +51,27 @@ class Work(Engine):
     # ---- input that changes
 
     def find_changed(self) -> dict[str, str]:
-        """Return the input files that have changed since the run began, or since the last call. Raise RunFailed if a
-        store does not answer, OSError if a file cannot be checked."""
+        """Return the input files that have changed since the run began, or since the last call.
+        Raise RunFailed if a store does not answer, OSError if a file cannot be checked."""
         try:
             now = stamps_of(self._input)
         except Unreachable as error:
             raise RunFailed(
-                f"cannot check whether the input has changed since this run began: {error}. Run the same command to "
-                "resume"
+                f"cannot check whether the input has changed since this run began: {error}. Run the"
+                " same command to resume"
             ) from error
-        found = {path: difference(now[path]) for path, before in self._input.items() if now[path] != before}
+        found = {
+            path: difference(now[path])
+            for path, before in self._input.items()
+            if now[path] != before
+        }
         self._input = now
         self.changed |= found
         return found
 
     def give_up_changed(self) -> None:
-        """Fail all units of input files that `find_changed` returns, since their rows may be of two versions."""
+        """Fail all units of input files that `find_changed` returns, since their rows may be of two
+        versions."""
         found = self.find_changed()
         for unit in self.plan.units:
             if (path := unit.span.path) in found:
@@ -73,8 +79,8 @@ class Work(Engine):
                 self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
 
     def take_back_changed(self) -> None:
-        """If input files have changed, delete the commit records of their units and of passes over all units. The next
-        run redoes these, unless `keep_plan` refuses the changed input."""
+        """If input files have changed, delete the commit records of their units and of passes over
+        all units. The next run redoes these, unless `keep_plan` refuses the changed input."""
         if not self.changed:
             return
         known = {unit.name for unit in self.plan.units}

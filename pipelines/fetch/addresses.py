@@ -7,8 +7,9 @@ from typing import Self
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Mostly from IANA's special-purpose registries for IPv4 and IPv6. They are written out here because `ipaddress`'s
-# notion of "global" differs between Python versions, includes multicast and does not look into translated addresses.
+# Mostly from IANA's special-purpose registries for IPv4 and IPv6. They are written out here because
+# `ipaddress`'s notion of "global" differs between Python versions, includes multicast and does not
+# look into translated addresses.
 _NOT_PUBLIC_4 = tuple(
     ipaddress.IPv4Network(text)
     for text in (
@@ -30,7 +31,9 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")  # all assigned global unicast; loopback, local, mapped etc. lie outside
+_GLOBAL_6 = ipaddress.IPv6Network(
+    "2000::/3"
+)  # all assigned global unicast; loopback, local, mapped etc. lie outside
 _NOT_PUBLIC_6 = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -47,15 +50,19 @@ under any prefix. The second one marks the IPv4 address as globally unique."""
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address belongs to the public internet. An address under the well-known NAT64 prefix is judged
-    by its embedded IPv4 address, because resolvers of networks without IPv4 map public IPv4 addresses to it. Mapped,
-    compatible, 6to4, Teredo, ISATAP and local-use NAT64 addresses, which embed an IPv4 address too, are never
-    public."""
+    """Return whether an address belongs to the public internet. An address under the well-known
+    NAT64 prefix is judged by its embedded IPv4 address, because resolvers of networks without IPv4
+    map public IPv4 addresses to it. Mapped, compatible, 6to4, Teredo, ISATAP and local-use NAT64
+    addresses, which embed an IPv4 address too, are never public."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address in _NAT64:
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-    if address.scope_id is not None or address not in _GLOBAL_6 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
+    if (
+        address.scope_id is not None
+        or address not in _GLOBAL_6
+        or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP
+    ):
         return False
     return not any(address in network for network in _NOT_PUBLIC_6)
 
@@ -69,14 +76,17 @@ class Allowed:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or [fd00::1]:80. Raise ValueError
-        for other text, also for names, which may resolve to anything."""
+        """Parse address:port or network:port, such as 127.0.0.1:8000, 10.1.0.0/16:80 or
+        [fd00::1]:80. Raise ValueError for other text, also for names, which may resolve to
+        anything."""
         host, _, port = text.strip().rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         try:
             network = ipaddress.ip_network(host)
         except ValueError as error:
-            raise ValueError(f"{text!r} is not address:port, for example 127.0.0.1:8000 or 10.1.0.0/16:80") from error
+            raise ValueError(
+                f"{text!r} is not address:port, for example 127.0.0.1:8000 or 10.1.0.0/16:80"
+            ) from error
         if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"{text!r} has no port from 1 to 65535; write for example {host}:80")
         return cls(network, int(port))

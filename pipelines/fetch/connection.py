@@ -25,11 +25,13 @@ MAX_ADDRESSES = 4
 
 
 _ACCEPT = ",".join([*(f"image/{form.lower()}" for form in FORMATS), "*/*;q=0.1"])
-"""Omits image/*: servers that store an image in several formats may send AVIF, which we do not read."""
+"""Omits image/*: servers that store an image in several formats may send AVIF, which we do not
+read."""
 
 
 class _Bounded:
-    """A mixin that limits reading from a plain or TLS socket in time and bytes. Both read through `recv_into`."""
+    """A mixin that limits reading from a plain or TLS socket in time and bytes. Both read through
+    `recv_into`."""
 
     deadline: float
     allowance: int
@@ -94,16 +96,24 @@ class GuardedConnection(http.client.HTTPConnection):
         dial: Dial = dial,
     ):
         super().__init__(target.host, target.port)
-        self._target, self._addresses, self._context, self._dial = target, addresses[:MAX_ADDRESSES], context, dial
-        self._deadline, self._connect_timeout, self._max_header_bytes = deadline, connect_timeout, max_header_bytes
+        self._target = target
+        self._addresses = addresses[:MAX_ADDRESSES]
+        self._context = context
+        self._dial = dial
+        self._deadline = deadline
+        self._connect_timeout = connect_timeout
+        self._max_header_bytes = max_header_bytes
 
     def connect(self) -> None:
-        """Connect to the first address that accepts. Raises FetchError connect_failed or timeout."""
+        """Connect to the first address that accepts. Raises FetchError connect_failed or
+        timeout."""
         until = min(self._deadline, time.monotonic() + self._connect_timeout)
         for index, address in enumerate(self._addresses):
             last = index == len(self._addresses) - 1
             try:
-                share = _left(until) if last else _left(until) / 2  # leave time for the other addresses
+                share = (
+                    _left(until) if last else _left(until) / 2
+                )  # leave time for the other addresses
                 sock = self._dial(address, self._target.port, share)
             except OSError as error:
                 if last:
@@ -131,7 +141,8 @@ class GuardedConnection(http.client.HTTPConnection):
 
 
 def _permit(sock: Any, deadline: float, allowance: int) -> None:
-    sock.deadline, sock.allowance = deadline, allowance
+    sock.deadline = deadline
+    sock.allowance = allowance
 
 
 def _not_connected(target: Target, error: Exception) -> FetchError:
@@ -144,10 +155,12 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
 
 
 @contextlib.contextmanager
-def response(connection: GuardedConnection, target: Target, user_agent: str) -> Iterator[http.client.HTTPResponse]:
-    """Request a target and yield the response, with its headers read and its body unread. The connection is closed at
-    the end. Raise FetchError for every failure here or while the caller reads, so that a bad response costs only the
-    rows with that URL. MemoryError passes through."""
+def response(
+    connection: GuardedConnection, target: Target, user_agent: str
+) -> Iterator[http.client.HTTPResponse]:
+    """Request a target and yield the response, with its headers read and its body unread. The
+    connection is closed at the end. Raise FetchError for every failure here or while the caller
+    reads, so that a bad response costs only the rows with that URL. MemoryError passes through."""
     try:
         connection.connect()
         connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
@@ -164,19 +177,31 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
         with answer:
             yield answer
     except TimeoutError as error:
-        raise FetchError(Reason.TIMEOUT, f"{target.host}: not done in time", temporary=True) from error
+        raise FetchError(
+            Reason.TIMEOUT, f"{target.host}: not done in time", temporary=True
+        ) from error
     # Both an OSError and an HTTPException, so it is handled before these.
     except http.client.RemoteDisconnected as error:
-        raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: closed without an answer", temporary=True) from error
+        raise FetchError(
+            Reason.CONNECT_FAILED, f"{target.host}: closed without an answer", temporary=True
+        ) from error
     except http.client.IncompleteRead as error:
-        raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: the body ends too early", temporary=True) from error
+        raise FetchError(
+            Reason.BAD_RESPONSE, f"{target.host}: the body ends too early", temporary=True
+        ) from error
     except (http.client.HTTPException, ValueError) as error:
-        raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error
+        raise FetchError(
+            Reason.BAD_RESPONSE, f"{target.host}: {type(error).__name__}: {error}"[:300]
+        ) from error
     except OSError as error:
-        raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: {error.strerror or error}", temporary=True) from error
+        raise FetchError(
+            Reason.CONNECT_FAILED, f"{target.host}: {error.strerror or error}", temporary=True
+        ) from error
     except (FetchError, MemoryError):  # running out of memory says nothing about the response
         raise
     except Exception as error:
-        raise FetchError(Reason.UNEXPECTED_ERROR, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error
+        raise FetchError(
+            Reason.UNEXPECTED_ERROR, f"{target.host}: {type(error).__name__}: {error}"[:300]
+        ) from error
     finally:
         connection.close()

@@ -15,7 +15,13 @@ from urllib.parse import quote
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Allowed
 from open_diht.pipelines.fetch.body import read_body
-from open_diht.pipelines.fetch.connection import Dial, GuardedConnection, dial, response, tls_context
+from open_diht.pipelines.fetch.connection import (
+    Dial,
+    GuardedConnection,
+    dial,
+    response,
+    tls_context,
+)
 from open_diht.pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.urls import Target, parse_url
@@ -37,8 +43,8 @@ class Fetched:
 
 
 class Fetcher:
-    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees. By default
-    `resolve`, `dial` and `sleep` are the system's; tests replace them."""
+    """A fetcher of URLs, safe to use from many threads. The package docstring lists its guarantees.
+    By default `resolve`, `dial` and `sleep` are the system's; tests replace them."""
 
     def __init__(
         self,
@@ -50,7 +56,8 @@ class Fetcher:
     ):
         self._settings = settings
         self._resolve: Resolve = resolve or SystemResolver(settings.threads)
-        self._dial, self._sleep = dial, sleep
+        self._dial = dial
+        self._sleep = sleep
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
         own = settings.user_agent.split()[0].partition("/")[0].lower()
         self._names = (own, "img2dataset")  # by which a server may address us
@@ -65,9 +72,9 @@ class Fetcher:
             self._resolve.close()
 
     def fetch(self, url: str | None) -> Fetched:
-        """Return the content of a URL, retrying temporary failures up to `settings.retries` times. A failure is final
-        if the server asks to wait longer than `settings.max_wait`. Raise the FetchError of the last attempt, with the
-        number of attempts made."""
+        """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
+        A failure is final if the server asks to wait longer than `settings.max_wait`. Raise the
+        FetchError of the last attempt, with the number of attempts made."""
         target = parse_url(url)
         attempt = 0
         while True:
@@ -89,10 +96,13 @@ class Fetcher:
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= settings.max_wait else None
         # Random, so that clients do not retry at the same time.
-        return min(settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        return min(
+            settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+        )
 
     def _attempt(self, target: Target, attempt: int) -> Fetched:
-        settings, deadline = self._settings, time.monotonic() + self._settings.timeout
+        settings = self._settings
+        deadline = time.monotonic() + self._settings.timeout
         for _ in range(settings.max_redirects + 1):
             addresses = checked_addresses(
                 target,
@@ -118,21 +128,31 @@ class Fetcher:
                         temporary=answer.status in _TEMPORARY,
                         retry_after=_seconds(answer.getheader("Retry-After")),
                     )
-                if settings.respect_opt_out and (header := opts_out(answer.getheaders(), self._names)):
+                if settings.respect_opt_out and (
+                    header := opts_out(answer.getheaders(), self._names)
+                ):
                     raise FetchError(Reason.OPT_OUT, header[:200])
-                if answer.status in _REDIRECTS:  # only now, since a redirecting server may opt out as well
+                if (
+                    answer.status in _REDIRECTS
+                ):  # only now, since a redirecting server may opt out as well
                     target = _redirected(answer.getheader("Location"), target)
                     continue
                 # Chunk framing counts as received bytes too; twice the size leaves room for it.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
-                return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
-        raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {settings.max_redirects}, the last to {target}"[:300])
+                return Fetched(
+                    read_body(answer, settings.max_bytes), answer.headers, str(target), attempt
+                )
+        raise FetchError(
+            Reason.TOO_MANY_REDIRECTS,
+            f"more than {settings.max_redirects}, the last to {target}"[:300],
+        )
 
 
 def _redirected(location: str | None, target: Target) -> Target:
     if not location:
         raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: a redirect to nowhere")
-    # A header's bytes arrive as ISO-8859-1. Servers that do not escape other letters than ASCII send them as UTF-8.
+    # A header's bytes arrive as ISO-8859-1. Servers that do not escape other letters than ASCII
+    # send them as UTF-8.
     sent = location.encode("iso-8859-1")
     try:
         return parse_url(sent.decode("utf-8"), target)
@@ -160,9 +180,11 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 
 
 def opts_out(headers: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
-    """Return the header that opts out, or None. `X-Robots-Tag: noai` addresses all robots, `X-Robots-Tag: diht: noai`
-    only diht. `names` are in lower case. A name applies to the directives after it in the same header, also if a proxy
-    has joined several headers with commas. `TDM-Reservation: 1` reserves text and data mining and also opts out."""
+    """Return the header that opts out, or None. `X-Robots-Tag: noai` addresses all robots,
+    `X-Robots-Tag: diht: noai` only diht. `names` are in lower case. A name applies to the
+    directives after it in the same header, also if a proxy has joined several headers with commas.
+    `TDM-Reservation: 1` reserves text and data mining and also opts out.
+    """
     ours = {"*", *names}
     for header, value in headers:
         if header.lower() == "tdm-reservation" and value.strip() == "1":
@@ -177,9 +199,11 @@ def _refuses(value: str, ours: set[str]) -> bool:
     for item in value.lower().split(","):
         directive = item.strip()
         name, colon, rest = directive.partition(":")
-        # A name has no space; the rest of a date does, which the comma after its weekday has cut off.
+        # A name has no space; the rest of a date does, which the comma after its weekday has cut
+        # off.
         if colon and " " not in name.strip() and name.strip() not in _WITH_VALUE:
-            addressed, directive = name.strip() in ours, rest.strip()
+            addressed = name.strip() in ours
+            directive = rest.strip()
         if addressed and (directive in DIRECTIVES or directive == "none"):
             return True
     return False

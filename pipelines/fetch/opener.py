@@ -1,7 +1,7 @@
 """Replace urllib's opener with the fetcher, for code that calls `urllib.request.urlopen`.
 
-img2dataset is such code. Its downloader stays unchanged: every request it makes goes through the fetcher, and failures
-come back in the only form that it keeps, a text "reason: message".
+img2dataset is such code. Its downloader stays unchanged: every request it makes goes through the
+fetcher, and failures come back in the only form that it keeps, a text "reason: message".
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
 from open_diht.pipelines.fetch.urls import parse_url
 
-_ONE_AT_A_TIME = threading.RLock()  # the opener is process-wide, and so is img2dataset's handling of stderr
+_ONE_AT_A_TIME = (
+    threading.RLock()
+)  # the opener is process-wide, and so is img2dataset's handling of stderr
 
 
 @dataclass
 class Notes:
-    """Facts about one shard's requests that the responses do not carry: attempts, digests and our own bugs. Keys are
-    URLs as spelled by `str(parse_url(url))`."""
+    """Facts about one shard's requests that the responses do not carry: attempts, digests and our
+    own bugs. Keys are URLs as spelled by `str(parse_url(url))`."""
 
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
     """Hex digests of the fetched bytes by kind: sha256, and md5 where a row needs it."""
     bug: Exception | None = None
-    """The first exception other than FetchError. It must fail the whole shard, not just its rows."""
+    """The first exception other than FetchError. It must fail the whole shard, not just its
+    rows."""
 
 
 class GuardedOpener(urllib.request.OpenerDirector):
@@ -41,19 +44,22 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
     def __init__(self, fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]]):
         super().__init__()
-        self._fetcher, self._expected = fetcher, expected
+        self._fetcher = fetcher
+        self._expected = expected
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-        """Return a response whose body is already read. The timeout is ignored; the fetcher has its own. Raise
-        FetchError, whose text is "reason: message". Any other exception is raised too, and the first is kept in
-        `notes.bug`."""
+        """Return a response whose body is already read. The timeout is ignored; the fetcher has its
+        own. Raise FetchError, whose text is "reason: message". Any other exception is raised too,
+        and the first is kept in `notes.bug`."""
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             if data is not None:
                 raise FetchError(Reason.BAD_URL, "downloads send no data")
             fetched = self._fetched(url, str(parse_url(url)))
-            return urllib.response.addinfourl(io.BytesIO(fetched.body), fetched.headers, fetched.url, 200)
+            return urllib.response.addinfourl(
+                io.BytesIO(fetched.body), fetched.headers, fetched.url, 200
+            )
         except FetchError:
             raise
         except Exception as error:
@@ -75,10 +81,12 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
 
 @contextlib.contextmanager
-def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None) -> Iterator[Notes]:
-    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only one thread at a time
-    can be in such a block. `expected` has for each URL the hashes of the rows that share it. A file that contradicts
-    all these hashes is refused."""
+def opening_by(
+    fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None]] | None = None
+) -> Iterator[Notes]:
+    """Route this process's `urllib.request.urlopen` through the fetcher while the block runs. Only
+    one thread at a time can be in such a block. `expected` has for each URL the hashes of the rows
+    that share it. A file that contradicts all these hashes is refused."""
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:
         urllib.request.install_opener(opener)
@@ -107,7 +115,8 @@ class Expected:
 
 
 def expected_of(row: Mapping[str, Any]) -> Expected | None:
-    """Return the hash that a row states: its SHA-256, or its MD5 if it has no SHA-256. Return None without any."""
+    """Return the hash that a row states: its SHA-256, or its MD5 if it has no SHA-256. Return None
+    without any."""
     for kind in _KINDS:
         if digest := (row[kind] or "").strip().lower():
             return Expected(kind, digest)
@@ -115,12 +124,15 @@ def expected_of(row: Mapping[str, Any]) -> Expected | None:
 
 
 def digests_of(body: bytes, rows: Iterable[Expected | None]) -> dict[str, str]:
-    """Return a file's hex digests by kind: SHA-256, and MD5 if one of the rows that share the file needs it."""
+    """Return a file's hex digests by kind: SHA-256, and MD5 if one of the rows that share the file
+    needs it."""
     kinds = {"sha256"} | {row.kind for row in rows if row}
-    return {kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)}
+    return {
+        kind: hashlib.new(kind, body, usedforsecurity=False).hexdigest() for kind in sorted(kinds)
+    }
 
 
 def is_nobodys(digests: Mapping[str, str], rows: Collection[Expected | None]) -> bool:
-    """Return whether a file contradicts the hash of every row that shares it. A row without a hash (None) accepts any
-    file. Return False without rows."""
+    """Return whether a file contradicts the hash of every row that shares it. A row without a hash
+    (None) accepts any file. Return False without rows."""
     return bool(rows) and all(row is not None and not row.holds(digests) for row in rows)

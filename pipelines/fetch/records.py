@@ -32,10 +32,10 @@ FETCHED = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per requested row. `status` is ok or a `Reason`; `attempts` counts the attempts to fetch the URL; `sha256` is
-the hash of the bytes as fetched; `width` and `height` are the pixels of the original, turned upright. The stored image
-is `bytes` long and starts at `offset` in tar `shard`. Rows with the same URL share an image, unless it contradicts
-their hash."""
+"""One row per requested row. `status` is ok or a `Reason`; `attempts` counts the attempts to fetch
+the URL; `sha256` is the hash of the bytes as fetched; `width` and `height` are the pixels of the
+original, turned upright. The stored image is `bytes` long and starts at `offset` in tar `shard`.
+Rows with the same URL share an image, unless it contradicts their hash."""
 
 
 class RequestedRow(TypedDict):

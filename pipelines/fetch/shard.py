@@ -1,8 +1,8 @@
 """Fetch the images of a table of rows into one webdataset shard, with img2dataset's downloader.
 
-img2dataset provides the threads, the resizing and the tar. The requests (opener.py) and the decoding (tool.py) are
-ours, because both handle untrusted data. The verification of hashes (opener.py) is ours too, because rows that share a
-URL may expect different files.
+img2dataset provides the threads, the resizing and the tar. The requests (opener.py) and the
+decoding (tool.py) are ours, because both handle untrusted data. The verification of hashes
+(opener.py) is ours too, because rows that share a URL may expect different files.
 """
 
 import tarfile
@@ -34,15 +34,17 @@ def fetch_shard(
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
-    """Fetch the images of `rows`, a table of schema `REQUESTED`, into a tar `name`.tar in an empty local folder. Return
-    the records, a table of schema `FETCHED` sorted by ordinal, and the tar. The tar is None if no image was fetched.
+    """Fetch the images of `rows`, a table of schema `REQUESTED`, into a tar `name`.tar in an empty
+    local folder. Return the records, a table of schema `FETCHED` sorted by ordinal, and the tar.
+    The tar is None if no image was fetched.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of completion. A URL that
-    several rows share is fetched once, and its image stored once under the caption of the first row. The records assign
-    the image to all these rows, except those with another hash.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image, in order of
+    completion. A URL that several rows share is fetched once, and its image stored once under the
+    caption of the first row. The records assign the image to all these rows, except those with
+    another hash.
 
-    Failed requests become records. Raise RuntimeError if img2dataset is not installed, did not report every row, or
-    failed in an unknown way; any other exception of the fetcher is raised too.
+    Failed requests become records. Raise RuntimeError if img2dataset is not installed, did not
+    report every row, or failed in an unknown way; any other exception of the fetcher is raised too.
     """
     records: list[FetchedRow] = []
     shared: dict[str, list[RequestedRow]] = {}
@@ -50,9 +52,13 @@ def fetch_shard(
         try:
             shared.setdefault(_address(row["url"]), []).append(row)
         except FetchError as error:  # refused before any request
-            records.append(_record(row, {"status": str(error.reason), "message": error.message, "attempts": 0}))
+            records.append(
+                _record(row, {"status": str(error.reason), "message": error.message, "attempts": 0})
+            )
     if shared:
-        expected = {address: [expected_of(row) for row in group] for address, group in shared.items()}
+        expected = {
+            address: [expected_of(row) for row in group] for address, group in shared.items()
+        }
         with opening_by(fetcher, expected) as notes:
             _download([group[0] for group in shared.values()], folder, settings, beat)
         if notes.bug is not None:
@@ -61,7 +67,8 @@ def fetch_shard(
         records += _records(shared, pq.read_table(folder / "00000.parquet"), tar, notes)
     if len(records) != rows.num_rows:
         raise RuntimeError(
-            f"img2dataset returned {len(records)} records for {rows.num_rows} rows; see the worker's log"
+            f"img2dataset returned {len(records)} records for {rows.num_rows} rows; see the"
+            " worker's log"
         )
     stored = any(record["status"] == OK for record in records)
     return pa.Table.from_pylist(records, FETCHED).sort_by("ordinal"), tar if stored else None
@@ -73,12 +80,17 @@ def _address(url: str | None) -> str:
     return str(parse_url((url or "").strip()))  # strip all Unicode white space, as urllib does
 
 
-def _download(rows: list[RequestedRow], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]) -> None:
+def _download(
+    rows: list[RequestedRow], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]
+) -> None:
     """Write one shard with img2dataset: 00000.tar and 00000.parquet in `folder`."""
     downloader, resizer, writer = load_tool()
     columns = ["ordinal", "uid", "caption", "url"]
     table = pa.Table.from_pylist(rows, REQUESTED).select(columns)
-    with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as asked:
+    with (
+        pa.OSFile(str(folder / "asked.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as asked,
+    ):
         asked.write_table(table)
     downloader(
         sample_writer_class=partial(writer, beat),
@@ -91,16 +103,20 @@ def _download(rows: list[RequestedRow], folder: Path, settings: DownloadSettings
         timeout=settings.timeout,
         number_sample_per_shard=max(10, len(rows)),
         oom_shard_count=5,
-        compute_hash=None,  # the opener computes hashes, which are checked for every row that shares an image
+        # the opener computes hashes, which are checked for every row that shares an image
+        compute_hash=None,
         verify_hash_type=None,
         encode_format="jpg",
-        retries=0,  # the fetcher retries; img2dataset would retry permanent failures too, and without waiting
+        # the fetcher retries; img2dataset would retry permanent failures too, and without waiting
+        retries=0,
         user_agent_token=None,  # the fetcher sets the user agent and obeys opt-outs
         disallowed_header_directives=None,
     ).download_shard((0, str(folder / "asked.arrow")))
 
 
-def _records(shared: dict[str, list[RequestedRow]], written: pa.Table, tar: Path, notes: Notes) -> Iterator[FetchedRow]:
+def _records(
+    shared: dict[str, list[RequestedRow]], written: pa.Table, tar: Path, notes: Notes
+) -> Iterator[FetchedRow]:
     """Yield the records of all rows, given img2dataset's result for the first row of each URL."""
     addresses = {group[0]["ordinal"]: address for address, group in shared.items()}
     with tarfile.open(tar) as members:
@@ -111,7 +127,8 @@ def _records(shared: dict[str, list[RequestedRow]], written: pa.Table, tar: Path
         }
     for result in written.to_pylist():
         address = addresses[result["ordinal"]]
-        found, digests = _found(result, places, tar.name), notes.digests.get(address, {})
+        found = _found(result, places, tar.name)
+        digests = notes.digests.get(address, {})
         told: FetchedRow = {"attempts": notes.attempts[address], "sha256": digests.get("sha256")}
         for row in shared[address]:
             expected = expected_of(row)
@@ -120,7 +137,8 @@ def _records(shared: dict[str, list[RequestedRow]], written: pa.Table, tar: Path
 
 
 def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> FetchedRow:
-    """Return the part of a record that describes a URL's result: the image's location, or the failure."""
+    """Return the part of a record that describes a URL's result: the image's location, or the
+    failure."""
     if result["status"] != "success":
         reason, message = _reason(result["status"], result["error_message"] or "")
         return {"status": str(reason), "message": message}
@@ -141,8 +159,9 @@ def _record(row: RequestedRow, said: FetchedRow) -> FetchedRow:
 
 
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Return the reason and message in img2dataset's error text, which for our own errors begins with the reason. Raise
-    RuntimeError if it has no known reason, unless the resizer refused the image."""
+    """Return the reason and message in img2dataset's error text, which for our own errors begins
+    with the reason. Raise RuntimeError if it has no known reason, unless the resizer refused the
+    image."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message

@@ -9,7 +9,12 @@ from typing import Any
 
 from open_diht.common.installation import remedy
 from open_diht.filters.download import Reason
-from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.filters.spotting.decode import (
+    DecodeLimits,
+    UnreadableImage,
+    UnreadableImageReason,
+    decode_image,
+)
 from open_diht.pipelines.fetch.settings import DownloadSettings
 
 
@@ -20,17 +25,23 @@ class ToolMissing(RuntimeError):
 def check_tool() -> None:
     """Raise ToolMissing if img2dataset is not installed, without loading it."""
     if importlib.util.find_spec("img2dataset") is None:
-        raise ToolMissing(f"the download of images needs img2dataset, which is not installed: {remedy('download')}")
+        raise ToolMissing(
+            "the download of images needs img2dataset, which is not installed:"
+            f" {remedy('download')}"
+        )
 
 
 @functools.cache
 def load_tool() -> tuple[Any, Any, Any]:
-    """Return img2dataset's Downloader, Resizer and webdataset writer, the latter two adapted. Raises ToolMissing. The
-    Resizer takes `DownloadSettings` and gets pixels that Pillow has decoded under our limits, because img2dataset's own
-    decoding accepts broken images, ignores the orientation and checks the size too late. The writer's first argument is
-    a function that it calls with the number of URLs done so far, failed ones too."""
+    """Return img2dataset's Downloader, Resizer and webdataset writer, the latter two adapted.
+    Raises ToolMissing. The Resizer takes `DownloadSettings` and gets pixels that Pillow has decoded
+    under our limits, because img2dataset's own decoding accepts broken images, ignores the
+    orientation and checks the size too late. The writer's first argument is a function that it
+    calls with the number of URLs done so far, failed ones too."""
     check_tool()
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it checks the network for a newer version
+    os.environ.setdefault(
+        "NO_ALBUMENTATIONS_UPDATE", "1"
+    )  # otherwise it checks the network for a newer version
     import cv2
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer
@@ -46,10 +57,14 @@ def load_tool() -> tuple[Any, Any, Any]:
                 encode_format="jpg",
             )
             self._limits = DecodeLimits(
-                max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, decode_side=settings.image_size
+                max_bytes=settings.max_bytes,
+                max_pixels=settings.max_pixels,
+                decode_side=settings.image_size,
             )
 
-        def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
+        def __call__(
+            self, img_stream: io.BytesIO, blurring_bbox_list: Any = None
+        ) -> tuple[Any, ...]:
             img_stream.seek(0)
             data = img_stream.read()
             try:
@@ -61,14 +76,17 @@ def load_tool() -> tuple[Any, Any, Any]:
             size = image.width, image.height
             if image.format == "JPEG" and max(size) <= self.image_size:
                 return data, *size, *size, None  # unchanged: no second lossy encoding
-            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()  # a lossless input for the base class
+            bitmap = cv2.imencode(".bmp", image.pixels)[
+                1
+            ].tobytes()  # a lossless input for the base class
             encoded, width, height, _, _, error = super().__call__(io.BytesIO(bitmap))
             return encoded, width, height, *size, error
 
     class BeatingWriter(WebDatasetSampleWriter):  # type: ignore[misc]
         def __init__(self, beat: Callable[[int], None], *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
-            self._beat, self._count = beat, 0
+            self._beat = beat
+            self._count = 0
 
         def write(self, *args: Any, **kwargs: Any) -> None:
             super().write(*args, **kwargs)

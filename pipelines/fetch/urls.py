@@ -11,7 +11,9 @@ MAX_URL = 8_192
 """Longest accepted URL, in characters."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_][a-z0-9._-]*")
-_ESCAPED = "%/:=&?~#+!$,;'@()*[]"  # left unescaped: ~, reserved characters, and %, for existing escapes
+_ESCAPED = (  # left unescaped: ~, reserved characters, and %, for existing escapes
+    "%/:=&?~#+!$,;'@()*[]"
+)
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,19 @@ class Target:
     def authority(self) -> str:
         """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+        return (
+            host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+        )
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def parse_url(url: str | None, base: Target | None = None) -> Target:
-    """Parse a URL from the manifest, or from a redirect of `base`. Spaces and non-ASCII letters, which many manifests
-    leave unescaped, are escaped. Host names in other scripts are converted to their ASCII (IDNA) form. Raise FetchError
-    bad_url, or blocked_address for an IPv6 address with a zone. A user or password is refused, since it can disguise
-    the real host."""
+    """Parse a URL from the manifest, or from a redirect of `base`. Spaces and non-ASCII letters,
+    which many manifests leave unescaped, are escaped. Host names in other scripts are converted to
+    their ASCII (IDNA) form. Raise FetchError bad_url, or blocked_address for an IPv6 address with a
+    zone. A user or password is refused, since it can disguise the real host."""
     text = (url or "").strip(" \t\r\n")
     if not text:
         raise _bad(text, "the row has no address")
@@ -59,7 +63,9 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
         raise _bad(text, "a user, password or backslash before the path")
     if port == 0:
         raise _bad(text, "port 0")
-    path = quote(parts.path or "/", safe=_ESCAPED) + (f"?{quote(parts.query, safe=_ESCAPED)}" if parts.query else "")
+    path = quote(parts.path or "/", safe=_ESCAPED) + (
+        f"?{quote(parts.query, safe=_ESCAPED)}" if parts.query else ""
+    )
     return Target(
         scheme=parts.scheme,
         host=_host(parts.hostname or "", text),
@@ -69,7 +75,8 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
 
 
 def _host(host: str, url: str) -> str:
-    """Return the host in lower-case ASCII. Whether it may be requested depends on what it resolves to."""
+    """Return the host in lower-case ASCII. Whether it may be requested depends on what it resolves
+    to."""
     if ":" in host:
         if "%" in host:  # only addresses of local scope have zones
             raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is not a public address")
@@ -83,7 +90,12 @@ def _host(host: str, url: str) -> str:
         raise _bad(url, f"host {host!r}: {error}") from error
     name = name.lower().removesuffix(".")
     # Underscores and hyphens in odd places break the rules but are in use.
-    if not _HOST.fullmatch(name) or ".." in name or len(name) > 253 or any(len(part) > 63 for part in name.split(".")):
+    if (
+        not _HOST.fullmatch(name)
+        or ".." in name
+        or len(name) > 253
+        or any(len(part) > 63 for part in name.split("."))
+    ):
         raise _bad(url, f"host {host!r} is not a host name or an address")
     return name
 

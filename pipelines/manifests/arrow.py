@@ -43,13 +43,16 @@ def is_bytes(type: pa.DataType) -> bool:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """Replace view types outside of dictionaries by plain ones, which more of Arrow's functions support. Views are
-    another memory layout of the same values."""
+    """Replace view types outside of dictionaries by plain ones, which more of Arrow's functions
+    support. Views are another memory layout of the same values."""
     schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
     if schema.types == table.schema.types:
         return table
     columns = zip(table.columns, schema.types, strict=True)
-    arrays = [pa.chunked_array([_converted(chunk, type) for chunk in column.chunks], type) for column, type in columns]
+    arrays = [
+        pa.chunked_array([_converted(chunk, type) for chunk in column.chunks], type)
+        for column, type in columns
+    ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -59,7 +62,9 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
     if _is_list_view(array.type):  # Arrow's cast omits the last offset
         sizes = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
         large = pa.types.is_large_list(type)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64() if large else pa.int32())
+        offsets = pa.array(
+            np.concatenate([[0], np.cumsum(sizes)]), pa.int64() if large else pa.int32()
+        )
         made = pa.LargeListArray if large else pa.ListArray
         values = _converted(array.flatten(), type.value_type)
         return made.from_arrays(offsets, values, type=type, mask=array.is_null())
@@ -68,7 +73,8 @@ def _converted(array: pa.Array, type: pa.DataType) -> pa.Array:
 
 
 def bytes_of(table: pa.Table) -> int:
-    """Return about how many bytes the table takes. A dictionary column counts as expanded if that is more."""
+    """Return about how many bytes the table takes. A dictionary column counts as expanded if that
+    is more."""
     return sum(max(column.nbytes, _unpacked(column)) for column in table.columns)
 
 
@@ -83,9 +89,13 @@ def used_entries(array: pa.DictionaryArray) -> pa.DictionaryArray:
     """Return the same values with a dictionary of only the used entries."""
     indices = array.indices.cast(pa.int64())
     used = np.unique(np.asarray(indices.drop_null()))
-    places = pa.array(np.searchsorted(used, np.asarray(indices.fill_null(0))), mask=np.asarray(indices.is_null()))
+    places = pa.array(
+        np.searchsorted(used, np.asarray(indices.fill_null(0))), mask=np.asarray(indices.is_null())
+    )
     entries = array.dictionary.take(pa.array(used, pa.int64()))
-    return pa.DictionaryArray.from_arrays(places.cast(array.type.index_type), entries, ordered=array.type.ordered)
+    return pa.DictionaryArray.from_arrays(
+        places.cast(array.type.index_type), entries, ordered=array.type.ordered
+    )
 
 
 def _is_list_view(type: pa.DataType) -> bool:

@@ -1,4 +1,5 @@
-"""Convert chunks to batches: check text encodings and sizes, then derive captions, URLs and uids."""
+"""Convert chunks to batches: check text encodings and sizes, then derive captions, URLs and
+uids."""
 
 import hashlib
 import json
@@ -26,15 +27,17 @@ from open_diht.pipelines.manifests.types import (
     too_many,
 )
 
-_FLUSH_BYTES = 64 * 2**20  # a row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory
+_FLUSH_BYTES = (
+    64 * 2**20
+)  # a row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory
 _LISTS = ("captions", "others", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
-    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if rows are large. If
-    the chunks raise UnreadableFile, all rows before are yielded first. The rows, good and bad, and their order do not
-    depend on `batch_rows`."""
+    """Yield the rows of consecutive chunks in batches of `batch_rows` rows, fewer at the end or if
+    rows are large. If the chunks raise UnreadableFile, all rows before are yielded first. The rows,
+    good and bad, and their order do not depend on `batch_rows`."""
     waiting: list[Batch] = []
     size = 0
     broken: UnreadableFile | None = None
@@ -45,10 +48,12 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
             if sum(batch.rows for batch in waiting) >= batch_rows:
                 *full, last = _cut(_join(waiting), batch_rows)
                 yield from full
-                waiting, size = [last], bytes_of(last.table)
+                waiting = [last]
+                size = bytes_of(last.table)
             if size > _FLUSH_BYTES:  # rows are large: a short batch bounds memory
                 yield _join(waiting)
-                waiting, size = [], 0
+                waiting = []
+                size = 0
     except UnreadableFile as error:
         broken = error
     if waiting and (rest := _join(waiting)).rows:
@@ -58,14 +63,22 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 
 def to_batch(chunk: Chunk, roles: Roles) -> Batch:
-    """Return a chunk as a batch. Rows with invalid text or an oversized value become bad rows; the others get uids."""
+    """Return a chunk as a batch. Rows with invalid text or an oversized value become bad rows; the
+    others get uids."""
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
-    captions, stand_ins, ordinals, several = chunk.captions, chunk.stand_ins, chunk.ordinals, chunk.several
+    captions = chunk.captions
+    stand_ins = chunk.stand_ins
+    ordinals = chunk.ordinals
+    several = chunk.several
     bad = list(chunk.bad)
     if unreadable:
         for row, (error, message) in unreadable.items():
-            bad.append(BadRow(ordinal=ordinals[row], error=error, message=message, raw=_printed(table, row)))
+            bad.append(
+                BadRow(
+                    ordinal=ordinals[row], error=error, message=message, raw=_printed(table, row)
+                )
+            )
         bad.sort(key=lambda row: row.ordinal)
         keep = [row for row in range(table.num_rows) if row not in unreadable]
         table = _without_stale_dictionaries(table.take(pa.array(keep, pa.int64())))
@@ -75,20 +88,29 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
         several = [several[row] for row in keep] if several is not None else None
     others: list[list[str]] = []
     if roles.captions:
-        found = [_distinct(texts) for texts in (_lists(table, roles.captions) if several is None else several)]
-        captions, others = [next(iter(texts), None) for texts in found], [texts[1:] for texts in found]
+        found = [
+            _distinct(texts)
+            for texts in (_lists(table, roles.captions) if several is None else several)
+        ]
+        captions = [next(iter(texts), None) for texts in found]
+        others = [texts[1:] for texts in found]
     elif captions is None:
         captions = _texts(table, roles.caption)
     urls = [None if _is_blank(url) else url for url in _texts(table, roles.url)]
-    own, names = _texts(table, roles.uid), _stand_ins(table, roles, stand_ins)
+    own = _texts(table, roles.uid)
+    names = _stand_ins(table, roles, stand_ins)
     named = list(zip(urls, captions, names, strict=True))
     whole = captions
     if others:
-        whole = ["\0".join([text or "", *rest]) for text, rest in zip(captions, others, strict=True)]
+        whole = [
+            "\0".join([text or "", *rest]) for text, rest in zip(captions, others, strict=True)
+        ]
     return Batch(
         ordinals=np.asarray(ordinals, dtype=np.int64),
         table=table,
-        captions=[None if _is_blank(caption) or _is_no_text(caption) else caption for caption in captions],
+        captions=[
+            None if _is_blank(caption) or _is_no_text(caption) else caption for caption in captions
+        ],
         urls=urls,
         uids=[
             make_uid(url=url, caption=caption, own=mine, stand_in=name)
@@ -96,22 +118,35 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
         ],
         own_uids=[mine is not None and is_uid(mine) for mine in own],
         pairs=[
-            make_pair(url=url, caption=text, stand_in=name) for (url, _, name), text in zip(named, whole, strict=True)
+            make_pair(url=url, caption=text, stand_in=name)
+            for (url, _, name), text in zip(named, whole, strict=True)
         ],
         bad=bad,
         others=others,
     )
 
 
-def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Return for each row a name of its image other than the URL, or a hash of the image, or None."""
-    sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
+def _stand_ins(
+    table: pa.Table, roles: Roles, stand_ins: list[str | None] | None
+) -> list[str | None]:
+    """Return for each row a name of its image other than the URL, or a hash of the image, or
+    None."""
+    sources = [
+        _texts(table, roles.image_path),
+        stand_ins or [],
+        _texts(table, roles.sha256),
+        _texts(table, roles.md5),
+    ]
     given = [source for source in sources if source]
-    return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
+    return [
+        next((source[row] for source in given if source[row]), None)
+        for row in range(table.num_rows)
+    ]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    """Return a column as texts, with the first text of a list. All values are None if `name` is None."""
+    """Return a column as texts, with the first text of a list. All values are None if `name` is
+    None."""
     if name is None:
         return [None] * int(table.num_rows)
     column = table.column(name)
@@ -149,7 +184,8 @@ def _is_blank(text: str | None) -> bool:
 
 
 def _is_no_text(text: str | None) -> bool:
-    # pandas, Python and databases write a missing text like this. As a caption it would be meaningless anyway.
+    # pandas, Python and databases write a missing text like this. As a caption it would be
+    # meaningless anyway.
     return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
@@ -157,11 +193,13 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with an oversized text, list of captions or bytes, except images. Parquet has no such limit."""
+    """Return the rows with an oversized text, list of captions or bytes, except images. Parquet has
+    no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
-        column, kind = table.column(name), kind_of(table.column(name).type)
+        column = table.column(name)
+        kind = kind_of(table.column(name).type)
         if kind == "texts" and name in roles.captions:
             found |= _long_lists(name, column)
         if kind not in ("text", "bytes") or name == roles.image:
@@ -184,7 +222,10 @@ def _long_lists(name: str, column: pa.ChunkedArray) -> dict[int, _Why]:
         sizes = _lengths(pc.list_flatten(column))
         held = np.bincount(np.repeat(np.arange(len(counts)), counts), sizes, len(counts))
         for row in np.flatnonzero(held > MAX_ROW_BYTES).tolist():
-            found[row] = ("oversized", f"column '{name}' holds a value of more than {MAX_ROW_BYTES} bytes")
+            found[row] = (
+                "oversized",
+                f"column '{name}' holds a value of more than {MAX_ROW_BYTES} bytes",
+            )
     return found
 
 
@@ -194,12 +235,17 @@ def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     for chunk in column.chunks:
         values = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
         sizes = pc.binary_length(values)
-        lengths.append(np.asarray((sizes.take(chunk.indices) if values is not chunk else sizes).fill_null(0), np.int64))
+        lengths.append(
+            np.asarray(
+                (sizes.take(chunk.indices) if values is not chunk else sizes).fill_null(0), np.int64
+            )
+        )
     return np.concatenate([np.empty(0, np.int64), *lengths])
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Return the rows with text that is not valid UTF-8, which Arrow's Parquet reader does not check."""
+    """Return the rows with text that is not valid UTF-8, which Arrow's Parquet reader does not
+    check."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, *roles.captions, roles.url, roles.uid}
     for name in table.column_names:
@@ -245,7 +291,8 @@ def _printed(table: pa.Table, row: int) -> bytes:
 
 
 def _without_stale_dictionaries(table: pa.Table) -> pa.Table:
-    """Drop unused dictionary entries, since an invalid one would fail every later check of the column."""
+    """Drop unused dictionary entries, since an invalid one would fail every later check of the
+    column."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             fresh = [used_entries(chunk) for chunk in table.column(index).chunks]
@@ -265,11 +312,14 @@ def _join(parts: list[Batch]) -> Batch:
 
 
 def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
-    """Cut a batch into pieces of `batch_rows` rows, good and bad together; the last may have fewer."""
+    """Cut a batch into pieces of `batch_rows` rows, good and bad together; the last may have
+    fewer."""
     if batch.rows <= batch_rows:
         return [batch]
     bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
-    ordinals = np.sort(np.concatenate([batch.ordinals, bad_ordinals]))  # has gaps if a row group is damaged
+    ordinals = np.sort(
+        np.concatenate([batch.ordinals, bad_ordinals])
+    )  # has gaps if a row group is damaged
     pieces = []
     for start, stop in pairwise([*ordinals[::batch_rows].tolist(), int(ordinals[-1]) + 1]):
         good = slice(*np.searchsorted(batch.ordinals, [start, stop]).tolist())
@@ -286,25 +336,32 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
 
 
 def chosen_rows(batches: Iterable[Batch], ordinals: npt.NDArray[np.int64]) -> Batch | None:
-    """Return the good rows of consecutive batches that have these ordinals (n,), ascending. The batches after the last
-    of them are not read. Return None if there are no batches."""
+    """Return the good rows of consecutive batches that have these ordinals (n,), ascending. The
+    batches after the last of them are not read. Return None if there are no batches."""
     parts: list[Batch] = []
     for batch in batches:
         places = np.flatnonzero(np.isin(batch.ordinals, ordinals)).tolist()
         table = batch.table.take(pa.array(places, pa.int64()))
         lists = {name: getattr(batch, name) for name in _LISTS}
-        chosen = {name: [values[place] for place in places] if values else [] for name, values in lists.items()}
+        chosen = {
+            name: [values[place] for place in places] if values else []
+            for name, values in lists.items()
+        }
         parts.append(Batch(ordinals=batch.ordinals[places], table=table, bad=[], **chosen))
         if len(batch.ordinals) and batch.ordinals[-1] >= ordinals[-1]:
             break
     return _join(parts) if parts else None
 
 
-def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
-    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's uid is used if it is 32 hex digits,
-    so that subsets fit DataComp's. Any other id of the manifest is hashed together with URL and caption: ids such as
-    row numbers repeat between files and would make unrelated rows equal. Without an id, the uid comes from the SHA-256
-    of URL, NUL, caption. Without a URL, `stand_in` identifies the image (path, tar member, hash of the image)."""
+def make_uid(
+    *, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None
+) -> str:
+    """Return the uid of a row, 32 lower-case hex digits (128 bits). The manifest's uid is used if
+    it is 32 hex digits, so that subsets fit DataComp's. Any other id of the manifest is hashed
+    together with URL and caption: ids such as row numbers repeat between files and would make
+    unrelated rows equal. Without an id, the uid comes from the SHA-256 of URL, NUL, caption.
+    Without a URL, `stand_in` identifies the image (path, tar member, hash of the image).
+    """
     if own is not None and is_uid(own):
         return own.lower()
     parts = (url or stand_in or "", caption or "")
@@ -312,14 +369,15 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
-    """Return a key that equal pairs share whatever their ids: the uid that the row would have without an id of the
-    manifest. Return None if neither URL nor stand-in identifies the image."""
+    """Return a key that equal pairs share whatever their ids: the uid that the row would have
+    without an id of the manifest. Return None if neither URL nor stand-in identifies the image."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 
 
 def is_uid(own: str) -> bool:
-    """Return whether `own`, an id of the manifest, has the form of a uid. It is then used as one, in lower case."""
+    """Return whether `own`, an id of the manifest, has the form of a uid. It is then used as one,
+    in lower case."""
     return _HEX.fullmatch(own) is not None
 
 

@@ -1,4 +1,5 @@
-"""Open and decompress files on a disk or at an fsspec URL, and detect files that change during a run.
+"""Open and decompress files on a disk or at an fsspec URL, and detect files that change during a
+run.
 
 A file that changes while it is read would silently mix rows of two versions.
 """
@@ -26,27 +27,39 @@ from open_diht.common.stores import (
     stamp_of,
     translated,
 )
-from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
+from open_diht.pipelines.manifests.types import (
+    Compression,
+    FileChanged,
+    Span,
+    Stamp,
+    Unreachable,
+    UnreadableFile,
+)
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
-"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, even for a huge file."""
+"""Bytes at each end of a file that its fingerprint covers: two small requests to a store, even for
+a huge file."""
 _AHEAD_BYTES = 2 * 2**20
 """Read-ahead for a remote file, in bytes. Clients' defaults (S3: 50 MB) suit readers of whole
 files; we read spans and heads."""
-_REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
+_REMEMBERED_BYTES = 16 * 2**20
+_REMEMBERED_PARTS = 256
 """Most cached bytes and parts of a remote file that is read in parts."""
 _UNPACKED_BYTES = 16 * 2**10
-"""Number of bytes that are decompressed at a time. At most this many good bytes are lost before corrupt ones."""
+"""Number of bytes that are decompressed at a time. At most this many good bytes are lost before
+corrupt ones."""
 
 
-# fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not installed.
+# fsspec raises ValueError for an unknown protocol and ImportError for one whose package is not
+# installed.
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
 
 
 def reading(path: str) -> AbstractContextManager[None]:
-    """Convert exceptions of libraries in the `with` block: those of an outage (see `is_outage`) to Unreachable, those
-    of a damaged, absent or unreadable file to UnreadableFile. Other exceptions pass."""
+    """Convert exceptions of libraries in the `with` block: those of an outage (see `is_outage`) to
+    Unreachable, those of a damaged, absent or unreadable file to UnreadableFile. Other exceptions
+    pass."""
     return translated(partial(_reading, path))
 
 
@@ -67,8 +80,8 @@ def _unreachable(path: str, error: Exception) -> Unreachable | None:
     if not is_outage(error, is_remote(path)):
         return None
     return Unreachable(
-        f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and endpoint of its "
-        "store"
+        f"{path} cannot be read now ({in_words(error)}); check the network, and the credentials and"
+        " endpoint of its store"
     )
 
 
@@ -79,8 +92,10 @@ def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Open a file for reading and seeking. Errors are those of the file system, so wrap it in `reading`. With `parts`,
-    only the requested bytes of a remote file are fetched, without read-ahead, and recent parts are cached."""
+    """Open a file for reading and seeking. Errors are those of the file system, so wrap it in
+    `reading`. With `parts`, only the requested bytes of a remote file are fetched, without
+    read-ahead, and recent parts are cached.
+    """
     if not is_remote(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
@@ -90,11 +105,13 @@ def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
 
 
 class _Parts(io.RawIOBase):
-    """A remote file that is read at distant offsets, some of them twice. Recent parts are cached."""
+    """A remote file that is read at distant offsets, some of them twice. Recent parts are
+    cached."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._at, self._size = 0, handle.seek(0, os.SEEK_END)
+        self._at = 0
+        self._size = handle.seek(0, os.SEEK_END)
         self._parts: dict[int, bytes] = {}
         self._held = 0
 
@@ -125,8 +142,8 @@ class _Parts(io.RawIOBase):
         super().close()
 
     def _part(self, stop: int) -> tuple[int, bytes]:
-        """Return the offset and the bytes of the part that has the next byte to read. If no cached part has that byte,
-        fetch the bytes from there to `stop` or to the next cached part."""
+        """Return the offset and the bytes of the part that has the next byte to read. If no cached
+        part has that byte, fetch the bytes from there to `stop` or to the next cached part."""
         at = self._at
         for start, part in self._parts.items():
             if start <= at < start + len(part):
@@ -144,7 +161,8 @@ class _Parts(io.RawIOBase):
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in `reading`."""
+    """Open a file for sequential reading, decompressed. Wrap it, and reads from it, in
+    `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
@@ -152,8 +170,9 @@ def open_stream(path: str, compression: Compression) -> IO[bytes]:
 
 
 class _Unpacked:
-    """A decompressed stream read in small pieces, because a piece with corrupt data is lost as a whole. All bytes of a
-    truncated gzip stream, or of one with a wrong checksum, are read before the error is raised."""
+    """A decompressed stream read in small pieces, because a piece with corrupt data is lost as a
+    whole. All bytes of a truncated gzip stream, or of one with a wrong checksum, are read before
+    the error is raised."""
 
     def __init__(self, handle: IO[bytes], compression: Compression) -> None:
         self._handle = handle
@@ -176,7 +195,8 @@ class _Unpacked:
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) of a file, or fewer if it ends before. Errors are those of the file system."""
+    """Return bytes [start, stop) of a file, or fewer if it ends before. Errors are those of the
+    file system."""
     if is_remote(path):
         fs, inside = file_system(path)
         return fs.cat_file(inside, start=start, end=stop)
@@ -186,29 +206,36 @@ def read_part(path: str, start: int, stop: int) -> bytes:
 
 
 def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises UnreadableFile if the file is absent, empty or a folder, or its server
-    does not state the size; see `reading`."""
+    """Return the size of a file in bytes. Raises UnreadableFile if the file is absent, empty or a
+    folder, or its server does not state the size; see `reading`."""
     with reading(path):
         if is_remote(path):
             fs, inside = file_system(path)
             details = fs.info(inside)
-            is_folder, size = details["type"] == "directory", details["size"]
+            is_folder = details["type"] == "directory"
+            size = details["size"]
         else:
             status = os.stat(local_path(path))
-            is_folder, size = os.path.isdir(local_path(path)), status.st_size
+            is_folder = os.path.isdir(local_path(path))
+            size = status.st_size
     if is_folder:
         raise UnreadableFile(path, "IsADirectoryError", "this is a folder; name the files in it")
     if size is None:
         raise UnreadableFile(
-            path, "UnknownSize", "its server does not state its size, so no part of it can be read; download it first"
+            path,
+            "UnknownSize",
+            "its server does not state its size, so no part of it can be read; download it first",
         )
     if not size:
-        raise UnreadableFile(path, "EmptyFile", "the file has 0 bytes; fetch it again, or take it out of the input")
+        raise UnreadableFile(
+            path, "EmptyFile", "the file has 0 bytes; fetch it again, or take it out of the input"
+        )
     return int(size)
 
 
 def fingerprint(path: str, size: int) -> str:
-    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file. Raises as `reading` does."""
+    """Return "<size>-<16 hex digits>" from the first and last 64 KiB of a file. Raises as `reading`
+    does."""
     digest = hashlib.sha256()
     with reading(path):
         digest.update(read_part(path, 0, _FINGERPRINT_BYTES))
@@ -218,8 +245,9 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return a value that changes when a file is written to, or None without a file. Some stores report only the size
-    (see `telling`). Raise Unreachable if a store does not answer. Other errors pass unchanged."""
+    """Return a value that changes when a file is written to, or None without a file. Some stores
+    report only the size (see `telling`). Raise Unreachable if a store does not answer. Other errors
+    pass unchanged."""
     with translated(partial(_unreachable, path)):
         try:
             if not is_remote(path):
@@ -235,8 +263,13 @@ def stamp(path: str) -> Stamp | None:
 
 
 def telling(known: Stamp | None) -> Stamp | None:
-    """Return the stamp unless it holds only the size, which another version of the file may share."""
-    return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
+    """Return the stamp unless it holds only the size, which another version of the file may
+    share."""
+    return (
+        known
+        if known is not None and any(part not in ("None", str(known[0])) for part in known[1])
+        else None
+    )
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
@@ -248,15 +281,17 @@ def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
 
 @contextmanager
 def unchanged(span: Span) -> Iterator[bool]:
-    """Check that the file of a span does not change while the `with` block reads it. Yield whether the file still has
-    the stamp of `span.info`. Raise FileChanged, also in place of an exception of the block, if the file is gone, is not
-    the one that the span was cut from, or changes meanwhile. A span without fingerprint is not checked and yields
-    False."""
+    """Check that the file of a span does not change while the `with` block reads it. Yield whether
+    the file still has the stamp of `span.info`. Raise FileChanged, also in place of an exception of
+    the block, if the file is gone, is not the one that the span was cut from, or changes meanwhile.
+    A span without fingerprint is not checked and yields False."""
     if not span.fingerprint:
         yield False
         return
     before = stamp(span.path)
-    seen = span.info is not None and span.info.stamp == before  # then the fingerprint need not be computed
+    seen = (
+        span.info is not None and span.info.stamp == before
+    )  # then the fingerprint need not be computed
     if before is None or (not seen and _fingerprint(span.path, before) != span.fingerprint):
         raise FileChanged(span.path, difference(before))
     try:
@@ -268,7 +303,11 @@ def unchanged(span: Span) -> Iterator[bool]:
 
 def difference(found: Stamp | None) -> str:
     """Return how a file differs, as the end of a message that begins with its path."""
-    return "is gone" if found is None else f"has changed since it was inspected (it has {found[0]:,} bytes now)"
+    return (
+        "is gone"
+        if found is None
+        else f"has changed since it was inspected (it has {found[0]:,} bytes now)"
+    )
 
 
 @lru_cache(maxsize=4096)

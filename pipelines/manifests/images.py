@@ -1,4 +1,5 @@
-"""Read image files that a manifest names: only in allowed folders, with a size limit, never from the web."""
+"""Read image files that a manifest names: only in allowed folders, with a size limit, never from
+the web."""
 
 import os
 import posixpath
@@ -13,13 +14,18 @@ from open_diht.pipelines.manifests.files import read_part, reading
 from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal[
-    "image_not_available", "image_outside_root", "image_missing", "image_unreadable", "image_too_large_file"
+    "image_not_available",
+    "image_outside_root",
+    "image_missing",
+    "image_unreadable",
+    "image_too_large_file",
 ]
 """Why there is no image; a closed list, suitable for counters.
 
-image_not_available: the row is broken, or names no image, or only one on the web. image_outside_root: the path is
-in no folder that may be read. image_missing: the file or tar member does not exist.
-image_unreadable: it cannot be read. image_too_large_file: it has more bytes than the limit.
+image_not_available: the row is broken, or names no image, or only one on the web.
+image_outside_root: the path is in no folder that may be read. image_missing: the file or tar member
+does not exist. image_unreadable: it cannot be read. image_too_large_file: it has more bytes than
+the limit.
 """
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -41,15 +47,16 @@ ImageOrMissing = bytes | MissingImage
 
 
 def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
-    """Return the folders and URLs below which images may be read: `images_root` if given, then the manifest's
-    folder."""
+    """Return the folders and URLs below which images may be read: `images_root` if given, then the
+    manifest's folder."""
     own = posixpath.dirname(absolute(manifest))
     return (own,) if dataset.images_root is None else (absolute(dataset.images_root), own)
 
 
 def check_images_root(dataset: Dataset) -> None:
-    """Raise NoInput if `dataset.images_root` is not a folder or cannot be looked up, since rows would then lack images.
-    Raise Unreachable if its store does not answer. A folder on the web is not looked up."""
+    """Raise NoInput if `dataset.images_root` is not a folder or cannot be looked up, since rows
+    would then lack images. Raise Unreachable if its store does not answer. A folder on the web is
+    not looked up."""
     root = dataset.images_root
     if root is None or root.startswith(_WEB):
         return
@@ -58,22 +65,33 @@ def check_images_root(dataset: Dataset) -> None:
             fs, inside = file_system(root)
             found = fs.isdir(inside)
     except UnreadableFile as error:
-        raise NoInput(f"--images-root '{root}' cannot be read: {error.error}: {error.message}") from error
+        raise NoInput(
+            f"--images-root '{root}' cannot be read: {error.error}: {error.message}"
+        ) from error
     if not found:
-        raise NoInput(f"--images-root '{root}' is not a folder; name the folder that image paths are relative to")
+        raise NoInput(
+            f"--images-root '{root}' is not a folder; name the folder that image paths are"
+            " relative to"
+        )
 
 
 def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
-    """Return the bytes of an image file, or the reason why there are none. Reads only below `folders`, see `inside`.
-    The path is as the manifest has it: relative, absolute, or a URL. Errors of an outage (see `is_outage`) are raised.
+    """Return the bytes of an image file, or the reason why there are none. Reads only below
+    `folders`, see `inside`. The path is as the manifest has it: relative, absolute, or a URL.
+    Errors of an outage (see `is_outage`) are raised.
     """
     if path is None or not path.strip():
         return MissingImage(reason="image_not_available", message="the row names no image file")
     full = None if path.startswith(_WEB) else inside(path, folders)
     if path.startswith(_WEB) or (full is not None and full.startswith(_WEB)):
-        return MissingImage(reason="image_not_available", message=f"{path} is on the web; download it first")
+        return MissingImage(
+            reason="image_not_available", message=f"{path} is on the web; download it first"
+        )
     if full is None:
-        message = f"{path} lies outside {' and '.join(folders)}; if you trust the manifest, pass --images-root FOLDER"
+        message = (
+            f"{path} lies outside {' and '.join(folders)}; if you trust the manifest, pass"
+            " --images-root FOLDER"
+        )
         return MissingImage(reason="image_outside_root", message=message)
     try:
         return _read(full, limit)
@@ -82,7 +100,9 @@ def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> Ima
     except (OSError, ValueError) as error:  # ValueError: for example a NUL in the path
         if is_outage(error, is_remote(full)):  # a retry may find the image
             raise
-        return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
+        return MissingImage(
+            reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}"
+        )
 
 
 def within(data: bytes, limit: int) -> ImageOrMissing:
@@ -93,7 +113,8 @@ def within(data: bytes, limit: int) -> ImageOrMissing:
 def too_large(what: str, size: int, limit: int) -> MissingImage:
     """Return the `MissingImage` for an image that is larger than the limit."""
     return MissingImage(
-        reason="image_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
+        reason="image_too_large_file",
+        message=f"{what} has {size} bytes, more than the limit of {limit}",
     )
 
 
@@ -103,7 +124,8 @@ def is_file_path(path: str | None) -> bool:
 
 
 def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
-    """Return the deepest folder that holds all these image paths. If one is a URL, return the first path's folder."""
+    """Return the deepest folder that holds all these image paths. If one is a URL, return the first
+    path's folder."""
     full = [full_path(path.removeprefix("file://"), folders) for path in paths]
     if any(map(is_remote, full)):
         return posixpath.dirname(full[0])
@@ -111,8 +133,9 @@ def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
 
 
 def full_path(path: str, folders: Sequence[str]) -> str:
-    """Join a relative path to its base folder, and return any other path unchanged. The base is the first folder. If
-    the path leads out of the first folder by "..", the base is the last folder, the manifest's."""
+    """Join a relative path to its base folder, and return any other path unchanged. The base is the
+    first folder. If the path leads out of the first folder by "..", the base is the last folder,
+    the manifest's."""
     if is_remote(path) or path.startswith("/"):
         return path
     climbs = posixpath.normpath(path).split("/")[0] == ".."
@@ -120,10 +143,11 @@ def full_path(path: str, folders: Sequence[str]) -> str:
 
 
 def inside(path: str, folders: Sequence[str]) -> str | None:
-    """Return the full, normalized path of an image, or None if it lies below none of `folders`. A manifest is untrusted
-    input: ".." is resolved in the path's text before anything is opened, and the result is the path that is opened. It
-    must lie below a folder by its text or, for local files, by its real path. Symbolic links below a folder are
-    followed wherever they lead: they are the user's own, and hub caches consist of them."""
+    """Return the full, normalized path of an image, or None if it lies below none of `folders`. A
+    manifest is untrusted input: ".." is resolved in the path's text before anything is opened, and
+    the result is the path that is opened. It must lie below a folder by its text or, for local
+    files, by its real path. Symbolic links below a folder are followed wherever they lead: they are
+    the user's own, and hub caches consist of them."""
     path = full_path(path.removeprefix("file://"), folders)
     return next((full for folder in folders if (full := _below(path, folder)) is not None), None)
 

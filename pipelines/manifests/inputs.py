@@ -21,48 +21,58 @@ from open_diht.pipelines.manifests.formats import format_of_name, known_endings
 from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAX_RANGE = 1_000_000  # more files than any set has; a slip in a number must not make a list without end
+_MAX_RANGE = (
+    1_000_000  # more files than any set has; a slip in a number must not make a list without end
+)
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
-    """A local file system that raises for unlistable folders and dangling links, which fsspec skips silently."""
+    """A local file system that raises for unlistable folders and dangling links, which fsspec skips
+    silently."""
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
         try:
             found: list[Any] = super().ls(path, detail, **options)
         except PermissionError as error:
             raise NoInput(
-                f"the folder '{path}' cannot be listed ({error.strerror}), so its files would be left out; make it "
-                "readable (chmod u+rx), or use a pattern that does not pass through it"
+                f"the folder '{path}' cannot be listed ({error.strerror}), so its files would be"
+                " left out; make it readable (chmod u+rx), or use a pattern that does not pass"
+                " through it"
             ) from error
         return found
 
     def isfile(self, path: str) -> bool:
         if os.path.islink(path) and not os.path.exists(path):
             raise NoInput(
-                f"'{path}' is a link to '{os.readlink(path)}', which is not there or cannot be accessed, so its "
-                "rows would be left out; bring the file there, or remove the link"
+                f"'{path}' is a link to '{os.readlink(path)}', which is not there or cannot be"
+                " accessed, so its rows would be left out; bring the file there, or remove the"
+                " link"
             )
         return bool(super().isfile(path))
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
-    """Return the manifest files that match a pattern, sorted, each once; local ones as absolute paths.
+    """Return the manifest files that match a pattern, sorted, each once; local ones as absolute
+    paths.
 
-    A pattern is a file, a folder, a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or
-    several of these separated by commas, local or as fsspec URLs. A folder stands for its files with a known extension:
-    those that match `dataset.default_glob`, or if none does, all such files below it. Hidden files, `_*` and
-    `*_stats.json` are left out.
+    A pattern is a file, a folder, a glob (*, ?, [], **), a numbered range as in
+    `part-{00000..00127}.parquet`, or several of these separated by commas, local or as fsspec URLs.
+    A folder stands for its files with a known extension: those that match `dataset.default_glob`,
+    or if none does, all such files below it. Hidden files, `_*` and `*_stats.json` are left out.
 
-    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also raise it if files have
-    the same rows (a Parquet file and a tar of one name, to which img2dataset writes the same rows) or none (a .json
-    that belongs to the image and the .txt of its name). Raise Unreachable if a store does not answer.
+    Raise NoInput if an item matches nothing, is not a regular file or cannot be searched. Also
+    raise it if files have the same rows (a Parquet file and a tar of one name, to which img2dataset
+    writes the same rows) or none (a .json that belongs to the image and the .txt of its name).
+    Raise Unreachable if a store does not answer.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
     items = input_items(pattern)
     if not items:
-        raise NoInput(f"the input pattern {pattern!r} has nothing between its commas; name a file, a folder or a glob")
+        raise NoInput(
+            f"the input pattern {pattern!r} has nothing between its commas; name a file, a folder"
+            " or a glob"
+        )
     found = {path for item in items for path in _expand(item, dataset)}
     _refuse_doubles(found)
     _refuse_samples(found)
@@ -70,9 +80,15 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
 
 def check_loose_images(infos: Sequence[FileInfo]) -> None:
-    """Raise NoInput if a Parquet file of URLs lies next to a folder of the same name with the images, which would be
-    downloaded again. This is img2dataset's layout `files`. In each folder, only the first such file is checked."""
-    parquets = [one for one in infos if one.format == "parquet" and not one.path.startswith(("http://", "https://"))]
+    """Raise NoInput if a Parquet file of URLs lies next to a folder of the same name with the
+    images, which would be downloaded again. This is img2dataset's layout `files`. In each folder,
+    only the first such file is checked.
+    """
+    parquets = [
+        one
+        for one in infos
+        if one.format == "parquet" and not one.path.startswith(("http://", "https://"))
+    ]
     of_urls = [one for one in parquets if one.roles.url is not None and not one.images]
     for path in {posixpath.dirname(one.path): one.path for one in reversed(of_urls)}.values():
         folder = path.removesuffix(".parquet")
@@ -82,8 +98,8 @@ def check_loose_images(infos: Sequence[FileInfo]) -> None:
             names = _names(fs, inside) if folder != path and fs.isdir(inside) else []
         if any(_is_image(name) for name in names):
             raise NoInput(
-                f"'{path}' has only URLs, and '{folder}' holds their images, which would be downloaded again. "
-                f"{_packed(folder)}"
+                f"'{path}' has only URLs, and '{folder}' holds their images, which would be"
+                f" downloaded again. {_packed(folder)}"
             )
 
 
@@ -120,32 +136,48 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         paths = _in_folder(fs, inside, dataset)
         if not paths:
             raise NoInput(
-                f"the folder '{item}' has no file with a known ending ({', '.join(known_endings())}), not counting "
-                f"hidden files, _* and *_stats.json; it holds {listing(names := _names(fs, inside))}. "
-                + (_packed(_outside(fs, inside, item)) if any(map(_is_image, names)) else "Name the files with a glob")
+                f"the folder '{item}' has no file with a known ending"
+                f" ({', '.join(known_endings())}), not counting hidden files, _* and *_stats.json;"
+                f" it holds {listing(names := _names(fs, inside))}. "
+                + (
+                    _packed(_outside(fs, inside, item))
+                    if any(map(_is_image, names))
+                    else "Name the files with a glob"
+                )
             )
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):
         return [_outside(fs, inside, item)]
     if _exists(item):
         raise NoInput(
-            f"'{item}' is not a regular file: a manifest is read more than once, and pipes and devices cannot be. "
-            "Write it to a file"
+            f"'{item}' is not a regular file: a manifest is read more than once, and pipes and"
+            " devices cannot be. Write it to a file"
         )
     if numbers := _NUMBERS.search(item):
         return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
-    paths = [path for path in fs.glob(inside) if fs.isfile(path)] if re.search(r"[*?\[]", inside) else []
+    paths = (
+        [path for path in fs.glob(inside) if fs.isfile(path)]
+        if re.search(r"[*?\[]", inside)
+        else []
+    )
     if not paths:
         raise NoInput(_nothing(fs, inside, item))
     return [_outside(fs, path, item) for path in paths]
 
 
 def _range(numbers: re.Match[str], item: str) -> list[str]:
-    first, last = int(numbers[1]), int(numbers[2])
+    first = int(numbers[1])
+    last = int(numbers[2])
     if not first <= last < first + _MAX_RANGE:
-        raise NoInput(f"the range {numbers[0]} in '{item}' runs backwards or is too long; write {{00000..00127}}")
+        raise NoInput(
+            f"the range {numbers[0]} in '{item}' runs backwards or is too long; write"
+            " {00000..00127}"
+        )
     width = len(numbers[1])
-    return [f"{item[: numbers.start()]}{number:0{width}d}{item[numbers.end() :]}" for number in range(first, last + 1)]
+    return [
+        f"{item[: numbers.start()]}{number:0{width}d}{item[numbers.end() :]}"
+        for number in range(first, last + 1)
+    ]
 
 
 def _in_folder(fs: Any, folder: str, dataset: Dataset) -> list[str]:
@@ -193,17 +225,25 @@ def _refuse_doubles(paths: set[str]) -> None:
     for path in sorted(paths):
         if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
             raise NoInput(
-                f"'{table}' and '{path}' have the same name, and img2dataset writes the same rows to both; name "
-                f"only one: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
+                f"'{table}' and '{path}' have the same name, and img2dataset writes the same rows"
+                f" to both; name only one: '{posixpath.dirname(path)}/*.tar' (with images) or"
+                " '*.parquet' (without)"
             )
 
 
 def _refuse_samples(paths: set[str]) -> None:
-    for path in {posixpath.dirname(path): path for path in sorted(paths) if path.endswith(".json")}.values():
+    for path in {
+        posixpath.dirname(path): path for path in sorted(paths) if path.endswith(".json")
+    }.values():
         is_sample = False
-        with reading(path), suppress(PermissionError):  # a store that forbids listing denies access to missing files
+        with (
+            reading(path),
+            suppress(PermissionError),
+        ):  # a store that forbids listing denies access to missing files
             fs, inside = file_system(path.removesuffix(".json"))
-            is_sample = fs.exists(f"{inside}.txt") and any(fs.exists(f"{inside}.{image}") for image in EXTENSIONS)
+            is_sample = fs.exists(f"{inside}.txt") and any(
+                fs.exists(f"{inside}.{image}") for image in EXTENSIONS
+            )
         if is_sample:
             raise NoInput(
                 f"'{path}' belongs to the image and the text next to it, and is no manifest. "

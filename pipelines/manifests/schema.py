@@ -22,10 +22,11 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 _NUMBERS = ("similarity", "unsafe", "watermark", "aesthetic", "width", "height")
 _DISPENSABLE = ("uid", "sha256", "md5")
-"""Roles that ignore a column with one of their aliases if its type does not fit. Without these roles, a row's id is
-made from its content, and its download is not compared with a hash."""
+"""Roles that ignore a column with one of their aliases if its type does not fit. Without these
+roles, a row's id is made from its content, and its download is not compared with a hash."""
 MAX_COLUMNS = 10_000
-"""Most columns of a file. A file with more is refused, because each of them adds to the cost of a row."""
+"""Most columns of a file. A file with more is refused, because each of them adds to the cost of a
+row."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
@@ -39,27 +40,34 @@ def remedy(role: str) -> str:
     if role == "captions":
         return "name all of them: --caption-columns A,B,... (in Python: with_roles(captions=[...]))"
     if role not in WITH_OPTION:
-        return f"name it in the data set's file: `roles: {{{role}: NAME}}` (in Python: with_roles({role}=...))"
+        return (
+            f"name it in the data set's file: `roles: {{{role}: NAME}}` (in Python:"
+            f" with_roles({role}=...))"
+        )
     return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
-def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
+def resolve_roles(
+    columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False
+) -> Roles:
     """Return the column of every role.
 
-    A column named by the data set or the user comes first. Otherwise the aliases are tried in order. An alias matches
-    in any case, preferring its listed spelling; two equally good matches are refused, except for `captions`. A column
-    with an alias of an id or a hash but another type is ignored. Width and height come from the first pair of
-    `SIZE_FAMILIES` of which the file has each name once. The first text column named image holds paths if no other
-    column does, and if it is not named as the column of the URLs. `images` is true for a file with images outside its
+    A column named by the data set or the user comes first. Otherwise the aliases are tried in
+    order. An alias matches in any case, preferring its listed spelling; two equally good matches
+    are refused, except for `captions`. A column with an alias of an id or a hash but another type
+    is ignored. Width and height come from the first pair of `SIZE_FAMILIES` of which the file has
+    each name once. The first text column named image holds paths if no other column does, and if it
+    is not named as the column of the URLs. `images` is true for a file with images outside its
     columns (members of a tar).
 
-    Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role without a column,
-    and a role with two columns or one of the wrong type.
+    Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role
+    without a column, and a role with two columns or one of the wrong type.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadSchema(
-            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON Lines and tars, put keys that vary by "
-            "row into one field; in TSV and CSV, check that the first line is a header"
+            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON Lines and tars, put"
+            " keys that vary by row into one field; in TSV and CSV, check that the first line is a"
+            " header"
         )
     names = [column.name for column in columns]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -67,9 +75,13 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     found: dict[str, str] = {}
     problems: list[BadSchema] = []
     if repeated:
-        message = f"column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them"
+        message = (
+            f"column {listing([repr(name) for name in repeated])} occurs more than once; rename one"
+            " of them"
+        )
         problems.append(BadSchema(f"{path}: {message}"))
-        columns, names = list(by_name.values()), list(by_name)
+        columns = list(by_name.values())
+        names = list(by_name)
 
     def take(role: str, find: Callable[[], str | None]) -> None:
         try:
@@ -95,8 +107,16 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
     if (image := found.get("image")) in others and dataset.roles.image is None:
         del found["image"]  # a column of bytes that is named for another role
     elif image in others and image:
-        problems.append(BadSchema(f"{path}: column '{image}' cannot be both image and {others[image]}; name another"))
-    if found.get("url") and found["url"] == found.get("image_path") and dataset.roles.image_path is None:
+        problems.append(
+            BadSchema(
+                f"{path}: column '{image}' cannot be both image and {others[image]}; name another"
+            )
+        )
+    if (
+        found.get("url")
+        and found["url"] == found.get("image_path")
+        and dataset.roles.image_path is None
+    ):
         del found["image_path"]  # the user says that a column named like paths holds addresses
     for family in SIZE_FAMILIES if "width" not in found else ():
         pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
@@ -104,7 +124,9 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
             found |= {"width": pair[0][0], "height": pair[1][0]}
             break
     for role in dataset.needs:
-        if role in found or (role == "url" and (images or "image" in found or "image_path" in found)):
+        if role in found or (
+            role == "url" and (images or "image" in found or "image_path" in found)
+        ):
             continue
         aliases = dataset.aliases_of(role)
         guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
@@ -115,13 +137,16 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, ima
             )
         )
     if problems:
-        raise BadSchema(f"{path}: {'. Also, '.join(str(one).removeprefix(f'{path}: ') for one in problems)}")
+        raise BadSchema(
+            f"{path}: {'. Also, '.join(str(one).removeprefix(f'{path}: ') for one in problems)}"
+        )
     return Roles(**found, captions=captions)
 
 
 def _captions(names: Sequence[str], dataset: Dataset, path: str) -> tuple[str, ...]:
-    """Return the columns that hold several captions of a row: those that the data set names, or by default those of its
-    aliases that the file has. There are none for a data set with one caption per row."""
+    """Return the columns that hold several captions of a row: those that the data set names, or by
+    default those of its aliases that the file has. There are none for a data set with one caption
+    per row."""
     if not dataset.several_captions:
         return ()
     if dataset.roles.captions:
@@ -139,8 +164,8 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
     same = [candidate for candidate in names if candidate.casefold() == name.casefold()]
     if len(same) != 1:
         raise BadSchema(
-            f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has {listing(names)}"
-            + (f"; {remedy(role)}" if role == "captions" else "")
+            f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has"
+            f" {listing(names)}" + (f"; {remedy(role)}" if role == "captions" else "")
         )
     return same[0]
 
@@ -148,7 +173,11 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
 def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str) -> str | None:
     aliases = dataset.aliases_of(role)
     # A text column named image holds paths: see below.
-    kinds = _KINDS[role] if role == "image" or (role in _DISPENSABLE and role not in dataset.needs) else None
+    kinds = (
+        _KINDS[role]
+        if role == "image" or (role in _DISPENSABLE and role not in dataset.needs)
+        else None
+    )
     names = [column.name for column in columns if kinds is None or column.kind in kinds]
     if role == "image_path":
         names = [name for name in names if name not in _texts_named_image(columns)]
@@ -156,7 +185,9 @@ def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str)
         spelled = [name for name in names if name.casefold() == rank]
         best = [name for name in spelled if name in aliases] or spelled
         if len(best) > 1:
-            raise BadSchema(f"{path}: columns {' and '.join(best)} could both be the {role}; {remedy(role)}")
+            raise BadSchema(
+                f"{path}: columns {' and '.join(best)} could both be the {role}; {remedy(role)}"
+            )
         if best:
             return best[0]
     images = _texts_named_image(columns) if role == "image_path" else []
@@ -165,18 +196,25 @@ def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str)
 
 def _texts_named_image(columns: Sequence[Column]) -> list[str]:
     # Text formats cannot hold bytes, and many of their manifests name the path column "image".
-    return [column.name for column in columns if column.name.casefold() == "image" and column.kind == "text"]
+    return [
+        column.name
+        for column in columns
+        if column.name.casefold() == "image" and column.kind == "text"
+    ]
 
 
 def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
     wanted = _KINDS.get("caption" if role == "captions" else role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
         raise BadSchema(
-            f"{path}: column '{column.name}' holds lists of captions; caption_list: first in the data set's file (in "
-            "Python: with_roles(caption_list='first')) takes the first"
+            f"{path}: column '{column.name}' holds lists of captions; caption_list: first in the"
+            " data set's file (in Python: with_roles(caption_list='first')) takes the first"
         )
     if wanted is not None and column.kind not in wanted:
-        raise BadSchema(f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; {remedy(role)}")
+        raise BadSchema(
+            f"{path}: column '{column.name}' is {column.type}, which cannot be the {role};"
+            f" {remedy(role)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,20 +229,25 @@ class Difference:
     found: str
     """The column's type in this file."""
     role: str | None
-    """The role of the column in either file. None if it has no role, or if values of both types are compared alike."""
+    """The role of the column in either file. None if it has no role, or if values of both types are
+    compared alike."""
     first: str
-    """The first file that has the column with a type other than null. The other files are compared with it."""
+    """The first file that has the column with a type other than null. The other files are compared
+    with it."""
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
-        return f"{self.path}: column '{self.column}'{role} is {self.found}, in {self.first} it is {self.expected}"
+        return (
+            f"{self.path}: column '{self.column}'{role} is {self.found}, in {self.first} it is"
+            f" {self.expected}"
+        )
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
-    """Return the columns whose type is of another family than in the first file that has the column, in file order.
-    Each of these is one family: int32 and int64; float and double; string, large_string and dictionary. Columns of the
-    family null, missing columns and the order of columns do not matter. Differences with a `role` affect what is
-    filtered."""
+    """Return the columns whose type is of another family than in the first file that has the
+    column, in file order. Each of these is one family: int32 and int64; float and double; string,
+    large_string and dictionary. Columns of the family null, missing columns and the order of
+    columns do not matter. Differences with a `role` affect what is filtered."""
     found = []
     firsts: dict[str, tuple[FileInfo, Column]] = {}
     for info in infos:
@@ -214,7 +257,9 @@ def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
             first, ours = firsts.setdefault(column.name, (info, column))
             if ours.kind == column.kind:
                 continue
-            roles = {name: role for one in (info, first) for role, name in one.roles.given().items()}
+            roles = {
+                name: role for one in (info, first) for role, name in one.roles.given().items()
+            }
             role = roles.get(column.name)
             if role in _NUMBERS and {ours.kind, column.kind} == {"integer", "floating"}:
                 role = None  # filters compare either as float64

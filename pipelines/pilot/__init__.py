@@ -1,1 +1,2 @@
-"""Pilot: run the real stages on a random sample of units, and forecast the whole data set with intervals."""
+"""Pilot: run the real stages on a random sample of units, and forecast the whole data set with
+intervals."""

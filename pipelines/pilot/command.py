@@ -1,4 +1,5 @@
-"""Command line of `make pilot`: run the real stages on a random sample of units, then print the forecast."""
+"""Command line of `make pilot`: run the real stages on a random sample of units, then print the
+forecast."""
 
 import argparse
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
 
 _MUCH = 0.2
-"""The forecast reports if the workers had no processor for at least this fraction of their time. On a machine that does
-nothing else, the fraction is smaller."""
+"""The forecast reports if the workers had no processor for at least this fraction of their time. On
+a machine that does nothing else, the fraction is smaller."""
 before_main = ForkServer.branch_off
 """Called by `run_command` after the imports: starts the process that workers are forked from."""
 
@@ -34,17 +35,25 @@ before_main = ForkServer.branch_off
 def _pilot(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     # A folder of the pilot's own does not disturb the whole run, and is not published.
-    output = settings.output / FOLDER if options.output else store_path(f"out/{settings.dataset.name}-pilot")
+    output = (
+        settings.output / FOLDER
+        if options.output
+        else store_path(f"out/{settings.dataset.name}-pilot")
+    )
     settings = replace(settings, output=output, publisher=None)
     chosen = sampling(settings, options.units, options.share, options.seed)
-    whole_plan, plan = chosen.whole, chosen.plan
+    whole_plan = chosen.whole
+    plan = chosen.plan
     layout = Layout(settings.output)
     before = known_plan(layout.plan)
     if before is not None and before["fingerprint"] != plan.fingerprint:
         raise WrongUse(
-            f"{layout.root} holds a pilot of other units or of another input; choose another OUTPUT, or remove it"
+            f"{layout.root} holds a pilot of other units or of another input; choose another"
+            " OUTPUT, or remove it"
         )
-    longer = f", {sum(unit.span.rows for unit in plan.units):,} of {counted(whole_plan.rows, 'row')}"
+    longer = (
+        f", {sum(unit.span.rows for unit in plan.units):,} of {counted(whole_plan.rows, 'row')}"
+    )
     size = f"{len(plan.units):,} of {counted(chosen.of, 'unit')}{longer if chosen.recut else ''}"
     say(f"pilot: {size}, drawn with seed {options.seed}, in {layout.root}")
     outcome = run(settings, say, plan)
@@ -57,12 +66,15 @@ def _pilot(options: argparse.Namespace) -> int:
     sample = measure(layout, plan, settings.preset, whole_plan.rows, score_on_gpu=score_on_gpu)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished, so nothing can be forecast")
-    names, rows = [unit.unit for unit in sample], sum(unit.rows for unit in sample)
+    names = [unit.unit for unit in sample]
+    rows = sum(unit.rows for unit in sample)
     planned = sum(unit.span.rows for unit in plan.units if unit.name in names)
     whole = Whole(
         units=len(whole_plan.units),
         recut=chosen.recut,
-        rows=round(whole_plan.rows * rows / planned) if planned else whole_plan.rows,  # corrected by the sample's error
+        rows=(
+            round(whole_plan.rows * rows / planned) if planned else whole_plan.rows
+        ),  # corrected by the sample's error
         exact_rows=all(unit.span.exact for unit in whole_plan.units),
         stages=settings.stages,
         has_images=whole_plan.images,
@@ -70,8 +82,13 @@ def _pilot(options: argparse.Namespace) -> int:
     )
     result = forecast(sample, whole)
     notes = _notes(whole, chosen, sample, outcome.funnel)
-    images = sample_images(layout, plan, settings.dataset, names) if "spotting" in settings.stages else []
-    efforts, costs = "", None
+    images = (
+        sample_images(layout, plan, settings.dataset, names)
+        if "spotting" in settings.stages
+        else []
+    )
+    efforts = ""
+    costs = None
     if images:
         asked = {effort: spotter_of(options, settings.preset, effort) for effort in EFFORTS}
         efforts, costs = shown(seconds_by_effort(images, asked), result, settings.ocr, len(images))
@@ -80,7 +97,12 @@ def _pilot(options: argparse.Namespace) -> int:
         "dataset": settings.dataset.name,
         "input": settings.input,
         "preset": settings.preset.name,
-        "sample": {"seed": options.seed, "units": names, "rows": rows, "duplicates": outcome.funnel["duplicates"]},
+        "sample": {
+            "seed": options.seed,
+            "units": names,
+            "rows": rows,
+            "duplicates": outcome.funnel["duplicates"],
+        },
         "whole": asdict(whole),
         "forecast": result.as_dict(),
         "efforts": costs,
@@ -101,46 +123,63 @@ def _pilot(options: argparse.Namespace) -> int:
 main = command(parse, _pilot, exit_status)
 
 
-def _notes(whole: Whole, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord) -> list[str]:
+def _notes(
+    whole: Whole, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord
+) -> list[str]:
     units = len(sample)
     is_all = units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows
     if is_all:
         notes = ["the sample is all of the data, so fractions of its rows are exact"]
     else:
-        notes = ["intervals are 95 %, each on its own; they reflect differences between units, not changes over time"]
+        notes = [
+            "intervals are 95 %, each on its own; they reflect differences between units, not"
+            " changes over time"
+        ]
         if units < 2:
             notes.append(
-                "one unit cannot show how units differ: intervals of fractions are too narrow, and the others are "
-                "missing"
+                "one unit cannot show how units differ: intervals of fractions are too narrow, and"
+                " the others are missing"
             )
         elif units < 10:
-            notes.append(f"{units} units make wide intervals; draw more with {spelled_option('units')}")
+            notes.append(
+                f"{units} units make wide intervals; draw more with {spelled_option('units')}"
+            )
     if not whole.exact_rows:
         notes.append("the number of rows is estimated from the bytes of the manifests")
     if chosen.recut:
         notes.append(
-            f"a run cuts the data into {whole.units:,} units, larger than the sample's; the costs of a unit and of a "
-            "row are estimated from the sample's two unit sizes"
+            f"a run cuts the data into {whole.units:,} units, larger than the sample's; the costs"
+            " of a unit and of a row are estimated from the sample's two unit sizes"
         )
     if unreadable := chosen.whole.unreadable:
         notes.append(
-            f"not in the forecast: {counted(len(unreadable), 'file')} that could not be read, first "
-            f"{in_words(unreadable[0])}"
+            f"not in the forecast: {counted(len(unreadable), 'file')} that could not be read, first"
+            f" {in_words(unreadable[0])}"
         )
-    duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
-    partners = "; the whole data set may have a larger fraction, since a sample misses most of their partners"
-    notes.append(f"duplicates count as kept ({duplicates:,} within the sample){'' if is_all else partners}")
+    duplicates = sum(
+        known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS
+    )
+    partners = (
+        "; the whole data set may have a larger fraction, since a sample misses most of their"
+        " partners"
+    )
+    notes.append(
+        f"duplicates count as kept ({duplicates:,} within the sample){'' if is_all else partners}"
+    )
     if "spotting" in whole.stages and not any(unit.images for unit in sample):
         notes.append(
-            "OCR read no image of the sample: what depends on images is unknown; images are at most those above, "
-            "multiply them by what your images take"
+            "OCR read no image of the sample: what depends on images is unknown; images are at most"
+            " those above, multiply them by what your images take"
         )
-    notes.append("hours are for the cores of the pilot's workers, without starting workers or other machines' network")
+    notes.append(
+        "hours are for the cores of the pilot's workers, without starting workers or other"
+        " machines' network"
+    )
     waited = sum(unit.waited for unit in sample)
     everything = waited + sum(sum(unit.seconds.values()) for unit in sample)
     if waited > _MUCH * everything:
         notes.append(
-            f"workers had no processor for {waited / everything:.0%} of their time, because other work kept this "
-            "machine busy, or a disk or store was slow; hours leave this time out"
+            f"workers had no processor for {waited / everything:.0%} of their time, because other"
+            " work kept this machine busy, or a disk or store was slow; hours leave this time out"
         )
     return notes

@@ -1,8 +1,10 @@
-"""Estimates from a random sample of units, with intervals that allow for similar rows within a unit.
+"""Estimates from a random sample of units, with intervals that allow for similar rows within a
+unit.
 
 The units of a plan are clusters, drawn without replacement. Except in `recut`, an estimate is the
 ratio of two sums over the sample, and its variance is that of a ratio estimator (Cochran 1977, 6.4)
-with finite population correction. Units are the replicates, so they determine the degrees of freedom.
+with finite population correction. Units are the replicates, so they determine the degrees of
+freedom.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ class Estimate:
     high: float | None
 
     def times(self, factor: float) -> Estimate:
-        """Return the estimate times a factor of at least 0, to change its unit or to get a total."""
+        """Return the estimate times a factor of at least 0, to change its unit or to get a
+        total."""
         ends = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(self.value * factor, *ends)
 
 
 def total(parts: Sequence[Estimate]) -> Estimate:
-    """Return the sum of estimates. Its interval is rather wide: the ends are added as if all errors had one sign."""
+    """Return the sum of estimates. Its interval is rather wide: the ends are added as if all errors
+    had one sign."""
     ends = ([part.low for part in parts], [part.high for part in parts])
     lows, highs = (None if None in end else sum(filter(None, end)) for end in ends)
     return Estimate(sum(part.value for part in parts), lows, highs)
@@ -45,20 +49,25 @@ def total(parts: Sequence[Estimate]) -> Estimate:
 
 def product(a: Estimate, b: Estimate) -> Estimate:
     """Return the product of two estimates that are at least 0, from the products of their ends."""
-    ends = (None if x is None or y is None else x * y for x, y in ((a.low, b.low), (a.high, b.high)))
+    ends = (
+        None if x is None or y is None else x * y for x, y in ((a.low, b.low), (a.high, b.high))
+    )
     return Estimate(a.value * b.value, *ends)
 
 
 def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the proportion of rows of a kind, from the number of such rows and of all rows in each unit.
+    """Return the proportion of rows of a kind, from the number of such rows and of all rows in each
+    unit.
 
-    The interval is Wilson's with the effective number of rows: the number of rows divided by the fraction not sampled
-    and by the design effect, which tells how much less information a row carries because rows of a unit are similar
-    (Dean and Pagano 2015, "modified Wilson"). The interval lies within 0 and 1. Its width is positive even if no row is
-    of the kind, unless the sample covers `all_rows`. With one unit, rows are treated as independent, so the interval is
-    too narrow. Without rows, the estimate is 0 with the interval 0 to 1.
+    The interval is Wilson's with the effective number of rows: the number of rows divided by the
+    fraction not sampled and by the design effect, which tells how much less information a row
+    carries because rows of a unit are similar (Dean and Pagano 2015, "modified Wilson"). The
+    interval lies within 0 and 1. Its width is positive even if no row is of the kind, unless the
+    sample covers `all_rows`. With one unit, rows are treated as independent, so the interval is too
+    narrow. Without rows, the estimate is 0 with the interval 0 to 1.
     """
-    y, m = np.asarray(counts, float), np.asarray(rows, float)
+    y = np.asarray(counts, float)
+    m = np.asarray(rows, float)
     sampled = m.sum()
     if not sampled:
         return Estimate(0.0, 0.0, 1.0)
@@ -71,13 +80,16 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)
-    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not exclude the value
+    return Estimate(
+        p, min(p, max(0.0, low)), max(p, min(1.0, high))
+    )  # rounding must not exclude the value
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
-    """Return the cost of a row from the seconds or bytes of each unit, with Student's interval. With one unit or no
-    rows there is no interval."""
-    y, m = np.asarray(amounts, float), np.asarray(rows, float)
+    """Return the cost of a row from the seconds or bytes of each unit, with Student's interval.
+    With one unit or no rows there is no interval."""
+    y = np.asarray(amounts, float)
+    m = np.asarray(rows, float)
     sampled = m.sum()
     if not sampled:
         return Estimate(0.0, None, None)
@@ -90,21 +102,27 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Est
 
 
 def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int) -> Estimate:
-    """Return the total cost of all rows when they are cut into `units` units that are larger than those measured.
+    """Return the total cost of all rows when they are cut into `units` units that are larger than
+    those measured.
 
-    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them. There is no interval
-    without at least two units above the mean size and two that are not. The fit is a line by weighted least squares.
-    Its variance comes from the residuals alone (HC2, MacKinnon and White 1985), because noise may grow with the unit.
-    Student's quantile has one degree of freedom less than there are units of the rarer size. The interval is widened by
+    A unit has a fixed cost (files, footers) and a cost per row; units of two sizes separate them.
+    There is no interval without at least two units above the mean size and two that are not. The
+    fit is a line by weighted least squares. Its variance comes from the residuals alone (HC2,
+    MacKinnon and White 1985), because noise may grow with the unit. Student's quantile has one
+    degree of freedom less than there are units of the rarer size. The interval is widened by
     `_BENT` of the total.
     """
-    y, m = np.asarray(amounts, float), np.asarray(rows, float)
+    y = np.asarray(amounts, float)
+    m = np.asarray(rows, float)
     larger = int((m > m.mean()).sum()) if len(m) else 0
     freedom = min(larger, len(m) - larger) - 1
     if freedom < 1:
         return Estimate(per_row(amounts, rows, all_rows).times(all_rows).value, None, None)
-    x, weight = np.stack([np.ones_like(m), m], axis=1), 1 / np.maximum(m, 1)
-    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)  # (2, n): both coefficients as weighted sums over units
+    x = np.stack([np.ones_like(m), m], axis=1)
+    weight = 1 / np.maximum(m, 1)
+    line = np.linalg.inv((x.T * weight) @ x) @ (
+        x.T * weight
+    )  # (2, n): both coefficients as weighted sums over units
     leverage = np.einsum("ij,ji->i", x, line)
     each = np.array([units, all_rows]) @ line  # the total cost as such a sum
     residuals = y - x @ (line @ y)
@@ -126,7 +144,8 @@ def _quantile(freedom: int) -> float:
     no degree of freedom (one unit) and for more than 200."""
     if freedom < 1 or freedom > 200:
         return NormalDist().inv_cdf((1 + LEVEL) / 2)
-    low, high = 0.0, 1e6
+    low = 0.0
+    high = 1e6
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if _student(middle, freedom) < LEVEL else (low, middle)
@@ -134,9 +153,11 @@ def _quantile(freedom: int) -> float:
 
 
 def _student(t: float, freedom: int) -> float:
-    """Return P(|T| <= t) for integer degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """Return P(|T| <= t) for integer degrees of freedom (Abramowitz and Stegun 26.7.3 and
+    26.7.4)."""
     angle = math.atan2(t, math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
+    cosine = math.cos(angle)
+    odd = freedom % 2
     term = cosine if odd else 1.0
     series = 0.0
     for step in range(1 + odd, freedom, 2):  # the terms below the power freedom - 1

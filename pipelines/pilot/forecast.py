@@ -1,4 +1,5 @@
-"""Forecast the whole data set from the measurements of a pilot: rates, rows, images, core-hours and bytes."""
+"""Forecast the whole data set from the measurements of a pilot: rates, rows, images, core-hours and
+bytes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -6,7 +7,8 @@ from typing import Literal
 
 from open_diht.pipelines.pilot.estimate import Estimate, per_row, product, recut, share, total
 
-KEPT, DEAD = "kept", "dead_letter"
+KEPT = "kept"
+DEAD = "dead_letter"
 _ORDER = ("columns", "captions", "download", "spotting", "score", "dedup", "decide", "export")
 """Stages in the order of a run; those of plugins come after them."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -23,11 +25,12 @@ class Measured:
     """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a
     sample contains few pairs of them, and their fraction grows with the data."""
     to_fetch: int
-    """Rows that pass the column conditions and the caption filters; stages that need images request the images of these
-    rows."""
+    """Rows that pass the column conditions and the caption filters; stages that need images request
+    the images of these rows."""
     seconds: Mapping[str, float]
-    """Seconds of a core by stage. They are CPU time, since wall-clock time also depends on other work on the machine.
-    For `download`, whose worker mostly waits for servers, and for `score` on a GPU they are wall-clock time."""
+    """Seconds of a core by stage. They are CPU time, since wall-clock time also depends on other
+    work on the machine. For `download`, whose worker mostly waits for servers, and for `score` on a
+    GPU they are wall-clock time."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
@@ -81,11 +84,17 @@ class Forecast:
     """Bytes by place."""
 
     def as_dict(self) -> dict[str, object]:
-        content: dict[str, object] = {"rates": {name: asdict(rate) for name, rate in self.rates.items()}}
+        content: dict[str, object] = {
+            "rates": {name: asdict(rate) for name, rate in self.rates.items()}
+        }
         for section in ("rows", "core_hours", "images", "stored"):
             content[section] = {
                 name: {
-                    **(asdict(line.estimate) if line.estimate else dict.fromkeys(("value", "low", "high"))),
+                    **(
+                        asdict(line.estimate)
+                        if line.estimate
+                        else dict.fromkeys(("value", "low", "high"))
+                    ),
                     "basis": line.basis,
                     **({"note": line.note} if line.note else {}),
                 }
@@ -95,11 +104,13 @@ class Forecast:
 
 
 def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
-    """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends of their parts."""
+    """Return the forecast. Intervals are 95 %, each on its own; sums and products combine the ends
+    of their parts."""
     if not sample:
         raise ValueError("the pilot has no unit, so nothing can be forecast")
     result = Forecast()
-    rows, stages = [unit.rows for unit in sample], {*whole.stages}
+    rows = [unit.rows for unit in sample]
+    stages = {*whole.stages}
     read = [unit for unit in sample if unit.images]
     unread = "spotting" in stages and not read
 
@@ -109,7 +120,9 @@ def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
         return per_row(amounts, rows, whole.rows).times(whole.rows)
 
     for outcome in sorted({outcome for unit in sample for outcome in unit.outcomes} | {KEPT, DEAD}):
-        result.rates[outcome] = share([unit.outcomes.get(outcome, 0) for unit in sample], rows, whole.rows)
+        result.rates[outcome] = share(
+            [unit.outcomes.get(outcome, 0) for unit in sample], rows, whole.rows
+        )
         result.rows[outcome] = ForecastLine(result.rates[outcome].times(whole.rows))
     fetch = share([unit.to_fetch for unit in sample], rows, whole.rows).times(whole.rows)
     if unread:  # OCR may reject all of them or none
@@ -121,13 +134,19 @@ def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
         result.images["bytes"] = ForecastLine(None, "unknown", "no image was read")
         if any(unit.image_bytes for unit in read):
             images = [unit.images for unit in read]
-            size = per_row([unit.image_bytes for unit in read], images, max(round(fetch.value), sum(images)))
+            size = per_row(
+                [unit.image_bytes for unit in read], images, max(round(fetch.value), sum(images))
+            )
             result.images["bytes"] = ForecastLine(product(fetch, size))
     if any(unit.exported for unit in sample):
         result.images["exported"] = ForecastLine(all_of([unit.exported for unit in sample]))
 
-    measured = {stage for unit in sample for stage in unit.seconds} | ({"spotting"} if unread else set())
-    for stage in sorted(measured, key=lambda stage: (_ORDER.index(stage) if stage in _ORDER else len(_ORDER), stage)):
+    measured = {stage for unit in sample for stage in unit.seconds} | (
+        {"spotting"} if unread else set()
+    )
+    for stage in sorted(
+        measured, key=lambda stage: (_ORDER.index(stage) if stage in _ORDER else len(_ORDER), stage)
+    ):
         if stage == "spotting" and unread:
             result.core_hours[stage] = ForecastLine(None, "unknown", "no image was read")
             continue
@@ -136,14 +155,20 @@ def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
         if whole.score_on_gpu:
             notes["score"] = "of a GPU with its part of the cores; not in all"
         result.core_hours[stage] = ForecastLine(hours, note=notes.get(stage, ""))
-    of_cores = [line for stage, line in result.core_hours.items() if stage != "score" or not whole.score_on_gpu]
+    of_cores = [
+        line
+        for stage, line in result.core_hours.items()
+        if stage != "score" or not whole.score_on_gpu
+    ]
     result.core_hours["all"] = _sum(of_cores)
 
     for place in sorted({place for unit in sample for place in unit.stored}):
         result.stored[place] = ForecastLine(all_of([unit.stored.get(place, 0) for unit in sample]))
     no_shards = not any(unit.stored.get("shards") for unit in sample)
     if "export" in stages and no_shards and not whole.has_images and result.images:
-        result.stored["shards"] = ForecastLine(None, "unknown", "no row of the sample is in a shard")
+        result.stored["shards"] = ForecastLine(
+            None, "unknown", "no row of the sample is in a shard"
+        )
     result.stored["all"] = _sum(result.stored.values())
     return result
 
@@ -159,10 +184,15 @@ def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
 
 
 def render(forecast: Forecast) -> str:
-    """Return the forecast as plain text: name, value, interval and, except for proportions, basis."""
+    """Return the forecast as plain text: name, value, interval and, except for proportions,
+    basis."""
     lines = ["proportion of all rows         estimate   95 % interval", "-" * 76]
     lines += [_row(outcome, rate, _percent) for outcome, rate in forecast.rates.items()]
-    lines += ["", "the whole data set             estimate   95 % interval         rests on", "-" * 76]
+    lines += [
+        "",
+        "the whole data set             estimate   95 % interval         rests on",
+        "-" * 76,
+    ]
     for title, section, shown in (
         ("rows", forecast.rows, _count),
         ("images", forecast.images, _count),
@@ -171,14 +201,20 @@ def render(forecast: Forecast) -> str:
     ):
         for name, line in section.items():
             basis = line.basis + (f" ({line.note})" if line.note else "")
-            lines.append(_row(f"{title}: {name}", line.estimate, _bytes if name == "bytes" else shown, basis))
+            lines.append(
+                _row(f"{title}: {name}", line.estimate, _bytes if name == "bytes" else shown, basis)
+            )
     return "\n".join(lines)
 
 
-def _row(name: str, estimate: Estimate | None, shown: Callable[[float], str], basis: str = "") -> str:
-    value, interval = "?", ""
+def _row(
+    name: str, estimate: Estimate | None, shown: Callable[[float], str], basis: str = ""
+) -> str:
+    value = "?"
+    interval = ""
     if estimate is not None:
-        value, interval = shown(estimate.value), "(too few units)"
+        value = shown(estimate.value)
+        interval = "(too few units)"
         if estimate.low is not None and estimate.high is not None:
             interval = f"{shown(estimate.low)} to {shown(estimate.high)}"
     return f"{name:<29} {value:>9}   {interval:<21} {basis}".rstrip()

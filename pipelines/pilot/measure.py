@@ -21,10 +21,14 @@ from open_diht.pipelines.store.layout import Layout, image_unit_name, unit_of
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
-def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_gpu: bool = False) -> list[Measured]:
-    """Return the measurements of the decided units of a finished run. The whole data set has `rows` rows."""
+def measure(
+    layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_gpu: bool = False
+) -> list[Measured]:
+    """Return the measurements of the decided units of a finished run. The whole data set has `rows`
+    rows."""
     seconds, waited, work = _work(layout, plan, _comparisons(layout, preset, rows), score_on_gpu)
-    stages, sample = stage_of(preset), []
+    stages = stage_of(preset)
+    sample = []
     for name in (unit.name for unit in plan.units):
         decided: DecideRecord | None = read_json(layout.commit("decide", name))
         if decided is None:
@@ -37,7 +41,9 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_g
             stage = stages.get(reason)
             outcomes[KEPT if stage == "dedup" else reason] += count  # see Measured.outcomes
             before_images += count if stage in ("columns", "captions") else 0
-        stored = Counter({kind: _size(layout.part(kind, name)) for kind in ("kept", "rejected", "dead_letter")})
+        stored = Counter(
+            {kind: _size(layout.part(kind, name)) for kind in ("kept", "rejected", "dead_letter")}
+        )
         stored["work"] = work[name]
         for shard in export["shards"] if export else ():
             if "path" in shard:  # a tar of the input that stays in place
@@ -63,7 +69,8 @@ def measure(layout: Layout, plan: Plan, preset: Preset, rows: int, *, score_on_g
 
 
 def _sizes_of_images(layout: Layout, plan: Plan, unit: str, read: CaptionRecord) -> pa.ChunkedArray:
-    """Return the sizes in bytes of a unit's images that were given to OCR, or if none was, of the fetched ones."""
+    """Return the sizes in bytes of a unit's images that were given to OCR, or if none was, of the
+    fetched ones."""
     image_units = plan.image_units(read)
     spotted = load_records(layout, unit, image_units)["bytes"].drop_null()
     if len(spotted):
@@ -74,8 +81,10 @@ def _sizes_of_images(layout: Layout, plan: Plan, unit: str, read: CaptionRecord)
 
 
 def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
-    """Return the ratio of comparisons per row for the corrected score: whole data set to sample, at least 1."""
-    rule, drawn = preset.score.negatives, read_json(layout.commit(BATCHES, BATCHES))
+    """Return the ratio of comparisons per row for the corrected score: whole data set to sample, at
+    least 1."""
+    rule = preset.score.negatives
+    drawn = read_json(layout.commit(BATCHES, BATCHES))
     if rule is None or drawn is None or not drawn["rows"]:
         return 1.0
     return max(1.0, min(rule.batch_size * rule.batches, rows) / drawn["rows"])
@@ -84,15 +93,19 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 def _work(
     layout: Layout, plan: Plan, comparisons: float, score_on_gpu: bool
 ) -> tuple[dict[str, dict[str, float]], Counter[str], Counter[str]]:
-    """Return `Measured.seconds`, `Measured.waited` and the bytes in work/ of each caption unit. Work on all units
-    together, such as the comparison of keys, is stored under its own unit names and left out."""
-    # A tar is read whole for any unit of it, so the sample's units are charged with their fraction of the tar's rows.
+    """Return `Measured.seconds`, `Measured.waited` and the bytes in work/ of each caption unit.
+    Work on all units together, such as the comparison of keys, is stored under its own unit names
+    and left out."""
+    # A tar is read whole for any unit of it, so the sample's units are charged with their fraction
+    # of the tar's rows.
     charged = {}
     for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():
         tar = read_json(layout.commit(INDEX_STAGE, name))
         if tar and tar["rows"]:
             read = [read_json(layout.commit("captions", unit)) for unit in units]
-            charged[INDEX_STAGE, name] = sum(record["rows"] for record in read if record) / tar["rows"]
+            charged[INDEX_STAGE, name] = (
+                sum(record["rows"] for record in read if record) / tar["rows"]
+            )
     seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     waited: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -102,12 +115,17 @@ def _work(
             record = read_json(layout.commit(folder.name, name))
             more = record.get("comparing_seconds", 0.0) * (comparisons - 1)
             part = charged.get((folder.name, name), 1.0)
-            stage, clock = record["stage"], record["seconds"]
+            stage = record["stage"]
+            clock = record["seconds"]
             spent = clock if stage in by_clock else record.get("cpu_seconds", clock)
             seconds[unit_of(name)][stage] += (spent + more) * part
             waited[unit_of(name)] += max(0.0, clock - spent) * part
-        for path in (path for kind in ("data", "commits", "dead") for path in (folder / kind).glob("*")):
-            sizes[unit_of(path.name)] += round(_size(path) * charged.get((folder.name, path.stem), 1.0))
+        for path in (
+            path for kind in ("data", "commits", "dead") for path in (folder / kind).glob("*")
+        ):
+            sizes[unit_of(path.name)] += round(
+                _size(path) * charged.get((folder.name, path.stem), 1.0)
+            )
     return seconds, waited, sizes
 
 

@@ -1,4 +1,5 @@
-"""Options of `make pilot`, without importing the modules it runs; see `open_diht.pipelines.options`."""
+"""Options of `make pilot`, without importing the modules it runs; see
+`open_diht.pipelines.options`."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,8 +9,8 @@ from open_diht.common.fields import Count, NotNegative
 from open_diht.pipelines.options import command_parser, parsed_run
 
 UNITS = 20
-"""Default number of units to draw: with fewer, Student's quantile and chance make intervals much wider; with more, the
-pilot takes longer and intervals shrink only with the square root."""
+"""Default number of units to draw: with fewer, Student's quantile and chance make intervals much
+wider; with more, the pilot takes longer and intervals shrink only with the square root."""
 
 
 def parse(
@@ -17,14 +18,20 @@ def parse(
 ) -> argparse.Namespace:
     """Parse the command line of `make pilot`, see `options.parsed_run`."""
     parser = command_parser(
-        prog, "Filter a random sample of units, and forecast the core-hours and bytes of the whole data set."
+        prog,
+        "Filter a random sample of units, and forecast the core-hours and bytes of the whole data"
+        " set.",
     )
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(
-        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all if there are fewer)"
+        "--units",
+        type=number(Count),
+        help=f"units to draw (default {UNITS}, or all if there are fewer)",
     )
     pilot.add_argument(
-        "--share", type=number(NotNegative), help="fraction of the data to draw, instead of a number of units"
+        "--share",
+        type=number(NotNegative),
+        help="fraction of the data to draw, instead of a number of units",
     )
     pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
     return parsed_run(parser, arguments)

@@ -1,4 +1,5 @@
-"""Draw a row with its evidence: the image and the text read in it, the caption and its annotations."""
+"""Draw a row with its evidence: the image and the text read in it, the caption and its
+annotations."""
 
 import base64
 from collections.abc import Iterator
@@ -13,25 +14,31 @@ from open_diht.pipelines.report.thumbnail import ImageNotShown, shrink
 _MAX_BOXES = 40
 _MAX_REASONS = 16
 """Maximum number of candidates of an example whose scores are explained."""
-_GOOD, _FAIR = 0.8, 0.5
+_GOOD = 0.8
+_FAIR = 0.5
 
 
 def draw_card(example: Example) -> str:
-    """Return an example as HTML: image with boxes, marked caption, graph, and the features behind the scores."""
-    photo, missing = None, ""
+    """Return an example as HTML: image with boxes, marked caption, graph, and the features behind
+    the scores."""
+    photo = None
+    missing = ""
     if example["image"] is not None:
         try:
             photo = shrink(example["image"])
         except ImageNotShown as why:
             missing = str(why)
-    spotted, more = example["spotted"][:_MAX_BOXES], len(example["spotted"][_MAX_BOXES:])
+    spotted = example["spotted"][:_MAX_BOXES]
+    more = len(example["spotted"][_MAX_BOXES:])
     # Boxes are in pixels of the original; the download may have reduced the image.
     width = example["width"] or (photo.original_width if photo else 1)
     height = example["height"] or (photo.original_height if photo else 1)
     unit = width / photo.width if photo else 1.0  # original pixels per pixel of the page
     masked = None
     if photo and example["image"] is not None and example["measured"].get(TEXT_AREA):
-        masked = shrink(example["image"], [line["box"] for line in example["spotted"]], (width, height))
+        masked = shrink(
+            example["image"], [line["box"] for line in example["spotted"]], (width, height)
+        )
     caption, parsed = _captions(example)
     return render_page(
         __package__,
@@ -45,7 +52,9 @@ def draw_card(example: Example) -> str:
         width=width,
         height=height,
         unit=unit,
-        lines=[_line(number, line, 8 * unit, width, height) for number, line in enumerate(spotted, 1)],
+        lines=[
+            _line(number, line, 8 * unit, width, height) for number, line in enumerate(spotted, 1)
+        ],
         more_lines=more,
         caption=caption,
         parsed=parsed,
@@ -68,13 +77,18 @@ def _line(number: int, line: Line, chip: float, width: int, height: int) -> dict
 
 
 def _captions(example: Example) -> tuple[str, str]:
-    """Return two HTML texts: the caption with its overlap marked, and the parsed text with its words marked. The second
-    is empty if both texts are the same (all marks are then in the first), or if a text is missing."""
-    caption, parsed, span = example["caption"], example["parsed"], example["overlap_span"]
+    """Return two HTML texts: the caption with its overlap marked, and the parsed text with its
+    words marked. The second is empty if both texts are the same (all marks are then in the first),
+    or if a text is missing.
+    """
+    caption = example["caption"]
+    parsed = example["parsed"]
+    span = example["overlap_span"]
     overlap = [TextSpan(*span, "overlap")] if span else []
     words = [TextSpan(one["start"], one["end"], "t-object") for one in example["objects"]]
     words += [
-        TextSpan(one["start"], one["end"], "t-action" if one["accepted"] else "t-off") for one in example["actions"]
+        TextSpan(one["start"], one["end"], "t-action" if one["accepted"] else "t-off")
+        for one in example["actions"]
     ]
     if not caption or not parsed:
         return (marked(caption, overlap) if caption else "", "")
@@ -91,8 +105,13 @@ def _reasons(example: Example) -> Iterator[tuple[str, float, Reasons]]:
             yield action["verb"], action["score"], reasons
     for attribute in example["attributes"]:
         if reasons := attribute.get("reasons"):
-            yield f"{attribute['text']}, of {names.get(attribute['object'], '')}", attribute["score"], reasons
+            yield (
+                f"{attribute['text']}, of {names.get(attribute['object'], '')}",
+                attribute["score"],
+                reasons,
+            )
     for relation in example["relations"]:
         if reasons := relation.get("reasons"):
-            source, target = names.get(relation["source"], ""), names.get(relation["target"], "")
+            source = names.get(relation["source"], "")
+            target = names.get(relation["target"], "")
             yield f"{source} {relation['text']} {target}", relation["score"], reasons

@@ -1,9 +1,11 @@
-"""The data of one row that a report shows. `funnel.json` holds examples in this form, without their images."""
+"""The data of one row that a report shows. `funnel.json` holds examples in this form, without their
+images."""
 
 from typing import NotRequired, TypedDict
 
 Reasons = list[tuple[str, float]]
-"""Features behind a candidate's score, in words, each with the log odds that it adds, the strongest first."""
+"""Features behind a candidate's score, in words, each with the log odds that it adds, the strongest
+first."""
 
 
 class Object(TypedDict):
@@ -32,7 +34,8 @@ class Participant(TypedDict):
 
 
 class Action(TypedDict):
-    """A verb candidate. `score`, 0 to 1, is the verifier's score, or the score after the second opinion."""
+    """A verb candidate. `score`, 0 to 1, is the verifier's score, or the score after the second
+    opinion."""
 
     verb: str
     start: int

@@ -23,15 +23,16 @@ class NotDecided(TypedDict):
     """Counts of the units that failed before their rows were decided."""
 
     rows: int
-    """Rows of these units: the rows that were read or, if none were, the rows that the plan counts. Rows that the plan
-    counts after the break of a truncated unit are included."""
+    """Rows of these units: the rows that were read or, if none were, the rows that the plan counts.
+    Rows that the plan counts after the break of a truncated unit are included."""
     units: int
     uncounted: int
     """Number of these units whose rows are unknown, so that no sum contains them."""
 
 
 class FunnelStep(TypedDict):
-    """A filter of the cascade, or a stage that lost rows to the dead-letter table or to failed units."""
+    """A filter of the cascade, or a stage that lost rows to the dead-letter table or to failed
+    units."""
 
     stage: str
     reason: str
@@ -54,13 +55,14 @@ class CaptionCounts(TypedDict):
     """Counts of captions, if a row may have several."""
 
     captions_in: int
-    """Captions that were read. A good row counts its distinct captions that hold text, but at least one."""
+    """Captions that were read. A good row counts its distinct captions that hold text, but at least
+    one."""
     passed: int
     rejected: dict[str, int]
     """Number of rejected captions by reason."""
     dead_letter: int
-    """Captions that were read from rows in the dead-letter table. Rows that failed while being read have an unknown
-    number of captions, which are in no count."""
+    """Captions that were read from rows in the dead-letter table. Rows that failed while being read
+    have an unknown number of captions, which are in no count."""
     not_decided: int
     """Captions that were read from units that failed."""
 
@@ -72,7 +74,9 @@ class CheckedSet(TypedDict):
     images: int
     sha256: str  # changes with the images
     tasks: list[str]  # names of the evaluation's tasks on these images
-    unread: NotRequired[int]  # images that cannot be decoded; outputs of earlier versions have no count
+    unread: NotRequired[
+        int
+    ]  # images that cannot be decoded; outputs of earlier versions have no count
 
 
 class Checked(TypedDict):
@@ -81,7 +85,8 @@ class Checked(TypedDict):
     sets: list[CheckedSet]
     rule: dict[str, float | bool | None]  # see `EvaluationRule`; `eps` is None without embeddings
     compared: int  # number of images
-    unread: int  # number of images that could not be decoded, and were compared by their bytes alone, if at all
+    # number of images that could not be decoded, and were compared by their bytes alone, if at all
+    unread: int
 
 
 def checked_in_words(checked: Checked) -> str:
@@ -95,8 +100,13 @@ def checked_in_words(checked: Checked) -> str:
     near = f"near copies up to {rule['distance']} of 128 bits"
     near += "" if rule["eps"] is None else f" or 1 - cosine {rule['eps']:g}"
     captions = ", and equal captions" if rule["captions"] else ""
-    unread = f"; {counted(checked['unread'], 'image')} could not be decoded" if checked["unread"] else ""
-    return f"{sets}: {BYTES}, {PIXELS}, {near}{captions}, in {counted(checked['compared'], 'image')}{unread}"
+    unread = (
+        f"; {counted(checked['unread'], 'image')} could not be decoded" if checked["unread"] else ""
+    )
+    return (
+        f"{sets}: {BYTES}, {PIXELS}, {near}{captions}, in"
+        f" {counted(checked['compared'], 'image')}{unread}"
+    )
 
 
 class FunnelRecord(TypedDict):
@@ -117,10 +127,11 @@ class FunnelRecord(TypedDict):
     unparsed: int
     """Number of captions that were not parsed because of `RunSettings.lean`."""
     moves: dict[str, float]
-    """Sums of the changes by second opinions, see `Moves`. Empty if no caption was annotated with one."""
+    """Sums of the changes by second opinions, see `Moves`. Empty if no caption was annotated with
+    one."""
     histograms: dict[str, dict[str, int]]
-    """Number of rows by value for complexity, actions and overlap, and by bin for each column, score or other
-    number that has a condition."""
+    """Number of rows by value for complexity, actions and overlap, and by bin for each column,
+    score or other number that has a condition."""
     columns: dict[str, ColumnHistogram]
     """Axis of the histogram of each number that has a condition, by the name of the histogram."""
     checked: NotRequired[Checked]
@@ -136,8 +147,10 @@ class FunnelRecord(TypedDict):
 
 
 def unaccounted(funnel: FunnelRecord) -> int:
-    """Return rows in minus kept, rejected, dead-letter and undecided rows; nonzero means that the counts are wrong."""
-    rejected, dead = sum(funnel["rejected"].values()), funnel["dead_letter"]["rows"]
+    """Return rows in minus kept, rejected, dead-letter and undecided rows; nonzero means that the
+    counts are wrong."""
+    rejected = sum(funnel["rejected"].values())
+    dead = funnel["dead_letter"]["rows"]
     return funnel["rows_in"] - funnel["kept"] - rejected - dead - funnel["not_decided"]["rows"]
 
 

@@ -17,16 +17,28 @@ MAX_GROUPS = 24
 
 _ENDS = {
     "kept": "Rows that passed every requested step.",
-    "dead_letter": "Rows that could not be decided because they, or their images, could not be read, or OCR failed. "
-    "They are neither kept nor rejected; each is stored with its error.",
-    "not_decided": "Rows of failed units, which the same command tries again, and rows after the point where a file "
-    "is corrupt.",
+    "dead_letter": (
+        "Rows that could not be decided because they, or their images, could not be read, or OCR"
+        " failed. They are neither kept nor rejected; each is stored with its error."
+    ),
+    "not_decided": (
+        "Rows of failed units, which the same command tries again, and rows after the point where a"
+        " file is corrupt."
+    ),
 }
 _UNKNOWN = "Rejected at this step."
 _CHARTS = (
-    ("complexity", "Complexity", "The highest number of attributes, actions and relations of one object."),
+    (
+        "complexity",
+        "Complexity",
+        "The highest number of attributes, actions and relations of one object.",
+    ),
     ("actions", "Actions", "How many actions of the caption were accepted."),
-    ("overlap", "Overlap", "Length in characters of the longest match between the caption and the text in the image."),
+    (
+        "overlap",
+        "Overlap",
+        "Length in characters of the longest match between the caption and the text in the image.",
+    ),
 )
 """Histograms of the funnel: name, title, and the counted items."""
 
@@ -58,12 +70,23 @@ _LEGEND: Graph = {
 }
 
 
-def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]], *, notes: Sequence[str] = ()) -> str:
-    """Return the report as one HTML file that loads nothing. `examples` are by reason, `kept` or `dead_letter`."""
-    explanations = {step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]} | _ENDS
-    totals = {"kept": funnel["kept"], "dead_letter": funnel["dead_letter"]["rows"], **funnel["rejected"]}
+def render_report(
+    funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]], *, notes: Sequence[str] = ()
+) -> str:
+    """Return the report as one HTML file that loads nothing. `examples` are by reason, `kept` or
+    `dead_letter`."""
+    explanations = {
+        step["reason"]: step.get("explanation", _UNKNOWN) for step in funnel["steps"]
+    } | _ENDS
+    totals = {
+        "kept": funnel["kept"],
+        "dead_letter": funnel["dead_letter"]["rows"],
+        **funnel["rejected"],
+    }
     reasons = reasons_of(funnel)
-    shown = [name for name in dict.fromkeys([*reasons, *_ENDS, *examples]) if examples.get(name)][:MAX_GROUPS]
+    shown = [name for name in dict.fromkeys([*reasons, *_ENDS, *examples]) if examples.get(name)][
+        :MAX_GROUPS
+    ]
     groups: list[dict[str, object]] = [
         {
             "name": name,
@@ -74,7 +97,11 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
         }
         for name in shown
     ]
-    names = [name for name in (*reasons, *_ENDS) if name != "not_decided" or funnel["not_decided"]["rows"]]
+    names = [
+        name
+        for name in (*reasons, *_ENDS)
+        if name != "not_decided" or funnel["not_decided"]["rows"]
+    ]
     return render_page(
         __package__,
         "report.html.j2",
@@ -90,13 +117,15 @@ def render_report(funnel: FunnelRecord, examples: Mapping[str, Sequence[Example]
 
 
 def draw_histograms(funnel: FunnelRecord) -> str:
-    """Return the histograms of a run as HTML: of caption and image measures, and of numbers with conditions."""
+    """Return the histograms of a run as HTML: of caption and image measures, and of numbers with
+    conditions."""
     drawn = []
     for name, title, text in _CHARTS:
         counts = {int(value): count for value, count in funnel["histograms"].get(name, {}).items()}
         drawn.append(histogram(title, text, bin_counts(counts) if counts else []))
     for name, column in funnel["columns"].items():
-        counted, bins = funnel["histograms"].get(name, {}), list(column["labels"])
+        counted = funnel["histograms"].get(name, {})
+        bins = list(column["labels"])
         marks = [bins.index(str(one)) for one in column["thresholds"] if str(one) in bins]
         text = "Requirements of the preset." + (" Lines are its thresholds." if marks else "")
         columns = [(label, counted.get(place, 0)) for place, label in column["labels"].items()]

@@ -9,11 +9,24 @@ from open_diht.pipelines.runners.direct import Direct
 from open_diht.pipelines.runners.job import Backend, Job, JobFailed, RunnerError, Staged
 from open_diht.pipelines.runners.portable import Workers
 
-__all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
+__all__ = [
+    "RUNNERS",
+    "Backend",
+    "Direct",
+    "Job",
+    "JobFailed",
+    "RunnerError",
+    "Staged",
+    "Workers",
+    "make_backend",
+]
 
 
-def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None) -> Backend:
-    """Return the backend with a name in `RUNNERS` or `PRISM`, or with Beam's name for one of them but `direct`.
+def make_backend(
+    name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None
+) -> Backend:
+    """Return the backend with a name in `RUNNERS` or `PRISM`, or with Beam's name for one of them
+    but `direct`.
 
     Args:
         name: the value of --runner.
@@ -21,8 +34,8 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
         workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
 
     Raises:
-        WrongUse: the name is unknown.
-        RunnerError: an option is refused (see `check_beam_options`) or belongs to another runner, or Dask is not
+        WrongUse: the name is unknown. RunnerError: an option is refused (see `check_beam_options`)
+            or belongs to another runner, or Dask is not
             installed.
     """
     name = runner_of(name)
@@ -35,7 +48,9 @@ def make_backend(name: str, beam_arguments: Sequence[str] = (), workers: Workers
         except ImportError as error:
             if error.name not in ("dask", "distributed"):
                 raise
-            raise RunnerError(f"--runner dask needs Dask ({error.name} is missing): {remedy('dask')}") from error
+            raise RunnerError(
+                f"--runner dask needs Dask ({error.name} is missing): {remedy('dask')}"
+            ) from error
         return Dask(check_beam_options(beam_arguments, name), workers)
     flags = check_beam_options(beam_arguments, name)
     if name == "direct":

@@ -36,7 +36,8 @@ _BELONGS = {
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }
-"""Maps a class of options to the runners that accept them. Options of other classes are accepted, except `_OURS`."""
+"""Maps a class of options to the runners that accept them. Options of other classes are accepted,
+except `_OURS`."""
 
 
 class _Parser(OptionParser):  # type: ignore[misc]
@@ -45,19 +46,24 @@ class _Parser(OptionParser):  # type: ignore[misc]
 
 
 def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]:
-    """Return `arguments`, the rest that `options.parse` left, as flags for Beam, with underscores instead of hyphens in
-    their names. Raise RunnerError if an option is unknown to Beam, has a wrong value or none, belongs to another
-    runner, or is one of `_OURS`."""
+    """Return `arguments`, the rest that `options.parse` left, as flags for Beam, with underscores
+    instead of hyphens in their names. Raise RunnerError if an option is unknown to Beam, has a
+    wrong value or none, belongs to another runner, or is one of `_OURS`."""
     flags = tuple(underscored(argument) for argument in arguments)
-    parser, owners = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve"), dict[str, str]()
+    parser = _Parser(allow_abbrev=False, add_help=False, conflict_handler="resolve")
+    owners = dict[str, str]()
     for cls in beam_options.PipelineOptions.__subclasses__():
         if cls.__module__.startswith("apache_beam."):  # others are of tests, for example
             add_options(cls, parser)
             for action in parser._actions:
-                owners |= {name: cls.__name__ for name in action.option_strings if name not in owners}
+                owners |= {
+                    name: cls.__name__ for name in action.option_strings if name not in owners
+                }
     _, unknown = parser.parse_known_args(list(flags))
     if unknown:
-        typed = next(argument for argument, flag in zip(arguments, flags, strict=True) if flag == unknown[0])
+        typed = next(
+            argument for argument, flag in zip(arguments, flags, strict=True) if flag == unknown[0]
+        )
         raise RunnerError(f"unknown argument {typed!r} (see --help)")
     for flag in flags:
         name = flag.partition("=")[0]
@@ -67,13 +73,16 @@ def check_beam_options(arguments: Sequence[str], runner: str) -> tuple[str, ...]
             raise RunnerError(f"{name} is set by this program; {_OURS[name[2:]]}")
         readers = _BELONGS.get(owners[name])
         if readers is not None and runner not in readers:
-            whose = f"--runner {' or '.join(readers)}" if readers else "a runner that is not supported"
+            whose = (
+                f"--runner {' or '.join(readers)}" if readers else "a runner that is not supported"
+            )
             raise RunnerError(f"{name} is an option of {whose}, not of --runner {runner}")
     return flags
 
 
 def option_values(flags: Sequence[str]) -> dict[str, object]:
-    """Return the value of every Beam option by its name. An option that `flags` lack has Beam's default."""
+    """Return the value of every Beam option by its name. An option that `flags` lack has Beam's
+    default."""
     return beam_options.PipelineOptions(list(flags)).get_all_options()
 
 

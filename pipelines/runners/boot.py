@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
-"""Start one Beam worker process on a machine without containers, like the boot binary of the SDK container.
+"""Start one Beam worker process on a machine without containers, like the boot binary of the SDK
+container.
 
-With `environment_type=PROCESS`, a runner starts this program for each worker, with an id and the address of its
-provision service. The program gets pipeline options, service addresses and the list of staged files from there, fetches
-the files, installs the packages among them, and starts Beam's worker with them first on its path. It remains the parent
-of the worker. A runner waits silently for a worker that never starts, and Flink sends the output of workers to
-/dev/null; so this program reports every failure:
+With `environment_type=PROCESS`, a runner starts this program for each worker, with an id and the
+address of its provision service. The program gets pipeline options, service addresses and the list
+of staged files from there, fetches the files, installs the packages among them, and starts Beam's
+worker with them first on its path. It remains the parent of the worker. A runner waits silently for
+a worker that never starts, and Flink sends the output of workers to /dev/null; so this program
+reports every failure:
 
-- Output that would be lost goes to a file `diht-boot-*.log` in the temporary folder of this host, which is kept if the
-  worker fails.
-- In place of a worker that cannot start, this program tells the runner why, as the error of the worker's first request.
+- Output that would be lost goes to a file `diht-boot-*.log` in the temporary folder of this host,
+  which is kept if the worker fails.
+- In place of a worker that cannot start, this program tells the runner why, as the error of the
+  worker's first request.
 - The reason is sent to the runner's log of workers, on Flink the log of the task manager.
-- If the driver's folder (`DIHT_BOOT_FOLDER`) is on this machine, the reason is also written to a file there.
+- If the driver's folder (`DIHT_BOOT_FOLDER`) is on this machine, the reason is also written to a
+  file there.
 
-Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes no options. This
-file imports Beam and grpc but nothing of this project, which it may have to install. It needs Python 3.11 or newer.
+Beam has no such program outside its images: its worker pool (EXTERNAL) installs nothing and passes
+no options. This file imports Beam and grpc but nothing of this project, which it may have to
+install. It needs Python 3.11 or newer.
 """
 
 import argparse
@@ -38,15 +43,18 @@ from queue import SimpleQueue
 from typing import Any
 
 FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
-"""Variable with the driver's folder, for workers' files and reports. If it is unset or the folder is not on this
-machine, files go to a temporary folder, and reports are only printed."""
+"""Variable with the driver's folder, for workers' files and reports. If it is unset or the folder
+is not on this machine, files go to a temporary folder, and reports are only printed."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
-"""Variable with the folder that relative paths of the job start from; ignored if it is not on this machine."""
+"""Variable with the folder that relative paths of the job start from; ignored if it is not on this
+machine."""
 RPC_SECONDS = 60.0  # the runner may start its services later than its workers
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
-"""Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC accepts by default."""
+"""Prism sends a staged file as one message, and our wheel is larger than the 4 MiB that gRPC
+accepts by default."""
 ANSWER_SECONDS = 60.0
-"""How long the runner may take to send a request to a worker that could not start, which is answered with the error."""
+"""How long the runner may take to send a request to a worker that could not start, which is
+answered with the error."""
 LOG_SECONDS = 10.0
 KEPT_DAYS = 30
 """Days after whose last use an installed package is removed; a worker does not run that long."""
@@ -57,11 +65,15 @@ _log: Path | None = None
 
 
 def keep_output() -> None:
-    """If standard error goes to /dev/null, send it and standard output to a new file in the temporary folder."""
+    """If standard error goes to /dev/null, send it and standard output to a new file in the
+    temporary folder."""
     global _log
-    null, errors = os.stat(os.devnull), os.fstat(2)
+    null = os.stat(os.devnull)
+    errors = os.fstat(2)
     if (errors.st_dev, errors.st_ino) == (null.st_dev, null.st_ino):
-        with contextlib.suppress(OSError):  # without a temporary folder a worker cannot start, as it then reports
+        with contextlib.suppress(
+            OSError
+        ):  # without a temporary folder a worker cannot start, as it then reports
             handle, name = tempfile.mkstemp(prefix="diht-boot-", suffix=".log")
             os.dup2(handle, 1)
             os.dup2(handle, 2)
@@ -84,9 +96,11 @@ def given_folder() -> str | None:
 
 
 def report(worker: str, message: str, kind: str = "failed") -> None:
-    """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that is on this machine.
-    `kind`: a worker `failed` to start or `died` with an error."""
-    with contextlib.suppress(OSError):  # the disk of a log may be full, and the driver waits for the file
+    """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that
+    is on this machine. `kind`: a worker `failed` to start or `died` with an error."""
+    with contextlib.suppress(
+        OSError
+    ):  # the disk of a log may be full, and the driver waits for the file
         print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
         handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
@@ -120,23 +134,31 @@ class BootError(RuntimeError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start a worker, wait for its end, and return its exit status: 128 + n after signal n, 1 if it cannot start."""
-    parser = argparse.ArgumentParser(prog="boot", description="Start a Beam worker process.", allow_abbrev=False)
+    """Start a worker, wait for its end, and return its exit status: 128 + n after signal n, 1 if it
+    cannot start."""
+    parser = argparse.ArgumentParser(
+        prog="boot", description="Start a Beam worker process.", allow_abbrev=False
+    )
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
-    options, _ = parser.parse_known_args(arguments)  # runners pass more, semi_persist_dir for example
+    options, _ = parser.parse_known_args(
+        arguments
+    )  # runners pass more, semi_persist_dir for example
     worker = options.id.strip("'")  # Prism quotes the id although it uses no shell
     base = given_folder()
     prefix = "worker-" if base else "diht-boot-"
     info = None
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as private:
+        with tempfile.TemporaryDirectory(
+            prefix=prefix, dir=base, ignore_cleanup_errors=True
+        ) as private:
             info = provisioned(worker, options.provision_endpoint)
             status = _supervise(prepare(worker, info, Path(private)))
     except (BootError, OSError, grpc.RpcError) as error:
         why = str(error)
         if isinstance(error, grpc.RpcError):
-            code, details = getattr(error, "code", str)(), getattr(error, "details", str)()
+            code = getattr(error, "code", str)()
+            details = getattr(error, "details", str)()
             why = f"the runner's services do not answer: {code}, {details}"
         if _log is not None:
             why += f" (log: {_log} on {socket.gethostname()})"
@@ -160,12 +182,15 @@ def provisioned(worker: str, endpoint: str) -> Any:
         service = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
         metadata = [("worker_id", worker)]
-        return service.GetProvisionInfo(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True).info
+        return service.GetProvisionInfo(
+            request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True
+        ).info
 
 
 def tell_runner(worker: str, info: Any, message: str, instead: bool = False) -> None:
-    """Send an error to the runner's log of workers. With `instead`, also answer the requests to the worker with it, in
-    place of a worker that could not start. A runner that no longer answers is not told."""
+    """Send an error to the runner's log of workers. With `instead`, also answer the requests to the
+    worker with it, in place of a worker that could not start. A runner that no longer answers is
+    not told."""
     metadata = [("worker_id", worker)]
     entry = beam_fn_api_pb2.LogEntry(
         severity=beam_fn_api_pb2.LogEntry.Severity.ERROR, message=message, log_location="boot.py"
@@ -181,11 +206,16 @@ def tell_runner(worker: str, info: Any, message: str, instead: bool = False) -> 
             with grpc.insecure_channel(info.control_endpoint.url) as channel:
                 _answer(beam_fn_api_pb2_grpc.BeamFnControlStub(channel), metadata, message)
     except grpc.RpcError as error:
-        print(f"boot: worker {worker}: the runner could not be told: {error}", file=sys.stderr, flush=True)
+        print(
+            f"boot: worker {worker}: the runner could not be told: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _answer(control: Any, metadata: Sequence[tuple[str, str]], message: str) -> None:
-    """Answer requests to a worker with an error, until the runner ends the stream or `ANSWER_SECONDS` are over."""
+    """Answer requests to a worker with an error, until the runner ends the stream or
+    `ANSWER_SECONDS` are over."""
     requests: SimpleQueue[Any] = SimpleQueue()
 
     def answers() -> Iterator[Any]:
@@ -200,17 +230,23 @@ def _answer(control: Any, metadata: Sequence[tuple[str, str]], message: str) -> 
 
 
 def prepare(worker: str, info: Any, private: Path) -> dict[str, str]:
-    """Fetch and install the staged files of a worker into an empty folder, and return the environment variables of the
-    worker process, which describe its job."""
+    """Fetch and install the staged files of a worker into an empty folder, and return the
+    environment variables of the worker process, which describe its job."""
     metadata = [("worker_id", worker)]
-    staged = fetch(info.dependencies, info.artifact_endpoint.url, private, metadata) if info.dependencies else []
+    staged = (
+        fetch(info.dependencies, info.artifact_endpoint.url, private, metadata)
+        if info.dependencies
+        else []
+    )
     environment = {
         **os.environ,
         "WORKER_ID": worker,
         "SEMI_PERSISTENT_DIRECTORY": str(private),
         "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
-        "PYTHONSAFEPATH": "1",  # its working directory, perhaps a checkout, must not shadow staged code
+        "PYTHONSAFEPATH": (
+            "1"
+        ),  # its working directory, perhaps a checkout, must not shadow staged code
     }
     for name in ("control", "logging", "status"):
         if url := getattr(info, f"{name}_endpoint").url:
@@ -218,28 +254,43 @@ def prepare(worker: str, info: Any, private: Path) -> dict[str, str]:
     if packages := [path for path in staged if path.name.endswith((".whl", ".tar.gz"))]:
         paths = [str(installed(packages, private)), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    print(f"boot: worker {worker}, staged: {', '.join(path.name for path in staged)}", file=sys.stderr, flush=True)
+    print(
+        f"boot: worker {worker}, staged: {', '.join(path.name for path in staged)}",
+        file=sys.stderr,
+        flush=True,
+    )
     return environment
 
 
-def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: list[tuple[str, str]]) -> list[Path]:
-    """Fetch staged files and return their paths. Raise BootError if a checksum differs, a file has no name, or a file
-    lists requirements for every worker to download."""
+def fetch(
+    dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: list[tuple[str, str]]
+) -> list[Path]:
+    """Fetch staged files and return their paths. Raise BootError if a checksum differs, a file has
+    no name, or a file lists requirements for every worker to download."""
     paths = []
     with grpc.insecure_channel(endpoint, ANY_SIZE) as channel:
         service = beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceStub(channel)
         request = beam_artifact_api_pb2.ResolveArtifactsRequest(artifacts=dependencies)
-        resolved = service.ResolveArtifacts(request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True)
+        resolved = service.ResolveArtifacts(
+            request, metadata=metadata, timeout=RPC_SECONDS, wait_for_ready=True
+        )
         for artifact in resolved.replacements:
             file = beam_runner_api_pb2.ArtifactFilePayload()
             if artifact.type_urn == common_urns.artifact_types.FILE.urn:
                 file.ParseFromString(artifact.type_payload)
-            role = beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(artifact.role_payload)
-            path = folder / os.path.basename(role.staged_name or file.path)  # a name must not lead out of the folder
+            role = beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(
+                artifact.role_payload
+            )
+            path = folder / os.path.basename(
+                role.staged_name or file.path
+            )  # a name must not lead out of the folder
             if path.name in ("", "..", folder.name):
                 raise BootError(f"a staged artifact of type {artifact.type_urn} has no name")
             if path.name.endswith("requirements.txt"):
-                raise BootError("a requirements file is staged; put its packages into the worker's Python instead")
+                raise BootError(
+                    "a requirements file is staged; put its packages into the worker's Python"
+                    " instead"
+                )
             digest = hashlib.sha256()
             with open(path, "wb") as content:
                 wanted = beam_artifact_api_pb2.GetArtifactRequest(artifact=artifact)
@@ -247,14 +298,19 @@ def fetch(dependencies: Sequence[Any], endpoint: str, folder: Path, metadata: li
                     digest.update(chunk.data)
                     content.write(chunk.data)
             if file.sha256 and digest.hexdigest() != file.sha256:
-                raise BootError(f"staged file {path.name} has sha256 {digest.hexdigest()}, expected {file.sha256}")
+                raise BootError(
+                    f"staged file {path.name} has sha256 {digest.hexdigest()}, expected"
+                    f" {file.sha256}"
+                )
             paths.append(path)
     return paths
 
 
 def installed(packages: Sequence[Path], private: Path) -> Path:
-    """Return a folder in which packages are installed. Wheels are installed once on a host for all workers with this
-    version of Python; a source package only for this worker, because its result may depend on the environment."""
+    """Return a folder in which packages are installed. Wheels are installed once on a host for all
+    workers with this version of Python; a source package only for this worker, because its result
+    may depend on the environment.
+    """
     kept = kept_folder()
     if kept is None or not all(package.suffix == ".whl" for package in packages):
         install(packages, private / "site")
@@ -265,7 +321,9 @@ def installed(packages: Sequence[Path], private: Path) -> Path:
     site = kept / digest.hexdigest()
     if not _is_intact(site):
         shutil.rmtree(site, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=kept, ignore_cleanup_errors=True) as fresh:
+        with tempfile.TemporaryDirectory(
+            prefix="new-", dir=kept, ignore_cleanup_errors=True
+        ) as fresh:
             install(packages, Path(fresh, "site"))
             try:
                 os.rename(Path(fresh, "site"), site)
@@ -281,7 +339,8 @@ def installed(packages: Sequence[Path], private: Path) -> Path:
 
 
 def kept_folder() -> Path | None:
-    """Return the folder of installed wheels, which only this user may write to, or None if there can be none."""
+    """Return the folder of installed wheels, which only this user may write to, or None if there
+    can be none."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(cache, "diht", "workers")
     try:
@@ -293,35 +352,62 @@ def kept_folder() -> Path | None:
 
 
 def _is_intact(site: Path) -> bool:
-    """Return whether every file that pip has installed is there with its size; after a crash of the host it may not."""
+    """Return whether every file that pip has installed is there with its size; after a crash of the
+    host it may not."""
     # importlib.metadata leaves out missing files from Python 3.12 on.
     records = list(site.glob("*.dist-info/RECORD"))
-    rows = [row for record in records for row in csv.reader(record.read_text(encoding="utf-8").splitlines())]
+    rows = [
+        row
+        for record in records
+        for row in csv.reader(record.read_text(encoding="utf-8").splitlines())
+    ]
     try:
         # Scripts are listed where pip would put them without --target.
         return bool(rows) and all(
-            size in ("", str((site / name).stat().st_size)) for name, _, size in rows if ".." not in Path(name).parts
+            size in ("", str((site / name).stat().st_size))
+            for name, _, size in rows
+            if ".." not in Path(name).parts
         )
     except OSError:
         return False
 
 
 def install(packages: Sequence[Path], site: Path) -> None:
-    """Install packages into the folder `site`, without dependencies and network access. Raise BootError."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-index", "--no-build-isolation", "--no-compile", "--target", str(site), *map(str, packages)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    """Install packages into the folder `site`, without dependencies and network access. Raise
+    BootError."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
+    command += [
+        "--no-index",
+        "--no-build-isolation",
+        "--no-compile",
+        "--target",
+        str(site),
+        *map(str, packages),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         names = ", ".join(package.name for package in packages)
         raise BootError(
-            f"{sys.executable} cannot install {names} (it needs pip, and setuptools for a source package): "
-            f"{(done.stderr or done.stdout).strip()[-2_000:]}"
+            f"{sys.executable} cannot install {names} (it needs pip, and setuptools for a source"
+            f" package): {(done.stderr or done.stdout).strip()[-2_000:]}"
         )
 
 
 def _supervise(environment: Mapping[str, str]) -> int:
-    """Run the worker and return its exit status. It is 0 if this process got SIGTERM or SIGINT, which it passes on, and
-    negative if another signal ended the worker. On Linux the worker does not outlive this process."""
+    """Run the worker and return its exit status. It is 0 if this process got SIGTERM or SIGINT,
+    which it passes on, and negative if another signal ended the worker. On Linux the worker does
+    not outlive this process.
+    """
     cwd = environment.get(CWD_VARIABLE, "")
     parent = os.getpid()
     process = subprocess.Popen(
@@ -345,7 +431,8 @@ def _supervise(environment: Mapping[str, str]) -> int:
 
 
 def die_with(parent: int) -> None:
-    """On Linux, have the kernel kill this process when its parent ends, because a parent cannot forward a SIGKILL."""
+    """On Linux, have the kernel kill this process when its parent ends, because a parent cannot
+    forward a SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call

@@ -1,8 +1,9 @@
-"""The backend for a Dask cluster, through Beam's DaskRunner. This program must be installed in the workers' Python.
+"""The backend for a Dask cluster, through Beam's DaskRunner. This program must be installed in the
+workers' Python.
 
-DaskRunner distributes the partitions of the first collection, sets a function up for each partition, and computes only
-the last collection; so a job consists of unit names and one function over them (see `Backend.by_partition`). If a
-worker dies, Dask gives its units to other workers.
+DaskRunner distributes the partitions of the first collection, sets a function up for each
+partition, and computes only the last collection; so a job consists of unit names and one function
+over them (see `Backend.by_partition`). If a worker dies, Dask gives its units to other workers.
 """
 
 import asyncio
@@ -46,9 +47,9 @@ VARIABLE = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 PARTITIONS = 50
-"""Partitions for each unit that runs at a time, or for each worker if there are more workers. Dask assigns them as
-workers become free, so that all end at about the same time, and the load of its scheduler does not grow with the number
-of units."""
+"""Partitions for each unit that runs at a time, or for each worker if there are more workers. Dask
+assigns them as workers become free, so that all end at about the same time, and the load of its
+scheduler does not grow with the number of units."""
 PACKAGES = (
     "apache-beam",
     "cloudpickle",
@@ -63,13 +64,14 @@ PACKAGES = (
     "spacy",
     "torch",
 )
-"""Packages whose versions must agree, because pickled functions or the resulting rows depend on them."""
+"""Packages whose versions must agree, because pickled functions or the resulting rows depend on
+them."""
 
 
 @dataclass(frozen=True)
 class Dask(PortableBackend):
-    """A `Backend` on a running Dask cluster. Of `Workers` it uses the scheduler's address and `start_seconds`, the time
-    that a job waits without any worker."""
+    """A `Backend` on a running Dask cluster. Of `Workers` it uses the scheduler's address and
+    `start_seconds`, the time that a job waits without any worker."""
 
     name = "dask"
     by_partition = True
@@ -79,14 +81,15 @@ class Dask(PortableBackend):
             threads = client.nthreads()
             if not threads:
                 raise RunnerError(
-                    f"the Dask scheduler at {self.address()} has no workers; start some (`dask worker {self.address()} "
-                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are connected"
+                    f"the Dask scheduler at {self.address()} has no workers; start some (`dask"
+                    f" worker {self.address()} --nthreads 1 --nworkers 8`, or `scale` of your"
+                    " cluster) and wait until they are connected"
                 )
             for worker, number in threads.items():
                 if number > 1:
                     raise RunnerError(
-                        f"the Dask worker {worker} has {number} threads; threads cannot share a parser or OCR; start "
-                        f"--nworkers {number} --nthreads 1 instead"
+                        f"the Dask worker {worker} has {number} threads; threads cannot share a"
+                        f" parser or OCR; start --nworkers {number} --nthreads 1 instead"
                     )
             _check_versions(client)
             for what, place in places:
@@ -101,7 +104,10 @@ class Dask(PortableBackend):
         with self._cluster() as client:
             while at_work := sum(there is True for there in _ask(client, is_at, place).values()):
                 if not said:
-                    say(f"waiting for {counted(at_work, 'Dask worker')} to finish units of a stopped run")
+                    say(
+                        f"waiting for {counted(at_work, 'Dask worker')} to finish units of a"
+                        " stopped run"
+                    )
                 said = True
                 time.sleep(POLL_SECONDS)
 
@@ -119,7 +125,8 @@ class Dask(PortableBackend):
                 result = pipeline.run()
             except OSError as error:
                 raise JobFailed(
-                    f"{job.label}: the Dask scheduler at {self.address()} no longer answers ({error})"
+                    f"{job.label}: the Dask scheduler at {self.address()} no longer answers"
+                    f" ({error})"
                 ) from error
             assert isinstance(result, DaskRunnerResult)
             try:
@@ -141,36 +148,41 @@ class Dask(PortableBackend):
                 client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
             except Exception as error:  # Dask raises many kinds of errors here
                 raise RunnerError(
-                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up` in a "
-                    "checkout, or name it: --dask-scheduler tcp://host:8786"
+                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make"
+                    " dask-up` in a checkout, or name it: --dask-scheduler tcp://host:8786"
                 ) from error
             with client:
                 yield client
 
     def address(self) -> str:
-        """Return the scheduler's address: the option's, else that in the variable, else that of `make dask-up`. Option
-        and variable may name a file that has the address. Raise RunnerError for anything else."""
+        """Return the scheduler's address: the option's, else that in the variable, else that of
+        `make dask-up`. Option and variable may name a file that has the address. Raise RunnerError
+        for anything else."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
                 return str(json.loads(Path(asked).read_text(encoding="utf-8"))["address"])
             except (ValueError, KeyError, TypeError) as error:
                 raise RunnerError(
-                    f"{asked} (--dask-scheduler or {VARIABLE}) is not a Dask scheduler's file ({error!r})"
+                    f"{asked} (--dask-scheduler or {VARIABLE}) is not a Dask scheduler's file"
+                    f" ({error!r})"
                 ) from error
         if not _ADDRESS.fullmatch(asked):
             raise RunnerError(
-                f"{asked} (--dask-scheduler or {VARIABLE}) is neither an address such as tcp://host:8786 nor the file "
-                "that a scheduler writes (--scheduler-file)"
+                f"{asked} (--dask-scheduler or {VARIABLE}) is neither an address such as"
+                " tcp://host:8786 nor the file that a scheduler writes (--scheduler-file)"
             )
         return asked
 
 
 async def _greet(address: str) -> None:
-    """Raise an error unless a Dask scheduler answers in time. A client would wait forever for another kind of
-    server."""
+    """Raise an error unless a Dask scheduler answers in time. A client would wait forever for
+    another kind of server."""
     arguments = distributed.Security().get_connection_args("client")
-    async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
+    async with (
+        asyncio.timeout(CONNECT_SECONDS),
+        distributed.rpc(address, connection_args=arguments) as there,
+    ):
         kind = (await there.identity())["type"]
     if "Scheduler" not in kind:
         raise ConnectionError(f"it is a {kind.lower()}'s")
@@ -186,8 +198,8 @@ def _why(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask's table of versions, because `_check_versions` checks the relevant ones, and its traces of failed
-    connections, because `_watch` reports a lost scheduler."""
+    """Silence Dask's table of versions, because `_check_versions` checks the relevant ones, and its
+    traces of failed connections, because `_watch` reports a lost scheduler."""
     log = logging.getLogger("distributed.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -200,9 +212,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
-    """Wait for the end of a job. Raise WorkerDied if more workers died at work on the same units than Dask allows, and
-    JobFailed for another error of the job, if the scheduler is gone, or if there was no worker for `patience`
-    seconds."""
+    """Wait for the end of a job. Raise WorkerDied if more workers died at work on the same units
+    than Dask allows, and JobFailed for another error of the job, if the scheduler is gone, or if
+    there was no worker for `patience` seconds."""
     seen = time.monotonic()
     while True:
         try:
@@ -220,21 +232,24 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
             seen = time.monotonic()
         elif time.monotonic() - seen > patience:
             raise JobFailed(
-                f"{label}: the Dask cluster has had no worker for {patience:.0f} seconds; start some, or allow more "
-                "with --start-timeout"
+                f"{label}: the Dask cluster has had no worker for {patience:.0f} seconds; start"
+                " some, or allow more with --start-timeout"
             )
     for future in result.futures:
         ended = future.exception()
         if isinstance(ended, KilledWorker):
             _let_end(result.client)  # else running units would be blamed for the death
-            raise WorkerDied(f"Dask workers died while working ({ended.last_worker.address} was the last)") from ended
+            raise WorkerDied(
+                f"Dask workers died while working ({ended.last_worker.address} was the last)"
+            ) from ended
         if ended is not None:
             traceback.print_exception(type(ended), ended, future.traceback())
             raise JobFailed(f"{label}: the job failed: {type(ended).__name__}: {ended}") from ended
 
 
 def _let_end(client: distributed.Client) -> None:
-    """Wait until each worker has ended its unit, and free its models. Dask assigns no more units of a failed job."""
+    """Wait until each worker has ended its unit, and free its models. Dask assigns no more units of
+    a failed job."""
     at_work = set(client.nthreads())
     while at_work:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
@@ -244,7 +259,10 @@ def _let_end(client: distributed.Client) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of this process that must be equal on the driver and all workers."""
-    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", "open-diht": code_digest()}
+    found = {
+        "Python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "open-diht": code_digest(),
+    }
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -258,29 +276,36 @@ def _check_versions(client: distributed.Client) -> None:
     for worker, theirs in _ask(client, versions).items():
         if not isinstance(theirs, Mapping):
             raise RunnerError(
-                f"the Dask worker {worker} cannot import this program ({theirs}); start it from a Python in which the "
-                f"same version is installed: {remedy('dask')}"
+                f"the Dask worker {worker} cannot import this program ({theirs}); start it from a"
+                f" Python in which the same version is installed: {remedy('dask')}"
             )
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise RunnerError(
-                    f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine {value}; versions must "
-                    "be equal, or results would differ; restart the workers from this environment or the same image"
+                    f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine"
+                    f" {value}; versions must be equal, or results would differ; restart the"
+                    " workers from this environment or the same image"
                 )
 
 
 def _check_seen(client: distributed.Client, what: str, place: str) -> None:
-    """Raise RunnerError if a path is in the memory of this process, or is on a disk and a worker does not see it. Of a
-    pattern, the first match is checked."""
+    """Raise RunnerError if a path is in the memory of this process, or is on a disk and a worker
+    does not see it. Of a pattern, the first match is checked."""
     if not on_this_machine(place):
         return
     path = store_path(place.rpartition("::")[2])
     if not is_local(path):
-        raise RunnerError(f"{what} {place} is in the memory of this process, which no Dask worker sees")
+        raise RunnerError(
+            f"{what} {place} is in the memory of this process, which no Dask worker sees"
+        )
     file = next(glob.iglob(str(path), recursive=True), None)
     with contextlib.ExitStack() as stack:
-        if what == "OUTPUT":  # it may not exist yet, so test a new file in the nearest parent that exists
-            folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+        if (
+            what == "OUTPUT"
+        ):  # it may not exist yet, so test a new file in the nearest parent that exists
+            folder = next(
+                parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir()
+            )
             file = str(probe := temporary_beside(folder / "seen"))
             try:
                 probe.touch()
@@ -291,14 +316,17 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
     for worker, there in answers.items():
         if there is not True:
             raise RunnerError(
-                f"{what} {place} is not seen by the Dask worker {worker}; give a path on a file system that all "
-                "workers mount at the same place, or an object store (s3://..., gs://...)"
+                f"{what} {place} is not seen by the Dask worker {worker}; give a path on a file"
+                " system that all workers mount at the same place, or an object store (s3://...,"
+                " gs://...)"
             )
 
 
-def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, object]:
-    """Return the result, or the exception, of a function on each worker, by its address. Workers whose connection
-    breaks are omitted, since Dask gives their units to others."""
+def _ask(
+    client: distributed.Client, function: Callable[..., Any], *arguments: Any
+) -> dict[str, object]:
+    """Return the result, or the exception, of a function on each worker, by its address. Workers
+    whose connection breaks are omitted, since Dask gives their units to others."""
     answers: dict[str, object] = client.run(function, *arguments, on_error="return")
     broken = (CommClosedError, ConnectionError, TimeoutError)
     return {worker: answer for worker, answer in answers.items() if not isinstance(answer, broken)}

@@ -1,5 +1,5 @@
-"""The backend for Google Cloud Dataflow. Every stage is a job of its own; the driver reads the commit records between
-jobs."""
+"""The backend for Google Cloud Dataflow. Every stage is a job of its own; the driver reads the
+commit records between jobs."""
 
 import math
 import re
@@ -34,22 +34,28 @@ from open_diht.pipelines.store.storage import on_this_machine
 WORKERS = 32
 """Units at a time that a plan assumes if no number of workers is given."""
 MACHINE = "n2-standard-4"
-"""Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process of up to 0.5 GB."""
-_TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(custom-)?(micro|small|medium)(-\d+)?|f1-micro|g1-small")
-"""Machine types with 1 GB or less per vCPU, or that share a vCPU; for custom types see `_is_tight`."""
+"""Default machine type, with 4 GB per vCPU. Each vCPU runs a process of 0.4 GB and its OCR process
+of up to 0.5 GB."""
+_TIGHT = re.compile(
+    r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(custom-)?(micro|small|medium)(-\d+)?|f1-micro|g1-small"
+)
+"""Machine types with 1 GB or less per vCPU, or that share a vCPU; for custom types see
+`_is_tight`."""
 _CUSTOM = re.compile(r"(?:[a-z0-9]+-)?custom-(\d+)-(\d+)(?:-ext)?")
 """Custom machine types: number of vCPUs and MB of memory."""
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 """Experiment: one process per machine instead of one per vCPU."""
 _PRIME = "enable_prime"
-"""Service option: Dataflow chooses machines by the resource hints of stages, and no machine type may be given."""
+"""Service option: Dataflow chooses machines by the resource hints of stages, and no machine type
+may be given."""
 POLL_SECONDS = 5.0
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Dataflow(Backend):
-    """A `Backend` on Dataflow. Beam's options configure it: project, region, temp_location, sdk_container_image, ..."""
+    """A `Backend` on Dataflow. Beam's options configure it: project, region, temp_location,
+    sdk_container_image, ..."""
 
     flags: Sequence[str] = ()
     name = "dataflow"
@@ -57,7 +63,8 @@ class Dataflow(Backend):
 
     @property
     def detached(self) -> bool:
-        """True if template_location is set: jobs are then written as templates, to be started later."""
+        """True if template_location is set: jobs are then written as templates, to be started
+        later."""
         return given(self.flags, "template_location")
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
@@ -65,38 +72,46 @@ class Dataflow(Backend):
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:
             raise RunnerError(
-                f"--runner dataflow needs Beam's Google Cloud part ({error.name or error} is missing): "
-                f"{remedy('cloud')}"
+                f"--runner dataflow needs Beam's Google Cloud part ({error.name or error} is"
+                f" missing): {remedy('cloud')}"
             ) from error
         values = option_values(self.flags)
         for name in ("project", "region", "temp_location"):
             if not values[name]:
-                raise RunnerError(f"--runner dataflow needs --{name}; see deploy/dataflow/README.md")
+                raise RunnerError(
+                    f"--runner dataflow needs --{name}; see deploy/dataflow/README.md"
+                )
         if not (values["sdk_container_image"] or values["setup_file"] or values["extra_packages"]):
             raise RunnerError(
-                "--runner dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
-                "deploy/dataflow/), because workers download nothing"
+                "--runner dataflow needs --sdk_container_image, an image with Beam, the filters and"
+                " their models (see deploy/dataflow/), because workers download nothing"
             )
-        machine, experiments = str(values["machine_type"]), values["experiments"] or ()
+        machine = str(values["machine_type"])
+        experiments = values["experiments"] or ()
         if _is_tight(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
             raise RunnerError(
-                f"--worker_machine_type {machine} has 1 GB or less for each process, or shares a vCPU, and a process "
-                "that reads images takes up to 0.9 GB; take a standard type such as n2-standard-16, or "
-                f"--experiments={_ONE_PROCESS}"
+                f"--worker_machine_type {machine} has 1 GB or less for each process, or shares a"
+                " vCPU, and a process that reads images takes up to 0.9 GB; take a standard type"
+                f" such as n2-standard-16, or --experiments={_ONE_PROCESS}"
             )
         if self._offline(values):
             return
-        locations = [(f"--{name}", str(values[name])) for name in ("temp_location", "staging_location") if values[name]]
+        locations = [
+            (f"--{name}", str(values[name]))
+            for name in ("temp_location", "staging_location")
+            if values[name]
+        ]
         for what, place in (*places, *locations):
             if on_this_machine(place):
                 raise RunnerError(
-                    f"{what} {place} is on this machine; --runner dataflow needs object storage, gs://..., since its "
-                    "workers are on other machines"
+                    f"{what} {place} is on this machine; --runner dataflow needs object storage,"
+                    " gs://..., since its workers are on other machines"
                 )
 
     def _offline(self, values: dict[str, object]) -> bool:
-        """Return whether jobs are only staged as templates and the Dataflow service is on this machine. Local folders
-        are then allowed, so that tests can inspect staged jobs without a cloud."""
+        """Return whether jobs are only staged as templates and the Dataflow service is on this
+        machine. Local folders are then allowed, so that tests can inspect staged jobs without a
+        cloud."""
         host = urllib.parse.urlsplit(str(values["dataflow_endpoint"])).hostname
         return bool(values["template_location"]) and host in _LOCAL_HOSTS
 
@@ -111,23 +126,35 @@ class Dataflow(Backend):
         values = option_values(flags)
         template = values["template_location"]
         if self._offline(values):
-            for folder in (values["temp_location"], values["staging_location"], Path(str(template)).parent):
-                Path(str(folder)).mkdir(parents=True, exist_ok=True)  # else Beam retries for minutes
+            for folder in (
+                values["temp_location"],
+                values["staging_location"],
+                Path(str(template)).parent,
+            ):
+                Path(str(folder)).mkdir(
+                    parents=True, exist_ok=True
+                )  # else Beam retries for minutes
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
         result = None
         try:
             result = _submitted(pipeline, job.label)
             if template:
-                raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
+                raise Staged(
+                    f"stage {job.label} is staged as template {template}; nothing was started"
+                )
             try:
                 result.wait_until_finish()
-            except Exception as error:  # Beam's error of a failed or cancelled job is no RuntimeError
+            except (
+                Exception
+            ) as error:  # Beam's error of a failed or cancelled job is no RuntimeError
                 raise job_error(f"{job.label}: the Dataflow job failed", error) from error
         except BaseException:
             if result is not None and not template:
                 self._stop(lambda number, _: number == result.job_id())
-            elif not template and not given(self.flags, "job_name"):  # the user's may be that of another run's job
+            elif not template and not given(
+                self.flags, "job_name"
+            ):  # the user's may be that of another run's job
                 self._stop(lambda _, name: name == values["job_name"])
             raise
 
@@ -140,21 +167,35 @@ class Dataflow(Backend):
         try:
             self._end(ours, to_log, STOP_SECONDS)
         except RunnerError as error:
-            to_log(f"{error}. The job may still be running; run the same command to cancel it and resume")
+            to_log(
+                f"{error}. The job may still be running; run the same command to cancel it and"
+                " resume"
+            )
 
-    def _end(self, ours: Callable[[str, str], bool], say: Callable[[str], None], seconds: float = math.inf) -> None:
+    def _end(
+        self,
+        ours: Callable[[str, str], bool],
+        say: Callable[[str], None],
+        seconds: float = math.inf,
+    ) -> None:
         """Cancel the active jobs whose ids and names are `ours`, see `end_jobs`."""
         from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
         from google.cloud.dataflow import ListJobsRequest  # type: ignore[import-untyped]
 
         values = option_values(self.flags)
         active = ListJobsRequest.Filter.ACTIVE
-        request = ListJobsRequest(project_id=values["project"], location=values["region"], filter=active)
+        request = ListJobsRequest(
+            project_id=values["project"], location=values["region"], filter=active
+        )
         try:
             client = DataflowApplicationClient(PipelineOptions(list(self.flags)))
 
             def running() -> dict[str, str]:
-                return {job.id: job.name for job in dataflow_jobs(client, request) if ours(job.id, job.name)}
+                return {
+                    job.id: job.name
+                    for job in dataflow_jobs(client, request)
+                    if ours(job.id, job.name)
+                }
 
             def end(job: str) -> None:
                 try:
@@ -166,15 +207,18 @@ class Dataflow(Backend):
             end_jobs(running, end, say, seconds, POLL_SECONDS)
         except RunnerError:
             raise
-        except Exception as error:  # clients raise many kinds: no credentials, no permission, no network
+        except (
+            Exception
+        ) as error:  # clients raise many kinds: no credentials, no permission, no network
             raise RunnerError(
-                f"jobs of project {values['project']} in {values['region']} cannot be listed or cancelled "
-                f"({str(error).strip()[-2_000:]}); the driver needs the role roles/dataflow.developer"
+                f"jobs of project {values['project']} in {values['region']} cannot be listed or"
+                f" cancelled ({str(error).strip()[-2_000:]}); the driver needs the role"
+                " roles/dataflow.developer"
             ) from error
 
     def job_flags(self, label: str, place: str = "") -> list[str]:
-        """Return the flags of a stage's job in the run `place`, except `QUIET`; the user's flags come last and take
-        precedence."""
+        """Return the flags of a stage's job in the run `place`, except `QUIET`; the user's flags
+        come last and take precedence."""
         flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
         values = option_values(self.flags)
         if not values["machine_type"] and _PRIME not in (values["dataflow_service_options"] or ()):  # type: ignore[operator]
@@ -191,7 +235,9 @@ def _submitted(pipeline: beam.Pipeline, label: str) -> Any:
     try:
         return pipeline.run()
     except Exception as error:  # clients raise many kinds: no credentials, no permission, no bucket
-        raise JobFailed(f"{label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
+        raise JobFailed(
+            f"{label}: the job could not be submitted: {str(error).strip()[-2_000:]}"
+        ) from error
 
 
 def _is_tight(machine: str) -> bool:

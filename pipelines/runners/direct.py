@@ -1,7 +1,8 @@
 """The backend on this machine: Beam's embedded runner with worker processes, which are watched.
 
-FnApiRunner waits for the answers of a worker forever. So if the kernel kills a worker for lack of memory or a library
-crashes it, its open requests are answered with an error. Workers are forked from one process, see fork_server.py.
+FnApiRunner waits for the answers of a worker forever. So if the kernel kills a worker for lack of
+memory or a library crashes it, its open requests are answered with an error. Workers are forked
+from one process, see fork_server.py.
 """
 
 import os
@@ -26,7 +27,8 @@ from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
 from open_diht.pipelines.runners.job import QUIET, Backend, Job, RunnerError, WorkerDied
 
 MOST_PER_CORE = 64
-"""Most workers for a core. More are a slip, such as a number of rows, and would exhaust the memory of most machines."""
+"""Most workers for a core. More are a slip, such as a number of rows, and would exhaust the memory
+of most machines."""
 
 
 def check_workers(workers: int) -> int:
@@ -34,16 +36,19 @@ def check_workers(workers: int) -> int:
     cores = os.cpu_count() or 1
     if workers > MOST_PER_CORE * cores:
         raise RunnerError(
-            f"{workers:,} workers on this machine's {cores} cores are more than {MOST_PER_CORE} for each; "
-            f"give at most {MOST_PER_CORE * cores:,}, or leave --workers out for one per core"
+            f"{workers:,} workers on this machine's {cores} cores are more than {MOST_PER_CORE} for"
+            f" each; give at most {MOST_PER_CORE * cores:,}, or leave --workers out for one per"
+            " core"
         )
     return workers
 
 
 @dataclass(frozen=True)
 class Direct(Backend):
-    """A `Backend` on this machine. It constructs FnApiRunner itself: if the runner is requested by name, its worker
-    processes start without pipeline options, and for "DirectRunner" Beam first tries to download another runner."""
+    """A `Backend` on this machine. It constructs FnApiRunner itself: if the runner is requested by
+    name, its worker processes start without pipeline options, and for "DirectRunner" Beam first
+    tries to download another runner.
+    """
 
     flags: Sequence[str] = ()
     name = "direct"
@@ -63,12 +68,15 @@ class Direct(Backend):
             pipeline.run().wait_until_finish()
 
 
-_ANSWER_SECONDS = 0.1  # Beam may still send requests to a dead worker, which are answered this often
+_ANSWER_SECONDS = (
+    0.1  # Beam may still send requests to a dead worker, which are answered this often
+)
 _deaths: list[str] = []
 
 
 class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
-    """Beam's handler of a worker process, extended to answer requests to a dead worker with an error."""
+    """Beam's handler of a worker process, extended to answer requests to a dead worker with an
+    error."""
 
     def start_worker(self) -> None:
         options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
@@ -82,7 +90,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
             }
         )
         self._stopped = threading.Event()
-        self.worker_thread = threading.Thread(target=self._watch, args=(connection,), name="run_worker", daemon=True)
+        self.worker_thread = threading.Thread(
+            target=self._watch, args=(connection,), name="run_worker", daemon=True
+        )
         self.worker_thread.start()
 
     def stop_worker(self) -> None:
@@ -111,9 +121,9 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """Make the local runner watch the worker processes that it starts during the `with` block. If a worker died, raise
-    WorkerDied after the other workers have finished their units. Raise it also if the process that starts workers
-    ended; on Linux the workers end with it."""
+    """Make the local runner watch the worker processes that it starts during the `with` block. If a
+    worker died, raise WorkerDied after the other workers have finished their units. Raise it also
+    if the process that starts workers ended; on Linux the workers end with it."""
     register = worker_handlers.WorkerHandler.register_environment
     register(python_urns.SUBPROCESS_SDK, bytes)(_WatchedWorkerHandler)
     _deaths.clear()

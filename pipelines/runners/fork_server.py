@@ -1,13 +1,15 @@
-"""The process that local workers are forked from. It has imported Beam and the stages, so a worker starts in
-milliseconds.
+"""The process that local workers are forked from. It has imported Beam and the stages, so a worker
+starts in milliseconds.
 
-The server listens on a socket. Each byte requests a worker, and comes with two descriptors: a connection, and the
-standard error of the worker. The worker reads its environment, folder and import path from the connection; the server
-writes the worker's exit status to it. The server has one Python thread and uses no gRPC, which makes forking safe.
+The server listens on a socket. Each byte requests a worker, and comes with two descriptors: a
+connection, and the standard error of the worker. The worker reads its environment, folder and
+import path from the connection; the server writes the worker's exit status to it. The server has
+one Python thread and uses no gRPC, which makes forking safe.
 
-When the driver ends in any way, the socket closes, the server ends, and on Linux the kernel kills its workers. Unlike
-multiprocessing's forkserver, this server is forked from a driver that is a command, so that nothing is imported twice
-and workers share the driver's memory, and it passes standard error on to each worker.
+When the driver ends in any way, the socket closes, the server ends, and on Linux the kernel kills
+its workers. Unlike multiprocessing's forkserver, this server is forked from a driver that is a
+command, so that nothing is imported twice and workers share the driver's memory, and it passes
+standard error on to each worker.
 """
 
 from __future__ import annotations
@@ -41,17 +43,20 @@ class ForkServer:
         "apache_beam.runners.worker.sdk_worker_main",
         "open_diht.pipelines.driver.run",
     )
-    """Modules that a newly started server imports for its workers: Beam's worker and the stages of a filter run."""
+    """Modules that a newly started server imports for its workers: Beam's worker and the stages of
+    a filter run."""
     _running: ForkServer | None = None
 
     def __init__(self, orders: socket.socket, process: int):
-        self._orders, self._process = orders, process
+        self._orders = orders
+        self._process = process
 
     @classmethod
     def branch_off(cls) -> None:
-        """Fork the server from this process. Call it after all imports and before any thread starts, because a fork
-        inherits locks of threads that it does not have."""
-        gc.freeze()  # the collector never scans imported objects again, so workers keep sharing their memory
+        """Fork the server from this process. Call it after all imports and before any thread
+        starts, because a fork inherits locks of threads that it does not have."""
+        # the collector never scans imported objects again, so workers keep sharing their memory
+        gc.freeze()
         ours, theirs = socket.socketpair()
         # Block signals until the server ignores them.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
@@ -72,7 +77,13 @@ class ForkServer:
             with theirs:
                 process = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-P", "-m", "open_diht.pipelines.runners.fork_server", *cls.preloaded],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "open_diht.pipelines.runners.fork_server",
+                        *cls.preloaded,
+                    ],
                     {**ONE_THREAD, **os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
@@ -110,8 +121,10 @@ atexit.register(ForkServer.end)
 
 
 def how_it_ended(connection: socket.socket) -> int | None:
-    """Wait for the end of a worker, and return its exit status or the negative number of the signal that killed it.
-    Return None if the server ended, which also drops pending requests and, on Linux, ends all workers."""
+    """Wait for the end of a worker, and return its exit status or the negative number of the signal
+    that killed it. Return None if the server ended, which also drops pending requests and, on
+    Linux, ends all workers.
+    """
     with connection:
         try:
             status = connection.recv(16)
@@ -125,14 +138,17 @@ def _serve(orders: socket.socket) -> NoReturn:
     from open_diht.pipelines.runners.boot import die_with
 
     for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # signals may reach the whole process group; the driver handles them
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # signals may reach the whole process group; the driver handles them
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     ended, signalled = os.pipe()
     os.set_blocking(signalled, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(signalled)  # the end of a worker wakes `select`
-    server, connections = os.getpid(), dict[int, socket.socket]()
+    server = os.getpid()
+    connections = dict[int, socket.socket]()
     waited_for: list[socket.socket | int] = [orders, ended]
     while True:
         ready, _, _ = select.select(waited_for, [], [])
@@ -144,7 +160,8 @@ def _serve(orders: socket.socket) -> NoReturn:
         order, descriptors, _, _ = socket.recv_fds(orders, 1, 2)
         if not order:
             os._exit(0)
-        connection, errors = socket.socket(fileno=descriptors[0]), descriptors[1]
+        connection = socket.socket(fileno=descriptors[0])
+        errors = descriptors[1]
         worker = os.fork()
         if worker == 0:
             die_with(server)
@@ -160,7 +177,10 @@ def _tell_of_the_dead(connections: dict[int, socket.socket]) -> None:
         worker, status = os.waitpid(-1, os.WNOHANG)
         if worker == 0:
             return
-        with connections.pop(worker) as connection, contextlib.suppress(OSError):  # the driver may be gone
+        with (
+            connections.pop(worker) as connection,
+            contextlib.suppress(OSError),
+        ):  # the driver may be gone
             connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 
@@ -179,7 +199,8 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
         os.environ.update(environment)
         os.chdir(folder)
         sys.path[:] = path
-        # The out-of-memory killer should prefer workers to the driver, which can handle a dead worker.
+        # The out-of-memory killer should prefer workers to the driver, which can handle a dead
+        # worker.
         with contextlib.suppress(OSError):  # only Linux has the file
             _OOM_SCORE.write_text(str(min(1000, int(_OOM_SCORE.read_text()) + _MORE_LIKELY)))
         from apache_beam.runners.worker import sdk_worker_main
@@ -195,7 +216,8 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run the server as a separate process: standard input is the socket, the arguments are modules to import."""
+    """Run the server as a separate process: standard input is the socket, the arguments are modules
+    to import."""
     modules, sys.argv[1:] = sys.argv[1:], []  # they are not for the workers
     for module in modules:
         importlib.import_module(module)

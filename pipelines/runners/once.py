@@ -1,4 +1,5 @@
-"""A Beam function that a process sets up once per job, for runners that set functions up for each partition."""
+"""A Beam function that a process sets up once per job, for runners that set functions up for each
+partition."""
 
 from __future__ import annotations
 
@@ -19,19 +20,28 @@ _place: str | None = None
 
 
 class OncePerProcess(beam.DoFn):
-    """Calls the function of one job. A process keeps the function set up until that of another job arrives or `let_go`
-    is called. The function must emit nothing; `place` is the name of the run, see `is_at`. A process handles one
-    element at a time, even with several threads, because two threads cannot use a parser or an OCR process at once.
-    Relative paths start from the folder in which this object was made, if the process sees that folder."""
+    """Calls the function of one job. A process keeps the function set up until that of another job
+    arrives or `let_go` is called. The function must emit nothing; `place` is the name of the run,
+    see `is_at`. A process handles one element at a time, even with several threads, because two
+    threads cannot use a parser or an OCR process at once. Relative paths start from the folder in
+    which this object was made, if the process sees that folder.
+    """
 
     def __init__(self, do: beam.DoFn, place: str = ""):
-        # An id per job: even if the next job has equal bytes, the files that its stage reads may have changed.
+        # An id per job: even if the next job has equal bytes, the files that its stage reads may
+        # have changed.
         self._job = uuid.uuid4().hex
-        self._pickled, self._folder, self._place = pickler.dumps(do), os.getcwd(), place
+        self._pickled = pickler.dumps(do)
+        self._folder = os.getcwd()
+        self._place = place
 
     def process(self, element: Any) -> None:
         global _kept, _place
-        there = contextlib.chdir(self._folder) if os.path.isdir(self._folder) else contextlib.nullcontext()
+        there = (
+            contextlib.chdir(self._folder)
+            if os.path.isdir(self._folder)
+            else contextlib.nullcontext()
+        )
         with _one_at_a_time, there:
             _place = self._place
             try:
@@ -51,7 +61,8 @@ def is_at(place: str) -> bool:
 
 
 def let_go() -> bool:
-    """Tear down the function that this process keeps, with models and helpers. If busy, keep it and return False."""
+    """Tear down the function that this process keeps, with models and helpers. If busy, keep it and
+    return False."""
     if not _one_at_a_time.acquire(blocking=False):
         return False
     try:

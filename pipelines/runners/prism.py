@@ -1,4 +1,5 @@
-"""The backend for Prism, Beam's own portable runner. It runs on one host with the protocol of clusters, for tests."""
+"""The backend for Prism, Beam's own portable runner. It runs on one host with the protocol of
+clusters, for tests."""
 
 import os
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from open_diht.pipelines.runners.job import Job, RunnerError
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
-"""Path of the binary that `make prism` builds, relative to the checkout, which must be the working directory."""
+"""Path of the binary that `make prism` builds, relative to the checkout, which must be the working
+directory."""
 END_SECONDS = 20.0
-"""Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead worker forever."""
+"""Seconds until a job with a dead worker is ended: Prism starts no other, and may wait for the dead
+worker forever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
@@ -27,7 +30,8 @@ class _Runner(portable.EndsItsServer, PrismRunner):
 
 @dataclass(frozen=True)
 class Prism(portable.PortableBackend):
-    """A `Backend` on Prism, which runs all bundles in threads of one worker process, whatever the number of workers."""
+    """A `Backend` on Prism, which runs all bundles in threads of one worker process, whatever the
+    number of workers."""
 
     name = PRISM
 
@@ -45,14 +49,17 @@ class Prism(portable.PortableBackend):
             runner.stop()
 
     def _location(self) -> Path:
-        """Return the path of the binary: the option's, else the variable's, else `BUILT`. Raise RunnerError if it is
-        not an executable file."""
+        """Return the path of the binary: the option's, else the variable's, else `BUILT`. Raise
+        RunnerError if it is not an executable file."""
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT
         if not path.is_file() or not os.access(path, os.X_OK):
-            what = f"{path} is missing or not executable{'' if named else f', and ${VARIABLE} is not set'}"
+            what = (
+                f"{path} is missing or not"
+                f" executable{'' if named else f', and ${VARIABLE} is not set'}"
+            )
             raise RunnerError(
-                f"--runner prism needs the Prism binary ({what}); build it with `make prism` in a checkout (that is "
-                f"`{BUILD}`), or name it: {VARIABLE}=/path/to/prism"
+                f"--runner prism needs the Prism binary ({what}); build it with `make prism` in a"
+                f" checkout (that is `{BUILD}`), or name it: {VARIABLE}=/path/to/prism"
             )
         return path.resolve()

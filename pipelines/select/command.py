@@ -1,10 +1,11 @@
-"""`make select`: choose rows of a finished filter run, and how often a training of n samples reads each row.
+"""`make select`: choose rows of a finished filter run, and how often a training of n samples reads
+each row.
 
     open-diht select --output /data/cat --samples 51200
 
-Only the output's own files are read, and only its folder `selection/` is written. Exit status: 0 success; 1 a record or
-an index of OUTPUT is corrupt, a run has taken OUTPUT meanwhile, or its store failed after the plan and the records were
-read; 2 wrong use, and nothing was written.
+Only the output's own files are read, and only its folder `selection/` is written. Exit status: 0
+success; 1 a record or an index of OUTPUT is corrupt, a run has taken OUTPUT meanwhile, or its store
+failed after the plan and the records were read; 2 wrong use, and nothing was written.
 """
 
 import argparse
@@ -26,7 +27,14 @@ from open_diht.common.html.charts import Point, Series, line_chart
 from open_diht.common.html.page import render_page
 from open_diht.common.lease import LeaseLost
 from open_diht.common.naming import counted
-from open_diht.common.shard_index import BadIndex, ShardIndex, caption_hash, part_of, place_beside, write
+from open_diht.common.shard_index import (
+    BadIndex,
+    ShardIndex,
+    caption_hash,
+    part_of,
+    place_beside,
+    write,
+)
 from open_diht.common.spelling import spelled, spelled_option
 from open_diht.filters.cascade import DUPLICATE_PAIR
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
@@ -36,15 +44,31 @@ from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted,
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
-from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, publish_table, published, read_json
+from open_diht.pipelines.store.commit import (
+    RunFailed,
+    publish_bytes,
+    publish_json,
+    publish_table,
+    published,
+    read_json,
+)
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import watched
 from open_diht.pipelines.store.records import Vouched
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, read_bytes, read_table, store_errors, store_path
+from open_diht.pipelines.store.storage import (
+    SEE_TO_OUTPUT,
+    StorePath,
+    read_bytes,
+    read_table,
+    store_errors,
+    store_path,
+)
 
 KEPT_ROWS = "kept"
-"""Name of the first group, the rows that the cascade keeps. Other groups have the name of a reason."""
-NOT_INDEXED, SEVERAL_ROWS = "not in the index", "uid of several rows"
+"""Name of the first group, the rows that the cascade keeps. Other groups have the name of a
+reason."""
+NOT_INDEXED = "not in the index"
+SEVERAL_ROWS = "uid of several rows"
 """Keys of `Candidates.left_out` that are not reasons of a filter."""
 _PAIR = np.dtype("<u8,<u8")
 
@@ -78,9 +102,14 @@ def _select(options: argparse.Namespace) -> int:
     try:
         root = store_path(options.output)
     except (ValueError, ImportError) as error:
-        raise WrongUse(f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address") from error
+        raise WrongUse(
+            f"OUTPUT {options.output!r} cannot be read ({error}); give a folder or an address"
+        ) from error
     layout = Layout(root)
-    with store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"), watched(layout):
+    with (
+        store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"),
+        watched(layout),
+    ):
         for line in select(layout, options):
             say(line)
     return OK
@@ -90,24 +119,34 @@ main = command(parse, _select, failed=(RunFailed, BadIndex, LeaseLost))
 
 
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
-    """Write the selection of an output and yield lines about it. WrongUse means that nothing was written; CorruptRecord
-    or BadIndex means that a record or an index of the output is corrupt."""
+    """Write the selection of an output and yield lines about it. WrongUse means that nothing was
+    written; CorruptRecord or BadIndex means that a record or an index of the output is corrupt."""
     with store_errors(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
-    named, by = _numbers("--delay", options.delay), _numbers("--by", (options.by or "").split(","), 1.0)
+    named = _numbers("--delay", options.delay)
+    by = _numbers("--by", (options.by or "").split(","), 1.0)
     delays = DELAYS | named
     exported = Vouched(layout).current(layout.exported)
-    indexed, sharded = bool(exported.get("leaves")), (layout.root / "shards" / "manifest.json").exists()
+    indexed = bool(exported.get("leaves"))
+    sharded = (layout.root / "shards" / "manifest.json").exists()
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
-    rows = _candidates(layout, plan, units, {} if only_kept else delays, list(by), indexed, sharded and only_kept)
+    rows = _candidates(
+        layout, plan, units, {} if only_kept else delays, list(by), indexed, sharded and only_kept
+    )
     if unknown := named.keys() - {*rows.groups}:
-        found = ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS})) or "none"
+        found = (
+            ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS}))
+            or "none"
+        )
         never = "; with --rows kept, none of these is chosen" if only_kept else ""
         raise WrongUse(
-            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has: {found}{never})"
+            f"--delay {min(unknown)}: no row that may be chosen has this reason (OUTPUT has:"
+            f" {found}{never})"
         )
     delay = np.array([0.0, *(delays[name] for name in rows.groups[1:])])
-    group, value = (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
+    group, value = (
+        (rows.group, rows.columns[:, 0]) if not by else _by_columns(rows, list(by.values()))
+    )
     if by:  # the others share the mean delay of the rejected rows
         rejected = rows.rows[1:]
         delay = np.array([0.0, float(rejected @ delay[1:]) / max(1, rejected.sum())])
@@ -115,9 +154,9 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     count = np.bincount(group, minlength=len(names))
     if options.samples > options.cap * count.sum():
         raise WrongUse(
-            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than --cap "
-            f"{options.cap:g} allows "
-            f"({options.cap * count.sum():,.0f}): lower {spelled_option('samples')}, raise --cap, or filter more data"
+            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than"
+            f" --cap {options.cap:g} allows ({options.cap * count.sum():,.0f}): lower"
+            f" {spelled_option('samples')}, raise --cap, or filter more data"
         )
     means = allotted(count, delay, options.samples, options.cap)
     repeats = per_row(group, value, means.tolist())
@@ -125,14 +164,18 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     chosen = repeats > 0
     if indexed:
         _write_indexes(layout, plan, units, rows, chosen, folder)
-    uids, times = rows.uid[chosen], repeats[chosen]
+    uids = rows.uid[chosen]
+    times = repeats[chosen]
     with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, np.repeat(uids, times))
     publish_table(
         folder / "selection.parquet",
-        pa.table({"uid": [uid_of(*uid) for uid in uids.tolist()], "repeats": pa.array(times, pa.int32())}),
+        pa.table(
+            {"uid": [uid_of(*uid) for uid in uids.tolist()], "repeats": pa.array(times, pa.int32())}
+        ),
     )
-    ours, others = worth(count, delay, means), {} if only_kept else _others(count, options.samples, bool(by))
+    ours = worth(count, delay, means)
+    others = {} if only_kept else _others(count, options.samples, bool(by))
     gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
         "preset": preset,
@@ -140,7 +183,12 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         "rows": int(chosen.sum()),
         "cap": options.cap,
         "groups": [
-            {"group": name, "rows": int(n), "delay": float(d), "mean_repeats": round(float(mean), 4)}
+            {
+                "group": name,
+                "rows": int(n),
+                "delay": float(d),
+                "mean_repeats": round(float(mean), 4),
+            }
             for name, n, d, mean in zip(names, count, delay, means, strict=True)
         ],
         "by": by,
@@ -152,8 +200,8 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     publish_bytes(folder / "selection.html", _page(about, count, delay, options.cap).encode())
     publish_json(folder / "selection.json", about)
     yield (
-        f"{chosen.sum():,} of {count.sum():,} rows make {repeats.sum():,} samples, at most {repeats.max()} of one row "
-        f"(preset {preset})"
+        f"{chosen.sum():,} of {count.sum():,} rows make {repeats.sum():,} samples, at most"
+        f" {repeats.max()} of one row (preset {preset})"
     )
     for name, n, d, mean in zip(names, count, delay, means, strict=True):
         yield f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"
@@ -163,7 +211,10 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
     yield f"the default delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
     if only_kept and options.rows is None:
-        yield "rejected rows have no image in shards/: to reach them, filter tars with --export index, or --rows all"
+        yield (
+            "rejected rows have no image in shards/: to reach them, filter tars with --export"
+            " index, or --rows all"
+        )
     settings = f"data.selection={folder}", f"schedule.samples={repeats.sum()}"
     if indexed or (sharded and only_kept):
         yield f"train: {spelled('train', *settings, data=folder if indexed else layout.root)}"
@@ -172,28 +223,39 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
 
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
-    """Return the plan of a finished run, its decided units and its preset's name. Raises `WrongUse` if the plan is
-    missing or corrupt, or if decisions are missing or differ in preset or annotations."""
+    """Return the plan of a finished run, its decided units and its preset's name. Raises `WrongUse`
+    if the plan is missing or corrupt, or if decisions are missing or differ in preset or
+    annotations."""
     again = f"run the same `{spelled('filter')}` again to its end"
     try:
         plan = load_plan(layout.plan)
     except (FileNotFoundError, PlanMismatch) as error:
         raise WrongUse(
-            f"OUTPUT {layout.root} holds no output of `{spelled('filter')}` with a valid plan; name one that does"
+            f"OUTPUT {layout.root} holds no output of `{spelled('filter')}` with a valid plan; name"
+            " one that does"
         ) from error
-    record, current = read_json(layout.root / "run.json"), read_json(layout.fingerprints("decide"))
+    record = read_json(layout.root / "run.json")
+    current = read_json(layout.fingerprints("decide"))
     if record is None or not current:
         raise WrongUse(f"OUTPUT {layout.root} holds no decisions of a finished run; {again}")
     records = Vouched(layout)
-    made = {name: records.current(layout.commit("decide", name)).get("fingerprint") for name in current}
+    made = {
+        name: records.current(layout.commit("decide", name)).get("fingerprint") for name in current
+    }
     if undecided := [name for name, found in made.items() if found is None]:
-        raise WrongUse(f"OUTPUT {layout.root}: {len(undecided)} of {len(made)} units are not decided; {again}")
+        raise WrongUse(
+            f"OUTPUT {layout.root}: {len(undecided)} of {len(made)} units are not decided; {again}"
+        )
     if mixed := [name for name, found in made.items() if found != current[name]]:
         raise WrongUse(
-            f"OUTPUT {layout.root}: {len(mixed)} of {len(made)} units were decided by another preset or on other "
-            f"annotations than the rest; {again}, with one preset"
+            f"OUTPUT {layout.root}: {len(mixed)} of {len(made)} units were decided by another"
+            f" preset or on other annotations than the rest; {again}, with one preset"
         )
-    return plan, [unit.name for unit in plan.units if unit.name in made], str(record["preset"]["name"])
+    return (
+        plan,
+        [unit.name for unit in plan.units if unit.name in made],
+        str(record["preset"]["name"]),
+    )
 
 
 def _numbers(option: str, texts: Sequence[str], default: float | None = None) -> dict[str, float]:
@@ -202,9 +264,13 @@ def _numbers(option: str, texts: Sequence[str], default: float | None = None) ->
     for text in filter(None, texts):
         name, sign, value = text.partition("=")
         try:
-            found[name] = default if not sign and default is not None else number(NotNegative)(value)
+            found[name] = (
+                default if not sign and default is not None else number(NotNegative)(value)
+            )
         except argparse.ArgumentTypeError as error:
-            raise WrongUse(f"{option} {text!r}: expected NAME={'WEIGHT' if default else 'N'} ({error})") from error
+            raise WrongUse(
+                f"{option} {text!r}: expected NAME={'WEIGHT' if default else 'N'} ({error})"
+            ) from error
     return found
 
 
@@ -217,26 +283,40 @@ def _candidates(
     indexed: bool,
     own_shards: bool,
 ) -> Candidates:
-    """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`. Raise WrongUse if a
-    column is missing or holds no numbers, or if there is no row to choose. `by`: columns to rank by, by default the
-    margins of the decisions. `indexed`: choose only rows in the indexes of the input's tars. `own_shards`: the training
-    reads the output's shards, which hold only kept rows."""
-    groups, left_out = (KEPT_ROWS, *delays), Counter[str]()
-    others: list[NDArray[Any]] = []  # uids by which a training would read rows that may not be chosen
+    """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`.
+    Raise WrongUse if a column is missing or holds no numbers, or if there is no row to choose.
+    `by`: columns to rank by, by default the margins of the decisions. `indexed`: choose only rows
+    in the indexes of the input's tars. `own_shards`: the training reads the output's shards, which
+    hold only kept rows."""
+    groups = (KEPT_ROWS, *delays)
+    left_out = Counter[str]()
+    others: list[
+        NDArray[Any]
+    ] = []  # uids by which a training would read rows that may not be chosen
     parts: list[tuple[NDArray[Any], ...]] = []
-    for tar, (first, names) in enumerate(tars_of(plan, units).items() if indexed else [("", units)]):
+    for tar, (first, names) in enumerate(
+        tars_of(plan, units).items() if indexed else [("", units)]
+    ):
         index = read_index(layout.index(first)) if indexed else None
         for unit in names:
             for kind in ("kept", "rejected"):
                 table = _part(layout.part(kind, unit), by, kind)
                 if table is None:
                     continue
-                reason = table["reason"] if kind == "rejected" else pa.array([KEPT_ROWS] * len(table), pa.string())
-                group = np.asarray(pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64)
+                reason = (
+                    table["reason"]
+                    if kind == "rejected"
+                    else pa.array([KEPT_ROWS] * len(table), pa.string())
+                )
+                group = np.asarray(
+                    pc.fill_null(pc.index_in(reason, pa.array(groups)), -1), np.int64
+                )
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]
                 if not indexed and not own_shards:
-                    same = np.asarray(pc.equal(reason, DUPLICATE_PAIR))  # the very pair of another row
+                    same = np.asarray(
+                        pc.equal(reason, DUPLICATE_PAIR)
+                    )  # the very pair of another row
                     others.append(_halves(table["uid"].filter(pa.array((group < 0) & ~same))))
                 table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
                 place = np.zeros(len(table), np.int64)
@@ -250,13 +330,28 @@ def _candidates(
                     )
                     left_out[NOT_INDEXED] += int((place < 0).sum())
                 values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
-                uid, here = _halves(table["uid"]), place >= 0
-                parts.append((uid[here], group[here], np.stack(values, 1)[here], place[here], np.full(here.sum(), tar)))
+                uid = _halves(table["uid"])
+                here = place >= 0
+                parts.append(
+                    (
+                        uid[here],
+                        group[here],
+                        np.stack(values, 1)[here],
+                        place[here],
+                        np.full(here.sum(), tar),
+                    )
+                )
     if not any(len(part[0]) for part in parts):
-        raise WrongUse(f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'funnel.json'}")
+        raise WrongUse(
+            f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'funnel.json'}"
+        )
     uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
-    if empty := [name for name, values in zip(by, columns.T, strict=False) if np.isnan(values).all()]:
-        raise WrongUse(f"--by {empty[0]}: no row that may be chosen has a number there; name a column of kept/")
+    if empty := [
+        name for name, values in zip(by, columns.T, strict=False) if np.isnan(values).all()
+    ]:
+        raise WrongUse(
+            f"--by {empty[0]}: no row that may be chosen has a number there; name a column of kept/"
+        )
     known = np.concatenate([uid, *others])
     order = np.lexsort((known["f1"], known["f0"]))
     # A uid selects all rows that have it, so it must be that of one.
@@ -266,8 +361,9 @@ def _candidates(
     left_out[SEVERAL_ROWS] += len(uid) - len(once)
     if not len(once):
         raise WrongUse(
-            f"OUTPUT {layout.root}: each of {counted(len(uid), 'row')} has the uid of another one, and a training "
-            "chooses rows by uid; filter a manifest with a uid for each row, or without a column of uids"
+            f"OUTPUT {layout.root}: each of {counted(len(uid), 'row')} has the uid of another one,"
+            " and a training chooses rows by uid; filter a manifest with a uid for each row, or"
+            " without a column of uids"
         )
     there = [number for number in range(len(groups)) if not number or (group[once] == number).any()]
     return Candidates(
@@ -284,8 +380,8 @@ def _candidates(
 def _places(
     index: ShardIndex, places: NDArray[np.int64], captions: pa.Table, uids: pa.ChunkedArray
 ) -> NDArray[np.int64]:
-    """Return for each row its number in a tar's index, (n,), or -1 if no sample has the row's caption. `places`
-    (samples,) are the numbers in the index of a unit's samples, by ordinal."""
+    """Return for each row its number in a tar's index, (n,), or -1 if no sample has the row's
+    caption. `places` (samples,) are the numbers in the index of a unit's samples, by ordinal."""
     rows = captions.take(pc.index_in(uids, captions["uid"].combine_chunks()))
     found = places[np.asarray(rows["ordinal"], np.int64)]
     texts = [caption_hash(text.encode("utf-8", "replace")) for text in rows["caption"].to_pylist()]
@@ -295,7 +391,8 @@ def _places(
 
 
 def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
-    """Return the values that rank a unit's kept or rejected rows, and any reasons. Return None without a file."""
+    """Return the values that rank a unit's kept or rejected rows, and any reasons. Return None
+    without a file."""
     if not path.exists():
         return None
     there = pq.read_schema(io.BytesIO(read_bytes(path))).names
@@ -303,7 +400,10 @@ def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
     if by and EXTRA in there:  # which may hold the missing ones
         columns = [name for name in dict.fromkeys([*columns, EXTRA]) if name in there]
     elif missing := [name for name in columns if name not in there]:
-        raise WrongUse(f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has {', '.join(there)})")
+        raise WrongUse(
+            f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has"
+            f" {', '.join(there)})"
+        )
     return read_table(path, [*columns, *(["reason"] if kind == "rejected" else [])])
 
 
@@ -313,27 +413,38 @@ def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return the numbers of a column (n,), including those that a reader has moved to `EXTRA`. Missing ones are NaN."""
+    """Return the numbers of a column (n,), including those that a reader has moved to `EXTRA`.
+    Missing ones are NaN."""
     column = table[name] if name in table.column_names else pa.nulls(len(table))
     try:
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WrongUse(f"--by {name}: its values ({column.type}) are no numbers; name another column") from error
+        raise WrongUse(
+            f"--by {name}: its values ({column.type}) are no numbers; name another column"
+        ) from error
     if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         values = with_moved(values, table[EXTRA], name)
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
 
 
-def _margin(table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return for each row, (n,), how near it is to being kept, or how far from being rejected, within its group. The
-    measure is the overlap (less is better) for rows that Text-spotting rejects, and the complexity for all others."""
+def _margin(
+    table: pa.Table, group: NDArray[np.int64], groups: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return for each row, (n,), how near it is to being kept, or how far from being rejected,
+    within its group. The measure is the overlap (less is better) for rows that Text-spotting
+    rejects, and the complexity for all others.
+    """
     by_text = group == (groups.index("text_spotting") if "text_spotting" in groups else -1)
     return np.where(by_text, -_floats(table, "overlap"), _floats(table, "complexity"))
 
 
-def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the group and the value of each row by columns. Group 0 has the best rows, as many as were kept. The value
-    of a row is the weighted sum of its ranks in the columns; rows without a number in a column are last there."""
+def _by_columns(
+    rows: Candidates, weights: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the group and the value of each row by columns. Group 0 has the best rows, as many as
+    were kept. The value of a row is the weighted sum of its ranks in the columns; rows without a
+    number in a column are last there.
+    """
     value = np.zeros(len(rows.uid))
     for column, weight in zip(rows.columns.T, weights, strict=True):
         _, rank = np.unique(np.nan_to_num(column, nan=-np.inf), return_inverse=True)
@@ -344,26 +455,46 @@ def _by_columns(rows: Candidates, weights: Sequence[float]) -> tuple[NDArray[np.
 
 
 def _write_indexes(
-    layout: Layout, plan: Plan, units: list[str], rows: Candidates, chosen: NDArray[np.bool_], folder: StorePath
+    layout: Layout,
+    plan: Plan,
+    units: list[str],
+    rows: Candidates,
+    chosen: NDArray[np.bool_],
+    folder: StorePath,
 ) -> None:
-    """Index the chosen rows in each of the input's tars, so that `folder` is a data set of these rows."""
-    shards, tars = [], list(tars_of(plan, units))
+    """Index the chosen rows in each of the input's tars, so that `folder` is a data set of these
+    rows."""
+    shards = []
+    tars = list(tars_of(plan, units))
     order = np.flatnonzero(chosen)
     order = order[np.lexsort((rows.place[order], rows.tar[order]))]
     edges = np.searchsorted(rows.tar[order], np.arange(len(tars) + 1))
     for tar, first in enumerate(tars):
-        index, here = read_index(layout.index(first)), order[edges[tar] : edges[tar + 1]]
+        index = read_index(layout.index(first))
+        here = order[edges[tar] : edges[tar + 1]]
         with published(folder / "index" / place_beside(index.name).name) as temporary:
-            write(part_of(index, rows.place[here], [uid_of(*uid) for uid in rows.uid[here].tolist()]), temporary)
+            write(
+                part_of(index, rows.place[here], [uid_of(*uid) for uid in rows.uid[here].tolist()]),
+                temporary,
+            )
         shards.append(
-            {"shard": index.name, "path": plan.span(first).path, "samples": len(here), "sha256": index.sha256}
+            {
+                "shard": index.name,
+                "path": plan.span(first).path,
+                "samples": len(here),
+                "sha256": index.sha256,
+            }
         )
-    publish_json(folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards})
+    publish_json(
+        folder / "index" / "manifest.json", {"samples": int(chosen.sum()), "shards": shards}
+    )
 
 
 def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDArray[np.float64]]:
-    """Return the mean readings of each group, (groups,), in two cases: all rows are read equally often, or only those
-    of the first group. With `by`, the first group has the best rows by the columns instead of the kept ones."""
+    """Return the mean readings of each group, (groups,), in two cases: all rows are read equally
+    often, or only those of the first group. With `by`, the first group has the best rows by the
+    columns instead of the kept ones.
+    """
     found = {"all rows": np.full(len(count), samples / count.sum())}
     if count[0]:
         found["the rows first by the columns" if by else "the kept rows"] = np.array(
@@ -372,7 +503,9 @@ def _others(count: NDArray[np.int64], samples: float, by: bool) -> dict[str, NDA
     return found
 
 
-def _page(about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.float64], cap: float) -> str:
+def _page(
+    about: Mapping[str, Any], count: NDArray[np.int64], delay: NDArray[np.float64], cap: float
+) -> str:
     """Return the page with the chart of the trade-off."""
     budgets = (count.sum() * np.geomspace(0.1, cap, 25)).tolist()
     lines: dict[str, list[Point]] = {}

@@ -29,15 +29,17 @@ class Annotator(Stage):
 
     @classmethod
     def applies(cls, settings: RunSettings, plan: Plan) -> bool:
-        """Return whether the input and the settings give the stage anything to do; if not, the run leaves it out."""
+        """Return whether the input and the settings give the stage anything to do; if not, the run
+        leaves it out."""
         return True
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Check before the first unit that the stage has what it needs in this run.
 
-        A run calls this for all stages, including those that are not part of the run: first without a plan, so that a
-        wrong setting is refused before manifests are listed, and then with the plan and the stages that apply.
+        A run calls this for all stages, including those that are not part of the run: first without
+        a plan, so that a wrong setting is refused before manifests are listed, and then with the
+        plan and the stages that apply.
 
         Args:
             settings: the run's settings.
@@ -68,7 +70,9 @@ class Annotator(Stage):
         """
         return list(units)
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
+    def announce(
+        self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
+    ) -> str | None:
         """Return a line to print before units are processed, or None.
 
         Args:
@@ -92,8 +96,11 @@ class Annotator(Stage):
         """Return how many units run at a time, or None for the run's default."""
         return None
 
-    def finish(self, work: Work, todo: Sequence[str]) -> None:  # not abstract: most stages need no such step
-        """Do the work that needs all units, after each of `todo` is done or has failed. Not called if `todo` is empty.
+    def finish(
+        self, work: Work, todo: Sequence[str]
+    ) -> None:  # not abstract: most stages need no such step
+        """Do the work that needs all units, after each of `todo` is done or has failed. Not called
+        if `todo` is empty.
 
         Args:
             work: the run's work.
@@ -106,10 +113,13 @@ class Annotator(Stage):
         return record["fingerprint"]
 
     @classmethod
-    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> StageFilter | None:
+    def judge(
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+    ) -> StageFilter | None:
         """Return the filter that decides by the annotations, or None if the cascade already does.
 
-        All units that have not failed are annotated by now, so this method may first process them together.
+        All units that have not failed are annotated by now, so this method may first process them
+        together.
 
         Args:
             settings: the run's settings.
@@ -127,15 +137,24 @@ def register_annotator(kind: _Kind) -> _Kind:
     """Register a stage under its name. Use it as a decorator.
 
     Raises:
-        ValueError: `STAGES`, an imported stage of this package, or another registered stage has this name. The command
-            line imports all its stages before it loads plugins.
+        ValueError: `STAGES`, an imported stage of this package, or another registered stage has
+            this name. The command line imports all its stages before it loads plugins.
     """
-    ours = {getattr(one, "name", "") for one in _kinds_of(Stage) if one.__module__.startswith("open_diht.")}
+    ours = {
+        getattr(one, "name", "")
+        for one in _kinds_of(Stage)
+        if one.__module__.startswith("open_diht.")
+    }
     known = _registered.get(kind.name, kind)
     if kind.name in {*ours, *STAGES}:
-        raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by this program; choose another name")
+        raise ValueError(
+            f"stage {kind.name!r} of {kind.__name__} is taken by this program; choose another name"
+        )
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise ValueError(f"stage {kind.name!r} of {kind.__name__} is taken by {known.__name__}; choose another name")
+        raise ValueError(
+            f"stage {kind.name!r} of {kind.__name__} is taken by {known.__name__}; choose another"
+            " name"
+        )
     _registered[kind.name] = kind
     return kind
 

@@ -1,4 +1,5 @@
-"""Stage `captions`: read manifest rows, annotate captions, and put broken rows into the dead-letter table."""
+"""Stage `captions`: read manifest rows, annotate captions, and put broken rows into the dead-letter
+table."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -49,8 +50,9 @@ DEAD_LETTERS = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A row of the dead-letter table: the place and the error, and for a bad row of the manifest the row as far as it was
-read. `ordinal` is the row's index in the unit, and null if a whole file or unit failed."""
+"""A row of the dead-letter table: the place and the error, and for a bad row of the manifest the
+row as far as it was read. `ordinal` is the row's index in the unit, and null if a whole file or
+unit failed."""
 
 
 class CaptionRecord(TypedDict):
@@ -72,9 +74,11 @@ class CaptionRecord(TypedDict):
     unparsed: int
     """Number of captions of good rows that were not parsed because of `lean`."""
     moves: dict[str, float] | None
-    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for no second opinions."""
+    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for no second
+    opinions."""
     columns: dict[str, object]
-    """Conditions on manifest columns, in the form of a preset. Rows that they reject were not parsed."""
+    """Conditions on manifest columns, in the form of a preset. Rows that they reject were not
+    parsed."""
     values: NotRequired[dict[str, str]]
     """Maps the name of each of these conditions to its `values_fingerprint`."""
     captions: NotRequired[int]
@@ -86,7 +90,8 @@ class CaptionRecord(TypedDict):
 
 @dataclass
 class CaptionStage(Annotator):
-    """See `Annotator`. Part of every run. If it is not requested, rows not annotated before only get identities."""
+    """See `Annotator`. Part of every run. If it is not requested, rows not annotated before only
+    get identities."""
 
     layout: Layout
     dataset: Dataset
@@ -99,7 +104,8 @@ class CaptionStage(Annotator):
     second_opinion: bool = False
     """See `CaptionRule.second_opinion`."""
     fuller: str | None = None
-    """Fingerprint of full annotations. With `lean` these are accepted too, since they include all that is needed."""
+    """Fingerprint of full annotations. With `lean` these are accepted too, since they include all
+    that is needed."""
     conditions: tuple[ColumnCondition, ...] = ()
     """The preset's conditions on columns. Rows that they reject are not parsed."""
     name: str = field(default=CAPTIONS, init=False)
@@ -110,7 +116,9 @@ class CaptionStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        asked, lean, opinion = CAPTIONS in settings.stages, settings.lean, settings.preset.captions.second_opinion
+        asked = CAPTIONS in settings.stages
+        lean = settings.lean
+        opinion = settings.preset.captions.second_opinion
         work.models[CAPTIONS] = provenance(lean, opinion) if asked else {}
         return cls(
             work.layout,
@@ -126,15 +134,17 @@ class CaptionStage(Annotator):
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         preset = settings.preset
-        if settings.lean and (CAPTIONS not in settings.stages or not {*settings.stages} <= {CAPTIONS, "export"}):
+        if settings.lean and (
+            CAPTIONS not in settings.stages or not {*settings.stages} <= {CAPTIONS, "export"}
+        ):
             raise WrongUse(
-                f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass --stages captions "
-                "or captions,export, or leave --lean out"
+                f"--lean with stages {','.join(settings.stages)}: it works on captions alone; pass"
+                " --stages captions or captions,export, or leave --lean out"
             )
         if settings.lean and preset.captions.min_actions < 1:
             raise WrongUse(
-                f"--lean with preset {preset.name!r}, which requires no action: captions without a verb may be kept "
-                "and must be parsed; leave --lean out"
+                f"--lean with preset {preset.name!r}, which requires no action: captions without a"
+                " verb may be kept and must be parsed; leave --lean out"
             )
         if CAPTIONS in settings.stages and preset.captions.second_opinion:
             try:
@@ -142,15 +152,28 @@ class CaptionStage(Annotator):
             except OpinionMissing as error:
                 raise WrongUse(f"preset {preset.name!r}: {error}") from error
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
+    def announce(
+        self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
+    ) -> str | None:
         units = counted(of, "unit")
         lean = sum(bool(record["lean"]) for record in records)
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         changed = sum(bool(record["annotated"]) for record in records) - lean - wider
-        said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
-        other = "annotated when the conditions on columns did not pass all of these rows, or compared other values"
+        said = (
+            [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"]
+            if lean
+            else []
+        )
+        other = (
+            "annotated when the conditions on columns did not pass all of these rows, or compared"
+            " other values"
+        )
         said += [f"{wider:,} of {units}, {other}"] if wider else []
-        said += [f"{changed:,} of {units}, annotated by another model, version or setting"] if changed else []
+        said += (
+            [f"{changed:,} of {units}, annotated by another model, version or setting"]
+            if changed
+            else []
+        )
         return f"annotating again: {'; '.join(said)}" if said else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
@@ -159,12 +182,18 @@ class CaptionStage(Annotator):
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
         """Report if captions had to be parsed by spaCy itself."""
-        slow = (record["slow"] for _, record in work.records(CAPTIONS, todo) if record is not None and record["slow"])
+        slow = (
+            record["slow"]
+            for _, record in work.records(CAPTIONS, todo)
+            if record is not None and record["slow"]
+        )
         if why := next(slow, None):
             work.say(f"{CAPTIONS}: parsed by spaCy itself, about three times slower: {why}")
 
     def setup(self) -> None:
-        self._annotator = CaptionAnnotator(self.lean, self.second_opinion) if self.annotate else None
+        self._annotator = (
+            CaptionAnnotator(self.lean, self.second_opinion) if self.annotate else None
+        )
         self._unparsed = 0
         gc.collect()
         gc.freeze()  # a model consists of many objects, which every full collection would scan
@@ -176,13 +205,15 @@ class CaptionStage(Annotator):
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         if not self.annotate:
             return record  # existing annotations hold at least what is needed
-        is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
+        is_fuller = (
+            record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
+        )
         known = record if is_fuller else super().current(unit, record)
         return known if known and known["annotated"] and self.parsed(known) else None
 
     def parsed(self, record: CommitRecord) -> bool:
-        """Return whether every row that passes the conditions was parsed. It was if the conditions still reject all
-        skipped rows."""
+        """Return whether every row that passes the conditions was parsed. It was if the conditions
+        still reject all skipped rows."""
         then = [condition_of(*one) for one in record["columns"].items()]
         values = record.get("values", {})
         if any(values.get(one.reason) != self._values.get(one.reason) for one in then):
@@ -196,21 +227,34 @@ class CaptionStage(Annotator):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, extent, own_uids, without_url, captions = 0, 0, 0, 0, 0
+        rows = 0
+        extent = 0
+        own_uids = 0
+        without_url = 0
+        captions = 0
         self._unparsed = 0
         several = self.dataset.several_captions
         if self._annotator is not None:
             self._annotator.moves = Moves()
-        values = ColumnValues(self.layout, unit, self.conditions) if self.annotate and self.conditions else None
+        values = (
+            ColumnValues(self.layout, unit, self.conditions)
+            if self.annotate and self.conditions
+            else None
+        )
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         schema = schema.append(others_field(self.annotate)) if several else schema
         batch_rows = SEVERAL_ROWS if several else BATCH_ROWS
-        with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
+        with (
+            TableFile(self.layout.data(self.name, unit), schema) as good,
+            TableFile(self.layout.dead(unit)) as dead,
+        ):
             try:
                 for batch in read(span, self.dataset, batch_rows=batch_rows):
                     parse = np.ones(len(batch.ordinals), bool)
-                    if values is not None:  # rows that a condition on the manifest's columns rejects are not parsed
+                    if (
+                        values is not None
+                    ):  # rows that a condition on the manifest's columns rejects are not parsed
                         theirs = values.of(batch.ordinals)
                         for one in self.conditions:
                             parse &= ~one.rejects_values(theirs[STORED + one.reason])
@@ -220,14 +264,20 @@ class CaptionStage(Annotator):
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
-                    extent = 1 + max([*batch.ordinals[-1:].tolist(), *(row.ordinal for row in batch.bad[-1:])])
+                    extent = 1 + max(
+                        [*batch.ordinals[-1:].tolist(), *(row.ordinal for row in batch.bad[-1:])]
+                    )
                     own_uids += sum(batch.own_uids)
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
-            except UnreadableFile as error:  # rows that cannot be read are lost; the others are kept
+            except (
+                UnreadableFile
+            ) as error:  # rows that cannot be read are lost; the others are kept
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
-            raise RuntimeError(f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}")
+            raise RuntimeError(
+                f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}"
+            )
         said: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
@@ -238,8 +288,12 @@ class CaptionStage(Annotator):
             "without_url": without_url,
             "lean": self.lean,
             "unparsed": self._unparsed,
-            "moves": asdict(self._annotator.moves) if self._annotator and self.second_opinion else None,
-            "columns": {one.reason: as_section(one) for one in self.conditions} if self.annotate else {},
+            "moves": (
+                asdict(self._annotator.moves) if self._annotator and self.second_opinion else None
+            ),
+            "columns": (
+                {one.reason: as_section(one) for one in self.conditions} if self.annotate else {}
+            ),
             "values": self._values if self.annotate else {},
             "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
@@ -249,22 +303,27 @@ class CaptionStage(Annotator):
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def rows_of(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
-        """Annotate the n good rows of a batch, between `setup` and `teardown`. `parse` (n,) is the mask of the rows to
-        parse."""
+        """Annotate the n good rows of a batch, between `setup` and `teardown`. `parse` (n,) is the
+        mask of the rows to parse."""
         table = identities(batch)
         annotations = self._annotations([caption or "" for caption in batch.captions], parse)
         if annotations is not None:
-            table = pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
+            table = pa.table(
+                [*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA])
+            )
         if not self.dataset.several_captions:
             return table
-        others = batch.others or [[]] * table.num_rows  # a file may have a single one of the columns
+        others = (
+            batch.others or [[]] * table.num_rows
+        )  # a file may have a single one of the columns
         flat = [caption for captions in others for caption in captions]
         counts = np.array([len(captions) for captions in others], np.int64)
         annotations = self._annotations(flat, np.repeat(parse, counts))
         return table.append_column(OTHERS, nested(others, annotations))
 
     def _annotations(self, captions: Sequence[str], parse: NDArray[np.bool_]) -> pa.Table | None:
-        """Annotate captions, null where the mask `parse` (captions,) is false. Return None without the stage."""
+        """Annotate captions, null where the mask `parse` (captions,) is false. Return None without
+        the stage."""
         if self._annotator is None:
             return None
         asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
@@ -276,16 +335,21 @@ class CaptionStage(Annotator):
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:
-    """Return the fingerprint of model, code and weights of caption annotations, or of nothing without the stage."""
+    """Return the fingerprint of model, code and weights of caption annotations, or of nothing
+    without the stage."""
     return fingerprint_of(
-        provenance(settings.lean, settings.preset.captions.second_opinion) if CAPTIONS in settings.stages else {}
+        provenance(settings.lean, settings.preset.captions.second_opinion)
+        if CAPTIONS in settings.stages
+        else {}
     )
 
 
 def survivors_of(settings: RunSettings) -> Survivors:
     """Return the rows of a run whose images are wanted."""
     values = values_fingerprint(settings.dataset, settings.preset.columns)
-    return Survivors(settings.preset, CAPTIONS in settings.stages, annotations_fingerprint(settings), values)
+    return Survivors(
+        settings.preset, CAPTIONS in settings.stages, annotations_fingerprint(settings), values
+    )
 
 
 def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:

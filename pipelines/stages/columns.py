@@ -1,7 +1,8 @@
 """Stage `columns`: store the values that the preset's conditions on columns compare.
 
-See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other thresholds do not run
-this stage again. Only rows that pass the conditions are parsed, fetched and read.
+See `open_diht.filters.columns`. The values are stored before captions are parsed, so that other
+thresholds do not run this stage again. Only rows that pass the conditions are parsed, fetched and
+read.
 """
 
 from collections import Counter
@@ -34,12 +35,15 @@ from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3
 """Increase the version when the same column of a file may give other values."""
-BATCH_ROWS = 10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
+BATCH_ROWS = (
+    10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
+)
 COLUMNS = "columns"
 
 
 def values_fingerprint(dataset: Dataset, conditions: Sequence[ColumnCondition]) -> str:
-    """Return a fingerprint of how the values that conditions compare are read. Return "" without conditions."""
+    """Return a fingerprint of how the values that conditions compare are read. Return "" without
+    conditions."""
 
     def how(name: str) -> list[Any]:
         role = role_of(name, dataset)
@@ -57,7 +61,8 @@ def _identifies(conditions: Sequence[ColumnCondition]) -> bool:
 
 @dataclass
 class ColumnStage(Annotator):
-    """See `Annotator`. Part of a run if the preset has conditions on columns, whatever stages are requested."""
+    """See `Annotator`. Part of a run if the preset has conditions on columns, whatever stages are
+    requested."""
 
     layout: Layout
     dataset: Dataset
@@ -72,7 +77,8 @@ class ColumnStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        dataset, conditions = settings.dataset, settings.preset.columns
+        dataset = settings.dataset
+        conditions = settings.preset.columns
         parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
         if _identifies(conditions):
             work.models[COLUMNS] = {"language": language.provenance()}
@@ -82,11 +88,13 @@ class ColumnStage(Annotator):
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Check that all files have the columns that the preset's conditions need."""
-        preset, conditions = settings.preset, settings.preset.columns
+        preset = settings.preset
+        conditions = settings.preset.columns
         for reason, steps in Counter(step.reason for step in cascade(preset)).items():
             if steps > 1:
                 raise WrongUse(
-                    f"preset {preset.name}: {reason} is the reason of two filters; rename your column or filter"
+                    f"preset {preset.name}: {reason} is the reason of two filters; rename your"
+                    " column or filter"
                 )
         for info in plan.infos if plan is not None else ():
             names = [column.name for column in info.columns]
@@ -99,15 +107,19 @@ class ColumnStage(Annotator):
             for one in [one for one in conditions if one.reason in places]:
                 column = info.column(places[one.reason])
                 kinds = ("integer", "floating", "text", "null") if one.numeric else None
-                if column.kind in ("image", "texts", "other") or (kinds and column.kind not in kinds):
+                if column.kind in ("image", "texts", "other") or (
+                    kinds and column.kind not in kinds
+                ):
                     raise WrongUse(
-                        f"{info.path}: column '{column.name}' is {column.type}, which columns.{one.reason} of the "
-                        f"preset cannot compare with {'numbers' if one.numeric else 'words'}; choose another column"
+                        f"{info.path}: column '{column.name}' is {column.type}, which"
+                        f" columns.{one.reason} of the preset cannot compare with"
+                        f" {'numbers' if one.numeric else 'words'}; choose another column"
                     )
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Return, by the reason of each condition, whether the condition's values are stored as numbers or as words."""
+        """Return, by the reason of each condition, whether the condition's values are stored as
+        numbers or as words."""
         return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
@@ -117,7 +129,8 @@ class ColumnStage(Annotator):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        path, rows = self.layout.data(self.name, unit), 0
+        path = self.layout.data(self.name, unit)
+        rows = 0
         with TableFile(path, _schema(self.conditions)) as file:
             try:
                 info = info_of(span, self.dataset)
@@ -125,7 +138,9 @@ class ColumnStage(Annotator):
                 places = columns_of(self.conditions, info.roles, self.dataset, names)
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
                     values = values_of(batch, places, self.conditions)
-                    file.write(pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions)))
+                    file.write(
+                        pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions))
+                    )
                     rows += batch.rows
                     heartbeat.beat(rows)
             except UnreadableFile:  # stage captions reports it
@@ -134,7 +149,9 @@ class ColumnStage(Annotator):
 
 
 def _schema(conditions: Sequence[ColumnCondition]) -> pa.Schema:
-    values = [(STORED + one.reason, pa.float64() if one.numeric else pa.string()) for one in conditions]
+    values = [
+        (STORED + one.reason, pa.float64() if one.numeric else pa.string()) for one in conditions
+    ]
     return pa.schema([("ordinal", pa.int64()), *values])
 
 
@@ -143,7 +160,8 @@ class ColumnValues:
 
     def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
         known = pa.concat_tables(row_groups(layout.data(COLUMNS, unit), _schema(conditions).names))
-        self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
+        self._ordinals = np.asarray(known["ordinal"])
+        self._values = known.drop_columns("ordinal")
 
     def of(self, ordinals: NDArray[np.int64]) -> pa.Table:
         """Return the values of rows of the unit, under the names that filters look for."""
@@ -157,8 +175,9 @@ def annotated_rows(
     columns: list[str] | None = None,
     between: tuple[str, int, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions compare. `columns` and
-    `between` are passed to `row_groups`; `columns` must include `ordinal`."""
+    """Yield a unit's rows from stage `captions`, with the values that the preset's conditions
+    compare. `columns` and `between` are passed to `row_groups`; `columns` must include
+    `ordinal`."""
     groups = row_groups(layout.data("captions", unit), columns, between=between)
     if not preset.columns:
         yield from groups

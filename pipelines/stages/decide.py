@@ -37,7 +37,12 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Entries, Findings, reject_duplicates
+from open_diht.pipelines.stages.dedup.findings import (
+    DuplicateFiles,
+    Entries,
+    Findings,
+    reject_duplicates,
+)
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
@@ -57,7 +62,8 @@ class _Annotations:
         self._left = next(groups)
 
     def take(self, ordinals: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
-        """Return two tables: the rows with these ordinals, and the other rows before the last of these ordinals."""
+        """Return two tables: the rows with these ordinals, and the other rows before the last of
+        these ordinals."""
         last = ordinals[-1] if len(ordinals) else -1
         while not self._left.num_rows or self._left["ordinal"][-1].as_py() < last:
             if (group := next(self._groups, None)) is None:
@@ -86,11 +92,13 @@ class DecideStage(Stage):
     stages: tuple[str, ...]
     """The stages that decide."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit. It changes with the unit's annotations, the filters and the duplicates searched for."""
+    """Fingerprint of each unit. It changes with the unit's annotations, the filters and the
+    duplicates searched for."""
     examples: int
     """Most examples for each reason that a unit offers to the report."""
     duplicate_files: tuple[DuplicateFiles, ...] = ()
-    """Files of the kinds of duplicates that the run compares. The stage uses only those of kinds that reject."""
+    """Files of the kinds of duplicates that the run compares. The stage uses only those of kinds
+    that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     name: str = field(default="decide", init=False)
@@ -111,7 +119,9 @@ class DecideStage(Stage):
         duplicates = self.duplicates(self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         several = self.dataset.several_captions
-        tally, done, lost = Tally(), 0, list[pa.Table]()
+        tally = Tally()
+        done = 0
+        lost = list[pa.Table]()
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
 
@@ -139,19 +149,28 @@ class DecideStage(Stage):
                     decisions, rows, good, bad = self.decide(
                         unit, batch.table, rows, records, duplicates, caption_column
                     )
-                    reasons, found = decisions.reasons, decisions.found
+                    reasons = decisions.reasons
+                    found = decisions.found
                     kept.write(good)
                     rejected.write(bad)
                     tally.kept += rows["ordinal"].filter(pa.array(reasons == KEPT)).to_pylist()
                     gone = np.flatnonzero(reasons == DEAD)
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
-                        why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
-                        lose("spotting", dead_letters(rows.take(pa.array(gone)), span.path, unit, "spotting", why))
+                        why = zip(
+                            theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True
+                        )
+                        lose(
+                            "spotting",
+                            dead_letters(
+                                rows.take(pa.array(gone)), span.path, unit, "spotting", why
+                            ),
+                        )
                     self._count(tally, rows, decisions)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Images are in separate pages, which may be damaged while those of the captions are intact.
+                # Images are in separate pages, which may be damaged while those of the captions are
+                # intact.
                 for rest in (*lost, *annotations.rest()):
                     same = repeat((error.error, error.message), rest.num_rows)
                     lose("manifest", dead_letters(rest, error.path, unit, "manifest", same))
@@ -160,15 +179,25 @@ class DecideStage(Stage):
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(
-                        f"{span.path}: {done:,} rows were read, but {read_record['good']:,} are annotated"
+                        f"{span.path}: {done:,} rows were read, but {read_record['good']:,} are"
+                        " annotated"
                     )
-        publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
-        files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
+        publish_table(
+            self.layout.data(self.name, unit),
+            pa.table({"ordinal": pa.array(tally.kept, pa.int64())}),
+        )
+        files = (
+            *(self.layout.part(kind, unit) for kind in KINDS),
+            self.layout.data(self.name, unit),
+        )
         return tally.record(), files
 
     def duplicates(self, unit: int) -> dict[str, pa.Table]:
-        """Return the entries of a unit, by its number in the plan, for each kind of duplicates that rejects."""
-        return {one.kind: self._entries.of(one, unit) for one in self.duplicate_files if one.rejects}
+        """Return the entries of a unit, by its number in the plan, for each kind of duplicates that
+        rejects."""
+        return {
+            one.kind: self._entries.of(one, unit) for one in self.duplicate_files if one.rejects
+        }
 
     def decide(
         self,
@@ -179,9 +208,13 @@ class DecideStage(Stage):
         duplicates: Mapping[str, pa.Table],
         caption_column: str | None,
     ) -> tuple[Decisions, pa.Table, pa.Table, pa.Table]:
-        """Return the decisions on annotated rows of a unit, the rows with the one caption that each decision is about,
-        and the rows as kept/ and rejected/ have them. For `original` and `caption_column` see `output_rows`."""
-        decisions = apply_cascade(rows, records, self.preset, self.stages, self.own, self.layout, unit)
+        """Return the decisions on annotated rows of a unit, the rows with the one caption that each
+        decision is about, and the rows as kept/ and rejected/ have them. For `original` and
+        `caption_column` see `output_rows`.
+        """
+        decisions = apply_cascade(
+            rows, records, self.preset, self.stages, self.own, self.layout, unit
+        )
         rows = rows if decisions.rows is None else decisions.rows
         copies = reject_duplicates(rows, decisions.reasons, duplicates, unit)
         table = output_rows(original, rows, records, decisions, caption_column)
@@ -189,7 +222,9 @@ class DecideStage(Stage):
         return decisions, rows, table.filter(pa.array(decisions.reasons == KEPT)), rejected
 
     def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
-        counts, overlaps, reasons = decisions.counts, decisions.overlaps, decisions.reasons.tolist()
+        counts = decisions.counts
+        overlaps = decisions.overlaps
+        reasons = decisions.reasons.tolist()
         tally.rows.update(reasons)
         if decisions.each is not None:
             tally.captions.update(decisions.each.settled(decisions.reasons).tolist())
@@ -197,35 +232,51 @@ class DecideStage(Stage):
             tally.histograms["complexity"].update(counts.complexity[counts.parsed].tolist())
             tally.histograms["actions"].update(counts.n_actions[decisions.asked].tolist())
         for one in self.preset.columns:
-            tally.histograms[STORED + one.reason].update(one.places(rows[STORED + one.reason]).tolist())
+            tally.histograms[STORED + one.reason].update(
+                one.places(rows[STORED + one.reason]).tolist()
+            )
         for one in conditions_of(self.own):
             values = decisions.measured[one.reason].drop_null()
             tally.histograms[STORED + one.reason].update(one.places(values).tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
-        for reason, uid, ordinal in zip(reasons, rows["uid"].to_pylist(), rows["ordinal"].to_pylist(), strict=True):
+        for reason, uid, ordinal in zip(
+            reasons, rows["uid"].to_pylist(), rows["ordinal"].to_pylist(), strict=True
+        ):
             tally.example(reason, uid, ordinal, self.examples)
 
 
-def dead_letters(rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]) -> pa.Table:
-    """Return dead letters for rows that cannot be decided or written. `why` has the error and message of each row."""
+def dead_letters(
+    rows: pa.Table, path: str, unit: str, stage: str, why: Iterable[tuple[str, str]]
+) -> pa.Table:
+    """Return dead letters for rows that cannot be decided or written. `why` has the error and
+    message of each row."""
     known = rows.select(["ordinal", "uid", "caption"]).to_pylist()
     where = {"file": path, "unit": unit, "stage": stage}
-    letters = [{**row, **where, "error": error, "message": text} for row, (error, text) in zip(known, why, strict=True)]
+    letters = [
+        {**row, **where, "error": error, "message": text}
+        for row, (error, text) in zip(known, why, strict=True)
+    ]
     return pa.Table.from_pylist(letters, DEAD_LETTERS)
 
 
 def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
-    """Return the dead letter, without ordinal and row, of a unit or file (unit None) that failed or is incomplete."""
+    """Return the dead letter, without ordinal and row, of a unit or file (unit None) that failed or
+    is incomplete."""
     row = {"file": broken["path"], "unit": unit, "stage": stage}
-    return pa.Table.from_pylist([{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS)
+    return pa.Table.from_pylist(
+        [{**row, "error": broken["error"], "message": broken["message"]}], DEAD_LETTERS
+    )
 
 
 def decide(
-    settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]], own: tuple[StageFilter, ...]
+    settings: RunSettings,
+    work: Work,
+    sources: Mapping[str, Sequence[Any]],
+    own: tuple[StageFilter, ...],
 ) -> tuple[dict[str, str], Findings]:
-    """Find duplicates and decide the outdated units. Return the inputs of the decisions for each unit that has not
-    failed, and the duplicates. `sources`: the inputs of each unit's annotations. `own`: filters of stage `score` and of
-    the user's stages."""
+    """Find duplicates and decide the outdated units. Return the inputs of the decisions for each
+    unit that has not failed, and the duplicates. `sources`: the inputs of each unit's annotations.
+    `own`: filters of stage `score` and of the user's stages."""
     only_decides = not work.seconds  # nothing was annotated
     base = fingerprint_of(
         settings.preset.filters_fingerprint,
@@ -244,8 +295,9 @@ def decide(
         settings.preset,
         settings.stages,
         Fingerprints.published(work.layout, "decide", fingerprints),
-        # The report takes `EXAMPLES` of the first units that have any, so few units must offer that many, while records
-        # of many units stay small. Of all units of the plan: those alive vary by run.
+        # The report takes `EXAMPLES` of the first units that have any, so few units must offer that
+        # many, while records of many units stay small. Of all units of the plan: those alive vary
+        # by run.
         examples=max(1, min(12, 48 // max(1, len(work.plan.units)))),
         duplicate_files=findings.files,
         own=own,

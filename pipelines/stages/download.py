@@ -1,9 +1,11 @@
-"""Stage `download`: fetch the images of rows whose captions pass, if the manifest has only their URLs.
+"""Stage `download`: fetch the images of rows whose captions pass, if the manifest has only their
+URLs.
 
-Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an image unit becomes a
-table with one record per requested row and, if any image was fetched, a webdataset tar. As long as the settings store
-images in the same way, a recorded row is requested again only if it failed and the settings may permit more now. Rows
-of a segment that share a URL share its requests.
+Its units are the image units that spotting reads, at most ten thousand URLs each. A segment of an
+image unit becomes a table with one record per requested row and, if any image was fetched, a
+webdataset tar. As long as the settings store images in the same way, a recorded row is requested
+again only if it failed and the settings may permit more now. Rows of a segment that share a URL
+share its requests.
 """
 
 import shutil
@@ -41,7 +43,13 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, survivors_of
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
 from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
-from open_diht.pipelines.store.commit import publish_json, publish_table, published, read_json, retract
+from open_diht.pipelines.store.commit import (
+    publish_json,
+    publish_table,
+    published,
+    read_json,
+    retract,
+)
 from open_diht.pipelines.store.layout import Layout, unit_of
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath
@@ -49,7 +57,8 @@ from open_diht.pipelines.store.storage import StorePath
 UNREACHABLE = (*UNREACHED, Reason.UNEXPECTED_ERROR)
 """Reasons that this machine may cause, and probably causes if almost every URL has one of them."""
 OUTAGE = (10, 0.9)
-"""Least number and least fraction of unreachable URLs that indicate an outage of this machine's network."""
+"""Least number and least fraction of unreachable URLs that indicate an outage of this machine's
+network."""
 
 
 _FEW_UNITS = 1_000  # more units are not checked together
@@ -60,13 +69,15 @@ class NetworkDown(RuntimeError):
 
     def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(
-            f"{unreachable} of {asked} urls were unreachable ({first}); check that this machine reaches the web and "
-            "its resolver answers, or send fewer requests at a time: --download-threads"
+            f"{unreachable} of {asked} urls were unreachable ({first}); check that this machine"
+            " reaches the web and its resolver answers, or send fewer requests at a time:"
+            " --download-threads"
         )
 
 
 def is_outage(unreachable: int, asked: int) -> bool:
-    """Return whether so many URLs were unreachable that this machine's network is probably the cause."""
+    """Return whether so many URLs were unreachable that this machine's network is probably the
+    cause."""
     least, share = OUTAGE
     return unreachable >= max(least, share * asked)
 
@@ -106,14 +117,17 @@ class DownloadStage(SegmentAnnotator):
                 check_tool()
             except ToolMissing as error:
                 raise WrongUse(
-                    f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,export')}"
+                    f"{error}. Or leave the stage out:"
+                    f" {spelled_option('stages', 'captions,export')}"
                 ) from error
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         work.models[DOWNLOAD] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
         fingerprint = fingerprint_of(settings.download.identity())
-        return cls(work.layout, settings.dataset, fingerprint, settings.download, survivors_of(settings))
+        return cls(
+            work.layout, settings.dataset, fingerprint, settings.download, survivors_of(settings)
+        )
 
     @classmethod
     def units(cls, work: Work, units: Sequence[str]) -> list[str]:
@@ -124,45 +138,60 @@ class DownloadStage(SegmentAnnotator):
     def source(cls, record: CommitRecord) -> Any:
         return state_of(record)
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
+    def announce(
+        self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
+    ) -> str | None:
         current = [record for record in records if record["fingerprint"] == self.fingerprint]
         self._before = {record["unit"]: record for record in current}
         if lifted := sum((self.lifted(record) for record in current), Counter[str]()):
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
             return (
-                f"the settings may permit more than before: {counted(lifted.total(), 'row')} refused before are tried "
-                f"again ({reasons}); downloaded images are kept"
+                f"the settings may permit more than before: {counted(lifted.total(), 'row')}"
+                f" refused before are tried again ({reasons}); downloaded images are kept"
             )
         if current:
-            return f"downloading only images that were not requested before ({counted(len(todo), 'unit')})"
-        with_urls, units = len(work.plan.downloadable()), len(work.plan.units)
+            return (
+                "downloading only images that were not requested before"
+                f" ({counted(len(todo), 'unit')})"
+            )
+        with_urls = len(work.plan.downloadable())
+        units = len(work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (
-            f"{which} have urls but no images; images of rows that pass the caption filters are downloaded (to "
-            f"prevent this, leave download out of {spelled_option('stages')})"
+            f"{which} have urls but no images; images of rows that pass the caption filters are"
+            f" downloaded (to prevent this, leave download out of {spelled_option('stages')})"
         )
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
-        """Check for an outage over all units that the run has processed, unless they are many. If there is an outage,
-        quarantine the units with unreachable URLs. Images that earlier runs have downloaded for these stay. A unit with
-        few URLs cannot tell dead links from a broken network; all units together often can."""
+        """Check for an outage over all units that the run has processed, unless they are many. If
+        there is an outage, quarantine the units with unreachable URLs. Images that earlier runs
+        have downloaded for these stay. A unit with few URLs cannot tell dead links from a broken
+        network; all units together often can."""
         if len(todo) > _FEW_UNITS:
             return
-        records = {unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record}
-        asked, unreachable = (sum(record[name] for record in records.values()) for name in ("asked", "unreachable"))
+        records = {
+            unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record
+        }
+        asked, unreachable = (
+            sum(record[name] for record in records.values()) for name in ("asked", "unreachable")
+        )
         if is_outage(unreachable, asked):
             for unit in (unit for unit, record in records.items() if record["unreachable"]):
                 if unit in self._before:
                     publish_json(self.layout.commit(DOWNLOAD, unit), self._before[unit])
                 else:
                     retract(self.layout.commit(DOWNLOAD, unit))
-                quarantine(self, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
+                quarantine(
+                    self,
+                    unit,
+                    [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))],
+                )
                 work.give_up({unit: read_json(self.layout.failed(DOWNLOAD, unit))})
         elif asked and unreachable == asked:
             work.say(
-                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
-                f"{self.layout.work / DOWNLOAD} and run again; the images of earlier runs are in it too, and are then "
-                "fetched again"
+                f"download: none of the {asked} urls was reached. If that was this machine's"
+                f" network, remove {self.layout.work / DOWNLOAD} and run again; the images of"
+                " earlier runs are in it too, and are then fetched again"
             )
 
     def setup(self) -> None:
@@ -181,13 +210,17 @@ class DownloadStage(SegmentAnnotator):
             return wanted
         lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
         new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
-        # This includes rows that the preset does not need: the record states one set of limits for the whole unit.
+        # This includes rows that the preset does not need: the record states one set of limits for
+        # the whole unit.
         return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
 
     def lifted(self, record: CommitRecord) -> Counter[str]:
-        """Count the rows of a unit, by reason, that earlier settings refused and the current ones may accept."""
+        """Count the rows of a unit, by reason, that earlier settings refused and the current ones
+        may accept."""
         reasons = self.settings.may_lift(record.get("limits", {}))
-        return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
+        return Counter(
+            {reason: count for reason, count in record["statuses"].items() if reason in reasons}
+        )
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         if before:  # these count what this run asks for; see `finish`
@@ -196,13 +229,22 @@ class DownloadStage(SegmentAnnotator):
         return {**said, "limits": self.settings.limits()}, files
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+        self,
+        unit: str,
+        name: str,
+        ordinals: NDArray[np.int64],
+        record: CommitRecord,
+        heartbeat: Heartbeat,
     ) -> list[StorePath]:
-        earlier = (record["segments"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
+        earlier = (
+            record["segments"] and load_downloads(self.layout, unit)
+        ) or FETCHED.empty_table()
         earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
         # Known dead links that are requested again do not indicate an outage.
         dead = earlier.filter(_unreachable(earlier))["ordinal"]
-        found, reached = self._fetch(self._plan.span(unit_of(unit)), ordinals, dead, name, heartbeat)
+        found, reached = self._fetch(
+            self._plan.span(unit_of(unit)), ordinals, dead, name, heartbeat
+        )
         statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
         statuses -= Counter(earlier["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
@@ -216,14 +258,23 @@ class DownloadStage(SegmentAnnotator):
         return [self.layout.data(self.name, name), *(tar_path(self.layout, tar) for tar in tars)]
 
     def _fetch(
-        self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
+        self,
+        span: Span,
+        ordinals: NDArray[np.int64],
+        dead: pa.ChunkedArray,
+        name: str,
+        heartbeat: Heartbeat,
     ) -> tuple[pa.Table, tuple[int, int]]:
-        """Fetch the images of rows and publish them, the table last. Return the table, and what `_reached` returns for
-        the rows that were not `dead` before."""
+        """Fetch the images of rows and publish them, the table last. Return the table, and what
+        `_reached` returns for the rows that were not `dead` before."""
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch
+        ) as folder:
             asked = self._asked(span, ordinals)
-            found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
+            found, tar = fetch_shard(
+                asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat
+            )
             first_asked = found.filter(pc.invert(pc.is_in(found["ordinal"], dead)))
             asked, unreachable = reached = _reached(first_asked)
             if is_outage(unreachable, asked):
@@ -245,7 +296,9 @@ class DownloadStage(SegmentAnnotator):
                 places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
                 chosen = batch.table.take(pa.array(places))
                 given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
-                hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
+                hashes = {
+                    kind: chosen[column].to_pylist() for kind, column in given.items() if column
+                }
                 for number, place in enumerate(places.tolist()):
                     rows.append(
                         {
@@ -259,7 +312,9 @@ class DownloadStage(SegmentAnnotator):
                 if len(rows) == len(ordinals):
                     break
         if len(rows) != len(ordinals):
-            raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
+            raise RuntimeError(
+                f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since"
+            )
         return pa.Table.from_pylist(rows, REQUESTED)
 
 
@@ -270,9 +325,13 @@ def _digest(before: str, found: pa.Table) -> str:
 
 
 def _reached(found: pa.Table) -> tuple[int, int]:
-    """Return the number of requested URLs and of unreachable URLs. Many rows may share one dead link."""
+    """Return the number of requested URLs and of unreachable URLs. Many rows may share one dead
+    link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
-    return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
+    return tuple(
+        pc.count_distinct(table["url"]).as_py()
+        for table in (asked, asked.filter(_unreachable(asked)))
+    )
 
 
 def _unreachable(found: pa.Table) -> pa.ChunkedArray:

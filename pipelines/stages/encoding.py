@@ -20,7 +20,8 @@ from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
-"""Status of a row with all its embeddings. Any other status is the reason why an embedding is missing."""
+"""Status of a row with all its embeddings. Any other status is the reason why an embedding is
+missing."""
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage
@@ -28,7 +29,8 @@ _FAILURES = UnreadableImage | MissingImage
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """Return the state that the embeddings of an image unit depend on: encoder and downloads, see `images.state_of`."""
+    """Return the state that the embeddings of an image unit depend on: encoder and downloads, see
+    `images.state_of`."""
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
@@ -48,7 +50,10 @@ def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
-    return [(OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message) for one in embeddings]
+    return [
+        (OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message)
+        for one in embeddings
+    ]
 
 
 class EncodingStage(SegmentStage):
@@ -65,19 +70,25 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found` has for each row a list like that of `prepare`, with embeddings in
-        place of tensors."""
+        """Return n rows of the stage's file. `found` has for each row a list like that of
+        `prepare`, with embeddings in place of tensors."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
-        """Return a list that holds the tensor of a row's image, or the reason why there is none. A stage may add
-        tensors to the list. Threads may call this method while the encoder processes other rows."""
+        """Return a list that holds the tensor of a row's image, or the reason why there is none. A
+        stage may add tensors to the list. Threads may call this method while the encoder processes
+        other rows."""
         return [self._encoder.prepare(image)]
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, self.downloads(unit))
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+        self,
+        unit: str,
+        name: str,
+        ordinals: NDArray[np.int64],
+        record: CommitRecord,
+        heartbeat: Heartbeat,
     ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         waiting: list[tuple[int, list[Encoded]]] = []
@@ -97,15 +108,20 @@ class EncodingStage(SegmentStage):
     def _rows(self, encoded: list[tuple[int, list[Encoded]]]) -> pa.Table:
         return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
 
-    def _encoded(self, unit: str, ordinals: NDArray[np.int64]) -> Iterator[list[tuple[int, list[Encoded]]]]:
-        """Yield rows as (ordinal, embeddings). The encoder may pad batches, so all batches but the last are full."""
+    def _encoded(
+        self, unit: str, ordinals: NDArray[np.int64]
+    ) -> Iterator[list[tuple[int, list[Encoded]]]]:
+        """Yield rows as (ordinal, embeddings). The encoder may pad batches, so all batches but the
+        last are full."""
 
         def prepare(row: tuple[int, bytes | MissingImage]) -> list[Any]:
             ordinal, image = row
             return [image] if isinstance(image, MissingImage) else self.prepare(ordinal, image)
 
         rows: list[tuple[int, list[Any]]] = []
-        tensors: list[tuple[list[Any], int]] = []  # the list of a row that contains the tensor, and its index there
+        tensors: list[
+            tuple[list[Any], int]
+        ] = []  # the list of a row that contains the tensor, and its index there
 
         def embed(count: int) -> list[tuple[int, list[Encoded]]]:
             """Replace the first tensors by their embeddings. Return the rows that are complete."""
@@ -113,15 +129,25 @@ class EncodingStage(SegmentStage):
             for (of_row, index), answer in zip(tensors[:count], answers, strict=True):
                 of_row[index] = answer
             del tensors[:count]
-            complete = next((n for n, (_, mine) in enumerate(rows) if tensors and mine is tensors[0][0]), len(rows))
+            complete = next(
+                (n for n, (_, mine) in enumerate(rows) if tensors and mine is tensors[0][0]),
+                len(rows),
+            )
             done = rows[:complete]
             del rows[:complete]
             return done
 
         images = self.images(unit, ordinals)
-        batches = ((batch, batch) for batch in iter(lambda: list(islice(images, self.batch_size)), []))
+        batches = (
+            (batch, batch) for batch in iter(lambda: list(islice(images, self.batch_size)), [])
+        )
         for batch, prepared in prepared_ahead(batches, prepare, self.threads):
             rows += zip((ordinal for ordinal, _ in batch), prepared, strict=True)
-            tensors += [(mine, n) for mine in prepared for n, one in enumerate(mine) if not isinstance(one, _FAILURES)]
+            tensors += [
+                (mine, n)
+                for mine in prepared
+                for n, one in enumerate(mine)
+                if not isinstance(one, _FAILURES)
+            ]
             yield embed(len(tensors) // self.batch_size * self.batch_size)
         yield embed(len(tensors))

@@ -1,8 +1,9 @@
-"""Decontamination: fingerprints of the images of rows, their comparison with evaluation sets, and the rule.
+"""Decontamination: fingerprints of the images of rows, their comparison with evaluation sets, and
+the rule.
 
-Stage `fingerprints` reads images, over image units, and depends on no set. Stage `evaluation` compares a unit's
-fingerprints with those of the sets, and the filter applies the thresholds. So other sets need no image again, and other
-thresholds not even a comparison.
+Stage `fingerprints` reads images, over image units, and depends on no set. Stage `evaluation`
+compares a unit's fingerprints with those of the sets, and the filter applies the thresholds. So
+other sets need no image again, and other thresholds not even a comparison.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ VERSION = 1
 EMBEDDINGS = "embedding"
 """Column of the stage's files with embeddings, if semantic de-duplication is on."""
 _VIEWS = 3
-_TILE = 256  # rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of these
+# rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of
+# these
+_TILE = 256
 _FINGERPRINTS = pa.schema(
     [
         ("ordinal", pa.int64()),
@@ -95,7 +98,8 @@ _MATCHES = pa.schema(
 
 
 def encoder_of(settings: RunSettings) -> str | None:
-    """Return the encoder whose embeddings are compared: that of semantic de-duplication, or None if that is off."""
+    """Return the encoder whose embeddings are compared: that of semantic de-duplication, or None if
+    that is off."""
     rule = settings.preset.dedup
     return rule.encoder if rule.semantic and "dedup" in settings.stages else None
 
@@ -109,7 +113,8 @@ class FingerprintStage(SegmentAnnotator):
     fingerprint: str
     survivors: Survivors
     encoder: str | None
-    """The name that `encoder_of` returns. It is None if stage `score` has embedded the images with this encoder."""
+    """The name that `encoder_of` returns. It is None if stage `score` has embedded the images with
+    this encoder."""
     name: str = field(default=FINGERPRINTS, init=False)
     counted = noun = "images"
     nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
@@ -139,21 +144,34 @@ class FingerprintStage(SegmentAnnotator):
         return cls(work.layout, settings.dataset, fingerprint, survivors_of(settings), encoder)
 
     @classmethod
-    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> EvaluationFilter:
+    def judge(
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+    ) -> EvaluationFilter:
         """Compare all units with the sets, and return the filter."""
         assert settings.decontaminate is not None
-        semantic, rule = encoder_of(settings), settings.preset.evaluation
+        semantic = encoder_of(settings)
+        rule = settings.preset.evaluation
         try:
-            path, sets, unread_of = table_of_sets(settings.decontaminate, work.layout, semantic, work.say)
+            path, sets, unread_of = table_of_sets(
+                settings.decontaminate, work.layout, semantic, work.say
+            )
         except WrongUse as error:  # the sets were intact when the run began
-            raise RunFailed(f"{error}; committed work is kept. Then run the same command to resume") from error
+            raise RunFailed(
+                f"{error}; committed work is kept. Then run the same command to resume"
+            ) from error
         own = work.models[FINGERPRINTS]["encoder"]
-        embedded = None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
+        embedded = (
+            None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
+        )
         asked = fingerprint_of(VERSION, path.name, embedded)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
-        stage = MatchStage(work.layout, path, embedded, Fingerprints.published(work.layout, EVALUATION, known))
+        stage = MatchStage(
+            work.layout, path, embedded, Fingerprints.published(work.layout, EVALUATION, known)
+        )
         work.complete(stage, work.alive(known), quiet=True)
-        compared, unread = (work.total(EVALUATION, work.alive(known), of) for of in ("rows", "unread"))
+        compared, unread = (
+            work.total(EVALUATION, work.alive(known), of) for of in ("rows", "unread")
+        )
         work.models[EVALUATION] = {
             "sets": [{**asdict(one), "unread": unread_of[one.name]} for one in sets],
             "rule": {**asdict(rule), "eps": rule.eps if embedded else None},
@@ -169,7 +187,12 @@ class FingerprintStage(SegmentAnnotator):
         self._encoder = Encoder(find_encoder(self.encoder)) if self.encoder else None
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+        self,
+        unit: str,
+        name: str,
+        ordinals: NDArray[np.int64],
+        record: CommitRecord,
+        heartbeat: Heartbeat,
     ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         with TableFile(path) as out:
@@ -185,11 +208,17 @@ class FingerprintStage(SegmentAnnotator):
     def _table(self, some: list[tuple[int, bytes | MissingImage]]) -> pa.Table:
         rows: list[dict[str, Any]] = []
         for ordinal, image in some:
-            seen = fingerprints_of(image, copies.views) if isinstance(image, bytes) else {"status": image.reason}
+            seen = (
+                fingerprints_of(image, copies.views)
+                if isinstance(image, bytes)
+                else {"status": image.reason}
+            )
             rows.append({"ordinal": ordinal, **seen})
         if self._encoder is None:
             return pa.Table.from_pylist(rows, _FINGERPRINTS)
-        embedded = self._encoder.encode([image if isinstance(image, bytes) else b"" for _, image in some])
+        embedded = self._encoder.encode(
+            [image if isinstance(image, bytes) else b"" for _, image in some]
+        )
         for row, vector in zip(rows, embedded, strict=True):
             if row["status"] == OK and isinstance(vector, UnreadableImage):
                 row["status"] = str(vector.reason)
@@ -212,27 +241,39 @@ class MatchStage(Stage):
 
     def setup(self) -> None:
         table = read_table(self.sets)
-        self._bytes, self._pixels = (_first_of(table[name].to_pylist()) for name in ("sha256", "pixels"))
+        self._bytes, self._pixels = (
+            _first_of(table[name].to_pylist()) for name in ("sha256", "pixels")
+        )
         packed = [one or b"" for one in table["hashes"].to_pylist()]
-        owners = np.repeat(np.arange(len(packed)), [len(one) // (8 * copies.WORDS) for one in packed])
+        owners = np.repeat(
+            np.arange(len(packed)), [len(one) // (8 * copies.WORDS) for one in packed]
+        )
         hashes = np.frombuffer(b"".join(packed), "<u8").reshape(-1, copies.WORDS)
         self._index = copies.HashIndex(hashes, owners)
         places = np.flatnonzero(np.asarray(table["embedding"].is_valid()))
         known = table["embedding"].take(pa.array(places)).combine_chunks().flatten()
-        self._vectors = places, unit_length(np.asarray(known).reshape(len(places), -1 if len(places) else 1))
+        self._vectors = (
+            places,
+            unit_length(np.asarray(known).reshape(len(places), -1 if len(places) else 1)),
+        )
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         rows = stored_rows(self.layout, FINGERPRINTS, self._plan, unit, _FINGERPRINTS.names)
         n = rows.num_rows
-        exact, same_bytes = np.full(n, -1, np.int64), np.zeros(n, bool)
-        digests, images = rows["sha256"].to_pylist(), rows["pixels"].to_pylist()
+        exact = np.full(n, -1, np.int64)
+        same_bytes = np.zeros(n, bool)
+        digests = rows["sha256"].to_pylist()
+        images = rows["pixels"].to_pylist()
         for place, (digest, pixels) in enumerate(zip(digests, images, strict=True)):
             found = self._bytes.get(digest)
             same_bytes[place] = found is not None
             exact[place] = self._pixels.get(pixels, -1) if found is None else found
         read = np.asarray(rows["hashes"].is_valid())
-        near, bits = np.full(n, -1, np.int64), np.full(n, np.nan, np.float32)
-        looks = np.frombuffer(b"".join(rows["hashes"].drop_null().to_pylist()), copies.HASH).reshape(-1, _VIEWS)
+        near = np.full(n, -1, np.int64)
+        bits = np.full(n, np.nan, np.float32)
+        looks = np.frombuffer(
+            b"".join(rows["hashes"].drop_null().to_pylist()), copies.HASH
+        ).reshape(-1, _VIEWS)
         near[read], bits[read] = self._index.nearest(looks, MOST_BITS)
         alike, distance = self._alike(rows["ordinal"], unit)
         values = [rows["ordinal"], read, exact, same_bytes, near, bits, alike, distance]
@@ -241,20 +282,30 @@ class MatchStage(Stage):
         return {"rows": n, "unread": int(n - read.sum())}, [path]
 
     def _alike(self, ordinals: pa.Array, unit: str) -> tuple[Any, Any]:
-        """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,) each."""
-        place, distance = np.full(len(ordinals), -1, np.int64), np.full(len(ordinals), np.nan, np.float32)
+        """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,)
+        each."""
+        place = np.full(len(ordinals), -1, np.int64)
+        distance = np.full(len(ordinals), np.nan, np.float32)
         places, vectors_of_sets = self._vectors
         if self.embedded is None or not len(places):
             return place, distance
         stage, column = self.embedded
         rows = stored_rows(self.layout, stage, self._plan, unit, ["ordinal", "status", column])
-        rows = rows.filter(pc.and_(pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())))
-        mine, mat = np.searchsorted(ordinals, rows["ordinal"]), matrix(rows[column]) if rows.num_rows else None
+        rows = rows.filter(
+            pc.and_(
+                pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())
+            )
+        )
+        mine = np.searchsorted(ordinals, rows["ordinal"])
+        mat = matrix(rows[column]) if rows.num_rows else None
         for first in range(0, rows.num_rows, _TILE):
             some = slice(first, first + _TILE)
             cosines = unit_length(mat[some]) @ vectors_of_sets.T  # type: ignore[index]
             best = cosines.argmax(axis=1)
-            place[mine[some]], distance[mine[some]] = places[best], 1 - cosines[np.arange(len(best)), best]
+            place[mine[some]], distance[mine[some]] = (
+                places[best],
+                1 - cosines[np.arange(len(best)), best],
+            )
         far = ~(distance <= MOST_EPS)
         place[far], distance[far] = -1, np.nan
         return place, distance
@@ -266,7 +317,8 @@ def _first_of(values: list[bytes | None]) -> dict[bytes, int]:
 
 @lru_cache(maxsize=2)
 def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
-    """Return set and item of each evaluation image, and for each of their captions the first image that has it."""
+    """Return set and item of each evaluation image, and for each of their captions the first image
+    that has it."""
     table = read_table(path, ["set", "item", "captions"])
     places: dict[str, int] = {}
     for place, captions in enumerate(table["captions"].to_pylist()):
@@ -278,7 +330,8 @@ def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
 
 @dataclass(frozen=True)
 class EvaluationFilter:
-    """A `DecidesByNumbers` filter that rejects rows of evaluation sets, and exposes the evidence."""
+    """A `DecidesByNumbers` filter that rejects rows of evaluation sets, and exposes the
+    evidence."""
 
     rule: EvaluationRule
     sets: StorePath
@@ -291,10 +344,17 @@ class EvaluationFilter:
 
     @property
     def steps(self) -> Sequence[Step]:
-        image = f"The image is in an evaluation set ({self.names}): the same file, the {PIXELS}, or a near copy."
+        image = (
+            f"The image is in an evaluation set ({self.names}): the same file, the {PIXELS}, or a"
+            " near copy."
+        )
         caption = f"The caption is that of an image of an evaluation set ({self.names})."
         steps = [Step(FINGERPRINTS, EVALUATION_IMAGE, image, always=True)]
-        return [*steps, Step(FINGERPRINTS, EVALUATION_CAPTION, caption, always=True)] if self.rule.captions else steps
+        return (
+            [*steps, Step(FINGERPRINTS, EVALUATION_CAPTION, caption, always=True)]
+            if self.rule.captions
+            else steps
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -317,8 +377,12 @@ class EvaluationFilter:
         known = self._last[unit]
         places = np.searchsorted(known["ordinal"], rows["ordinal"])
         if not np.isin(rows["ordinal"], known["ordinal"]).all():
-            raise NotLookedAt(f"unit {unit}: no stage has read the images of some rows, so they cannot be decided")
-        exact, same, near, bits, alike, cosine = (np.asarray(known[name])[places] for name in _MATCHES.names[2:])
+            raise NotLookedAt(
+                f"unit {unit}: no stage has read the images of some rows, so they cannot be decided"
+            )
+        exact, same, near, bits, alike, cosine = (
+            np.asarray(known[name])[places] for name in _MATCHES.names[2:]
+        )
         table, captions = _names(self.sets)
         said: Any = [-1] * rows.num_rows
         if self.rule.captions:
@@ -330,14 +394,24 @@ class EvaluationFilter:
             (EMBEDDING, np.where(cosine <= self.rule.eps, alike, -1), cosine),
             (CAPTION, np.asarray(said, np.int64), None),
         )
-        item, how = np.full(rows.num_rows, -1, np.int64), np.full(rows.num_rows, None, object)
+        item = np.full(rows.num_rows, -1, np.int64)
+        how = np.full(rows.num_rows, None, object)
         distance = np.zeros(rows.num_rows, np.float32)
         for name, found, value in tried:
             new = (item < 0) & (found >= 0)
-            item[new], how[new], distance[new] = found[new], name, 0 if value is None else value[new]
+            item[new], how[new], distance[new] = (
+                found[new],
+                name,
+                0 if value is None else value[new],
+            )
         absent = item < 0
         taken = table.select(["set", "item"]).take(pa.array(item, mask=absent))
-        columns = [taken["set"], taken["item"], pa.array(how, pa.string()), pa.array(distance, mask=absent)]
+        columns = [
+            taken["set"],
+            taken["item"],
+            pa.array(how, pa.string()),
+            pa.array(distance, mask=absent),
+        ]
         return pa.table(columns, schema=EVIDENCE)
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Evaluation sets that `--decontaminate` names, and the table of their fingerprints in OUTPUT.
 
-Names of tasks are the evaluation's. Another process, `open_diht.eval.images`, reads their data, because `pipelines`
-imports nothing of the evaluation.
+Names of tasks are the evaluation's. Another process, `open_diht.eval.images`, reads their data,
+because `pipelines` imports nothing of the evaluation.
 """
 
 from __future__ import annotations
@@ -77,34 +77,58 @@ class EvaluationSet:
 
 
 def find_sets(text: str) -> list[EvaluationSet]:
-    """Return the sets that --decontaminate names. Raise WrongUse, with one line that names the command that fetches it,
-    if the data of one is not on this machine."""
+    """Return the sets that --decontaminate names. Raise WrongUse, with one line that names the
+    command that fetches it, if the data of one is not on this machine."""
     paths, tasks = _divided(text)
     found = []
     for path, word in paths.items():
         with _reading(word):
             found.append(_of_path(path, word))
     if tasks:
-        done = subprocess.run([*_COMMAND, tasks, "--about"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*_COMMAND, tasks, "--about"], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["the evaluation did not start"]
-            hint = "; a folder has a / in its name, as ./mine" if "unknown task" in lines[-1] else ""
-            raise WrongUse(f"{spelled_option('decontaminate', text)}: {lines[-1].removeprefix('error: ')}{hint}")
+            hint = (
+                "; a folder has a / in its name, as ./mine" if "unknown task" in lines[-1] else ""
+            )
+            raise WrongUse(
+                f"{spelled_option('decontaminate', text)}:"
+                f" {lines[-1].removeprefix('error: ')}{hint}"
+            )
         for about in map(json.loads, done.stdout.splitlines()):
-            found.append(EvaluationSet(about["set"], about["images"], fingerprint_of(about), tuple(about["tasks"])))
+            found.append(
+                EvaluationSet(
+                    about["set"], about["images"], fingerprint_of(about), tuple(about["tasks"])
+                )
+            )
     if not sum(one.images for one in found):
-        raise WrongUse(f"{spelled_option('decontaminate', text)}: there is no image; name tasks, a folder or a file")
+        raise WrongUse(
+            f"{spelled_option('decontaminate', text)}: there is no image; name tasks, a folder or a"
+            " file"
+        )
     return found
 
 
 def _divided(text: str) -> tuple[dict[Path, str], str]:
-    """Return the folders and files that --decontaminate names, each once, with the user's words for them, and the words
-    for the evaluation: tasks, suites and suite files. Raise WrongUse for a URL."""
+    """Return the folders and files that --decontaminate names, each once, with the user's words
+    for them, and the words for the evaluation: tasks, suites and suite files. Raise WrongUse for
+    a URL."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if urls := [word for word in words if "://" in word]:
-        raise WrongUse(f"{spelled_option('decontaminate', urls[0])}: a set is read on this machine; download it first")
-    tasks = [word for word in words if word.endswith(_SUITES) or not ("/" in word or word.endswith(".parquet"))]
-    paths = {Path(os.path.abspath(os.path.expanduser(word))): word for word in words if word not in tasks}
+        raise WrongUse(
+            f"{spelled_option('decontaminate', urls[0])}: a set is read on this machine; download"
+            " it first"
+        )
+    tasks = [
+        word
+        for word in words
+        if word.endswith(_SUITES) or not ("/" in word or word.endswith(".parquet"))
+    ]
+    paths = {
+        Path(os.path.abspath(os.path.expanduser(word))): word for word in words if word not in tasks
+    }
     return paths, ",".join(tasks)
 
 
@@ -123,10 +147,15 @@ def _reading(word: str) -> AbstractContextManager[None]:
 def _of_path(path: Path, word: str) -> EvaluationSet:
     if path.is_dir():
         _check_readable((file.read_bytes() for file in _files(path)), word)
-        state = [(_item(file, path), _sha256(file, stamp_of(file)), _captions_beside(file)) for file in _files(path)]
+        state = [
+            (_item(file, path), _sha256(file, stamp_of(file)), _captions_beside(file))
+            for file in _files(path)
+        ]
         return EvaluationSet(path.resolve().name, len(state), fingerprint_of(state))
     if not path.is_file():
-        raise WrongUse(f"{spelled_option('decontaminate', word)}: no such folder or file; check the path")
+        raise WrongUse(
+            f"{spelled_option('decontaminate', word)}: no such folder or file; check the path"
+        )
     with pq.ParquetFile(path) as file:
         _columns(file.schema_arrow, word)
         _check_readable((image for _, _, image, _ in _of_file(path, word)), word)
@@ -134,11 +163,12 @@ def _of_path(path: Path, word: str) -> EvaluationSet:
 
 
 def _check_readable(images: Iterable[bytes], word: str) -> None:
-    """Raise WrongUse if no image of a set can be decoded, because nothing would be compared with it."""
+    """Raise WrongUse if no image of a set can be decoded, because nothing would be compared with
+    it."""
     if not any(fingerprints_of(image, copies.variants)["status"] == OK for image in images):
         raise WrongUse(
-            f"{spelled_option('decontaminate', word)}: there is no image in it that can be read; name a folder or file "
-            "of images, or leave it out"
+            f"{spelled_option('decontaminate', word)}: there is no image in it that can be read;"
+            " name a folder or file of images, or leave it out"
         )
 
 
@@ -149,7 +179,9 @@ def _sha256(path: Path, stamp: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = (file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS)
+    found = (
+        file for file in folder.rglob("*") if file.suffix.lower().removeprefix(".") in EXTENSIONS
+    )
     return sorted(file for file in found if not file.is_dir())
 
 
@@ -164,16 +196,28 @@ def _captions_beside(image: Path) -> list[str]:
 
 
 def _columns(schema: pa.Schema, word: str) -> tuple[str, str | None, str | None]:
-    """Return the columns of a file with the images, with their captions and with their names. Raise WrongUse for types
-    that have no images or captions."""
-    some, where = schema.names, spelled_option("decontaminate", word)
-    image, caption, key = (next((n for n in known if n in some), None) for known in (_IMAGES, _CAPTIONS, _KEYS))
+    """Return the columns of a file with the images, with their captions and with their names. Raise
+    WrongUse for types that have no images or captions."""
+    some = schema.names
+    where = spelled_option("decontaminate", word)
+    image, caption, key = (
+        next((n for n in known if n in some), None) for known in (_IMAGES, _CAPTIONS, _KEYS)
+    )
     if image is None:
-        raise WrongUse(f"{where}: no column of images ({', '.join(_IMAGES)}) among {listing(some)}; rename the column")
+        raise WrongUse(
+            f"{where}: no column of images ({', '.join(_IMAGES)}) among {listing(some)}; rename the"
+            " column"
+        )
     if not _is_image(kind := schema.field(image).type):
-        raise WrongUse(f"{where}: column {image} has {_shown(kind)}, not the bytes of image files; store these there")
+        raise WrongUse(
+            f"{where}: column {image} has {_shown(kind)}, not the bytes of image files; store these"
+            " there"
+        )
     if caption and not _is_caption(kind := schema.field(caption).type):
-        raise WrongUse(f"{where}: column {caption} has {_shown(kind)}, not text or lists of it; rename the column")
+        raise WrongUse(
+            f"{where}: column {caption} has {_shown(kind)}, not text or lists of it; rename the"
+            " column"
+        )
     return image, caption, key
 
 
@@ -205,14 +249,19 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
-    """Yield the images that the other process reads. Raise WrongUse, with its last line, however it ended."""
+    """Yield the images that the other process reads. Raise WrongUse, with its last line, however it
+    ended."""
     broken = ""
-    with tempfile.TemporaryFile() as told:  # not a pipe, which it might fill while its images are read
+    with (
+        tempfile.TemporaryFile() as told
+    ):  # not a pipe, which it might fill while its images are read
         with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE, stderr=told) as process:
             assert process.stdout is not None
             try:
                 for batch in pa.ipc.open_stream(process.stdout):
-                    yield from ((r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist())
+                    yield from (
+                        (r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist()
+                    )
             except (pa.ArrowInvalid, OSError) as error:
                 broken = str(error)
         told.seek(0)
@@ -232,9 +281,12 @@ def _of_file(path: Path, word: str) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         image, caption, key = _columns(file.schema_arrow, word)
         number = 0
-        for batch in file.iter_batches(256, columns=[name for name in (image, caption, key) if name]):
+        for batch in file.iter_batches(
+            256, columns=[name for name in (image, caption, key) if name]
+        ):
             for row in batch.to_pylist():
-                data, said = row[image], row.get(caption or "") or []
+                data = row[image]
+                said = row.get(caption or "") or []
                 data = data.get("bytes") if isinstance(data, dict) else data
                 captions = [said] if isinstance(said, str) else said
                 yield path.stem, str(row[key] if key else number), data or b"", captions
@@ -244,33 +296,49 @@ def _of_file(path: Path, word: str) -> Iterator[Row]:
 def table_of_sets(
     text: str, layout: Layout, encoder: str | None, say: Callable[[str], None]
 ) -> tuple[StorePath, list[EvaluationSet], Counter[str]]:
-    """Return the path of the table of fingerprints, which is made if it is not there, the sets in it, and by the name
-    of a set the number of its images that cannot be decoded. With `encoder`, a name, images are embedded too."""
+    """Return the path of the table of fingerprints, which is made if it is not there, the sets in
+    it, and by the name of a set the number of its images that cannot be decoded. With `encoder`, a
+    name, images are embedded too.
+    """
     sets = find_sets(text)
     identity = find_encoder(encoder).identity() if encoder else None
     name = fingerprint_of(copies.VERSION, [asdict(one) for one in sets], identity)
     path = layout.data(EVALUATION, f"sets-{name}")
     if not path.exists():
-        say(f"reading the {counted(sum(one.images for one in sets), 'image')} of {listing([one.name for one in sets])}")
+        say(
+            f"reading the {counted(sum(one.images for one in sets), 'image')} of"
+            f" {listing([one.name for one in sets])}"
+        )
         model = Encoder(find_encoder(encoder)) if encoder else None
-        rows, unread = _rows(text), 0
+        rows = _rows(text)
+        unread = 0
         with TableFile(path, _TABLE) as out:
             while some := list(islice(rows, BATCH)):
                 table = _table(some, model)
                 unread += table["hashes"].null_count
                 out.write(table)
         if unread:
-            say(f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by their bytes alone")
+            say(
+                f"{counted(unread, 'evaluation image')} cannot be decoded, and are compared by"
+                " their bytes alone"
+            )
     table = read_table(path, ["set", "hashes"])
     return path, sets, Counter(table.filter(table["hashes"].is_null())["set"].to_pylist())
 
 
 def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:
     """Return the rows of the table for some images."""
-    embedded: list[Any] = model.encode([image for _, _, image, _ in some]) if model else [None] * len(some)
+    embedded: list[Any] = (
+        model.encode([image for _, _, image, _ in some]) if model else [None] * len(some)
+    )
     rows = []
     for (of_set, item, image, captions), vector in zip(some, embedded, strict=True):
-        row = {"set": of_set, "item": item, "captions": captions, **fingerprints_of(image, copies.variants)}
+        row = {
+            "set": of_set,
+            "item": item,
+            "captions": captions,
+            **fingerprints_of(image, copies.variants),
+        }
         if row["status"] == OK and isinstance(vector, np.ndarray):
             row["embedding"] = vector
         rows.append(row)
@@ -278,8 +346,10 @@ def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:
 
 
 def fingerprints_of(image: bytes, hashed: Callable[[Image.Image], NDArray[Any]]) -> dict[str, Any]:
-    """Return the SHA-256 of an image file and its status, and if it can be decoded `Look.pixels` and the hashes that
-    `hashed` makes of the luma. An empty file has no SHA-256, because nothing is not a copy of nothing."""
+    """Return the SHA-256 of an image file and its status, and if it can be decoded `Look.pixels`
+    and the hashes that `hashed` makes of the luma. An empty file has no SHA-256, because nothing is
+    not a copy of nothing.
+    """
     row = {"sha256": hashlib.sha256(image).digest() if image else None}
     try:
         seen = copies.look(image)

@@ -5,7 +5,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from open_diht.filters.cascade import DOWNLOAD_FAILED, RECORD, UNREAD, Decisions, StageFilter, apply_cascade
+from open_diht.filters.cascade import (
+    DOWNLOAD_FAILED,
+    RECORD,
+    UNREAD,
+    Decisions,
+    StageFilter,
+    apply_cascade,
+)
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.fetch.records import OK
 from open_diht.pipelines.stages.columns import annotated_rows
@@ -14,11 +21,13 @@ from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 
 
-def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
-    """Return a caption unit's image records for the cascade, a table of `RECORD` by ordinal. Return None if neither
-    `spotting` nor `download` decides anything for this unit. `stages` are the stages that decide. Without `spotting`,
-    the status of a downloaded image is `UNREAD`. With `download`, the status of a failed image is `DOWNLOAD_FAILED` and
-    the reason."""
+def image_records(
+    layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]
+) -> pa.Table | None:
+    """Return a caption unit's image records for the cascade, a table of `RECORD` by ordinal. Return
+    None if neither `spotting` nor `download` decides anything for this unit. `stages` are the
+    stages that decide. Without `spotting`, the status of a downloaded image is `UNREAD`. With
+    `download`, the status of a failed image is `DOWNLOAD_FAILED` and the reason."""
     numbers = list(image_units)
     records = load_records(layout, unit, numbers) if "spotting" in stages else None
     if DOWNLOAD not in stages:
@@ -28,19 +37,27 @@ def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages:
     if not tables:
         return records
     downloads = pa.concat_tables(tables)
-    statuses, messages = downloads["status"].to_pylist(), downloads["message"].to_pylist()
+    statuses = downloads["status"].to_pylist()
+    messages = downloads["message"].to_pylist()
     statuses = [UNREAD if status == OK else DOWNLOAD_FAILED + status for status in statuses]
     if records is None:
-        n, given = len(statuses), {"ordinal": downloads["ordinal"], "status": statuses, "message": messages}
-        return pa.table([given.get(field.name, pa.nulls(n, field.type)) for field in RECORD], schema=RECORD)
+        n = len(statuses)
+        given = {"ordinal": downloads["ordinal"], "status": statuses, "message": messages}
+        return pa.table(
+            [given.get(field.name, pa.nulls(n, field.type)) for field in RECORD], schema=RECORD
+        )
     told = zip(downloads["ordinal"].to_pylist(), zip(statuses, messages, strict=True), strict=True)
     failed = {ordinal: why for ordinal, why in told if why[0] != UNREAD}
     if not failed:
         return records
-    ours = zip(*(records[name].to_pylist() for name in ("ordinal", "status", "message")), strict=True)
+    ours = zip(
+        *(records[name].to_pylist() for name in ("ordinal", "status", "message")), strict=True
+    )
     merged = [failed.get(ordinal, (status, message)) for ordinal, status, message in ours]
     for name, values in zip(("status", "message"), zip(*merged, strict=True), strict=True):
-        records = records.set_column(records.schema.get_field_index(name), name, pa.array(values, pa.string()))
+        records = records.set_column(
+            records.schema.get_field_index(name), name, pa.array(values, pa.string())
+        )
     return records
 
 
@@ -53,9 +70,10 @@ def decided_rows(
     own: Sequence[StageFilter] = (),
     span: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, Decisions]]:
-    """Yield the annotated rows of a caption unit, in groups, with the decisions of `stages` about them. `span`, [first,
-    stop), limits the ordinals. Duplicates are not considered. Stage `decide` applies the cascade itself, because it
-    reads the manifest again and may find fewer rows there than are annotated."""
+    """Yield the annotated rows of a caption unit, in groups, with the decisions of `stages` about
+    them. `span`, [first, stop), limits the ordinals. Duplicates are not considered. Stage `decide`
+    applies the cascade itself, because it reads the manifest again and may find fewer rows there
+    than are annotated."""
     records = image_records(layout, unit, image_units, stages)
     for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):
         if span is not None:

@@ -1,7 +1,7 @@
 """Read the images of rows, whether they come with the manifest or were downloaded.
 
-Stage `download` writes the images of an image unit into tars, and for every requested row a record that says where its
-image is, or why there is none.
+Stage `download` writes the images of an image unit into tars, and for every requested row a record
+that says where its image is, or why there is none.
 """
 
 import contextlib
@@ -25,23 +25,26 @@ from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, r
 
 DOWNLOAD = "download"
 _MANY = 100
-"""From this many wanted images on, fetching a remote tar whole is faster than one request per image."""
+"""From this many wanted images on, fetching a remote tar whole is faster than one request per
+image."""
 
 
 def state_of(record: CommitRecord | None) -> list[Any] | None:
-    """Return a state that changes when images of an image unit are downloaded: how images are stored, the number of
-    segments, and a digest of the results. Return None if the stage has not processed the unit."""
+    """Return a state that changes when images of an image unit are downloaded: how images are
+    stored, the number of segments, and a digest of the results. Return None if the stage has not
+    processed the unit."""
     return [record["fingerprint"], record["segments"], record["found"]] if record else None
 
 
 def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
-    """Return whether there may be images: with the manifests, or downloaded in this or an earlier run."""
+    """Return whether there may be images: with the manifests, or downloaded in this or an earlier
+    run."""
     return with_manifests or bool(stamps(layout.commits(DOWNLOAD), ".json"))
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """Return the last download record of each row of an image unit, a table of `FETCHED` by ordinal. Return None if
-    stage `download` has not processed the unit."""
+    """Return the last download record of each row of an image unit, a table of `FETCHED` by
+    ordinal. Return None if stage `download` has not processed the unit."""
     record = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None
@@ -70,8 +73,9 @@ def images_of(
     dataset: Dataset,
     ordinals: Sequence[int] | npt.NDArray[np.int64],
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
-    """Yield the images of chosen rows of a caption unit, in order: the ordinal, and the bytes or the reason why there
-    are none. The ordinals are strictly ascending. Errors are those of `read_images`."""
+    """Yield the images of chosen rows of a caption unit, in order: the ordinal, and the bytes or
+    the reason why there are none. The ordinals are strictly ascending. Errors are those of
+    `read_images`."""
 
     def downloads(ordinal: int) -> str | None:
         image_unit = image_unit_name(unit, ordinal // image_rows)
@@ -79,8 +83,13 @@ def images_of(
 
     numbers = [int(ordinal) for ordinal in ordinals]
     image_units = {number // image_rows for number in numbers}
-    known = {number: layout.commit(DOWNLOAD, image_unit_name(unit, number)).exists() for number in image_units}
-    for name, group in groupby(numbers, downloads):  # consecutive images of the manifest are read in one pass
+    known = {
+        number: layout.commit(DOWNLOAD, image_unit_name(unit, number)).exists()
+        for number in image_units
+    }
+    for name, group in groupby(
+        numbers, downloads
+    ):  # consecutive images of the manifest are read in one pass
         if name is None:
             yield from read_images(span, dataset, list(group))
         else:
@@ -93,7 +102,11 @@ def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]
     if records is None:
         return {}
     columns = (records[name].to_pylist() for name in ("ordinal", "status", "width", "height"))
-    return {ordinal: (width, height) for ordinal, status, width, height in zip(*columns, strict=True) if status == OK}
+    return {
+        ordinal: (width, height)
+        for ordinal, status, width, height in zip(*columns, strict=True)
+        if status == OK
+    }
 
 
 def _downloaded(
@@ -108,7 +121,11 @@ def _downloaded(
         for ordinal in wanted:
             row = found.get(ordinal)
             if row is None or row["status"] != OK:
-                why = f"not downloaded: {row['status']}: {row['message']}" if row else "not downloaded yet"
+                why = (
+                    f"not downloaded: {row['status']}: {row['message']}"
+                    if row
+                    else "not downloaded yet"
+                )
                 yield ordinal, MissingImage(reason="image_not_available", message=why)
                 continue
             name = row["shard"]
@@ -120,8 +137,8 @@ def _downloaded(
 
 @contextlib.contextmanager
 def _opened(tar: StorePath, images: int) -> Iterator[IO[bytes]]:
-    """Open a tar from which `images` images are wanted. They are stored in order of download, so a remote tar is
-    fetched whole if many are wanted."""
+    """Open a tar from which `images` images are wanted. They are stored in order of download, so a
+    remote tar is fetched whole if many are wanted."""
     if is_local(tar) or images < _MANY:
         with open_parts(tar) as file:
             yield file

@@ -1,4 +1,5 @@
-"""Rows as the filters take them: identities, the values that conditions compare, and the text read in images.
+"""Rows as the filters take them: identities, the values that conditions compare, and the text read
+in images.
 
 Runs, Beam transforms and `open_diht.Cat` share these functions, which import no Beam.
 """
@@ -51,13 +52,15 @@ class Reading(TypedDict, total=False):
 
 
 Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
-"""The ordinal of a row, its image file or the reason why there is none, and the image's width and height before the
-download downscaled it. Width and height are None for an image that was not downloaded."""
+"""The ordinal of a row, its image file or the reason why there is none, and the image's width and
+height before the download downscaled it. Width and height are None for an image that was not
+downloaded."""
 
 
 @cache  # the description is a file, and callers ask for each batch
 def dataset_of(caption: str, **roles: str) -> Dataset:
-    """Return the data set `custom` with the column of the captions. Raises the errors of `Dataset.with_roles`."""
+    """Return the data set `custom` with the column of the captions. Raises the errors of
+    `Dataset.with_roles`."""
     return load_dataset("custom").with_roles(caption=caption, **roles)
 
 
@@ -70,7 +73,9 @@ def identities(batch: Batch) -> pa.Table:
         "has_url": [url is not None for url in batch.urls],
         "caption": batch.captions,
     }
-    return pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
+    return pa.table(
+        {name: pa.array(values, ROW.field(name).type) for name, values in columns.items()}
+    )
 
 
 def columns_of(
@@ -80,43 +85,66 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: the column of the role with its name, else the column with its name, else
-    the only column that has its name in another case. Raise WrongUse if there is none. A condition on a language is
-    left out if the manifest has no such column; the language is then identified."""
+    """Return the column of each condition: the column of the role with its name, else the column
+    with its name, else the only column that has its name in another case. Raise WrongUse if there
+    is none. A condition on a language is left out if the manifest has no such column; the language
+    is then identified."""
     found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
-    for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
+    for name in [
+        name for name, column in found.items() if column is None and name not in language.NAMES
+    ]:
         raise WrongUse(
-            f"{path}: no column or role '{name}', which a condition of the preset needs{nearest(name, columns)}; the "
-            f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
+            f"{path}: no column or role '{name}', which a condition of the preset"
+            f" needs{nearest(name, columns)}; the file has {listing(columns)}. Name another column,"
+            f" or leave columns.{name} out of the preset"
         )
     return {name: column for name, column in found.items() if column is not None}
 
 
-def columns_in(table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str) -> dict[str, str]:
-    """Return the column of each condition in a table, as `columns_of` does with the roles that a run would resolve.
-    Raise BadSchema if a run would refuse the columns."""
-    return columns_of(conditions, roles_of(table, dataset), dataset, table.column_names, path) if conditions else {}
+def columns_in(
+    table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
+) -> dict[str, str]:
+    """Return the column of each condition in a table, as `columns_of` does with the roles that a
+    run would resolve. Raise BadSchema if a run would refuse the columns."""
+    return (
+        columns_of(conditions, roles_of(table, dataset), dataset, table.column_names, path)
+        if conditions
+        else {}
+    )
 
 
 def good_rows(
     table: pa.Table, dataset: Dataset, conditions: Sequence[ColumnCondition], path: str
 ) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a table twice: as read, and as a table of `ROW` with the values that conditions compare.
-    Raise as `columns_in` does, and ModuleNotFoundError if a language must be identified without pycld2."""
+    """Return the good rows of a table twice: as read, and as a table of `ROW` with the values that
+    conditions compare. Raise as `columns_in` does, and ModuleNotFoundError if a language must be
+    identified without pycld2.
+    """
     batch = read_rows(table, dataset)
     rows = identities(batch)
-    for name, values in values_of(batch, columns_in(table, dataset, conditions, path), conditions).items():
+    for name, values in values_of(
+        batch, columns_in(table, dataset, conditions, path), conditions
+    ).items():
         rows = rows.append_column(name, values)
     return batch, rows
 
 
-def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """Return the values that conditions compare, by stored name. `places` is the result of `columns_of`. A language
-    without a column is identified from the captions."""
+def values_of(
+    batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]
+) -> dict[str, pa.Array]:
+    """Return the values that conditions compare, by stored name. `places` is the result of
+    `columns_of`. A language without a column is identified from the captions."""
     table = batch.table
-    identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
+    identified = [
+        name
+        for name in language.NAMES
+        if name in {one.reason for one in conditions} - places.keys()
+    ]
     absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
-    found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
+    found = {
+        name: table[column] if column in table.column_names else absent
+        for name, column in places.items()
+    }
     if identified:
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
         found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
@@ -124,13 +152,15 @@ def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[Colu
     if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         for one in conditions:
             if one.numeric and one.reason in places:
-                stored[one.reason] = with_moved(stored[one.reason], table[EXTRA], places[one.reason])
+                stored[one.reason] = with_moved(
+                    stored[one.reason], table[EXTRA], places[one.reason]
+                )
     return {STORED + name: values for name, values in stored.items()}
 
 
 def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Array:
-    """Return float64 values (n,) of a column, with its nulls replaced by numbers that the reader has moved to `EXTRA`.
-    It moves fractions if the column's first rows hold whole numbers."""
+    """Return float64 values (n,) of a column, with its nulls replaced by numbers that the reader
+    has moved to `EXTRA`. It moves fractions if the column's first rows hold whole numbers."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
     rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
     if not len(rows):
@@ -139,10 +169,16 @@ def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arra
     for row, text in zip(rows.tolist(), extra.take(pa.array(rows)).to_pylist(), strict=True):
         try:
             moved = json.loads(text).get(column)
-            if isinstance(moved, int | float) and not isinstance(moved, bool) and not math.isnan(moved):
+            if (
+                isinstance(moved, int | float)
+                and not isinstance(moved, bool)
+                and not math.isnan(moved)
+            ):
                 full[row] = float(moved)
         except (ValueError, AttributeError, OverflowError):
-            continue  # not written by the reader, but the user's own column of this name; or above the range of doubles
+            # not written by the reader, but the user's own column of this name; or above the range
+            # of doubles
+            continue
     return pa.array(full, pa.float64())
 
 
@@ -160,8 +196,8 @@ def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[Reading]:
-    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read. The spotter determines how
-    many images are in memory at a time."""
+    """Yield rows of `RECORD`, in order: the text in each image, or why it could not be read. The
+    spotter determines how many images are in memory at a time."""
     waiting: deque[tuple[int, MissingImage | tuple[bytes, int], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:
@@ -186,16 +222,29 @@ def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[Reading
     yield from absent()
 
 
-def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> Reading:
+def _reading(
+    ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None
+) -> Reading:
     if isinstance(result, UnreadableImage):
         return no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)
     x, y = width / result.width, height / result.height  # boxes are scaled to the original
     lines: list[dict[str, object]] = [
-        {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
+        {
+            "text": s.text,
+            "score": s.score,
+            "box": [[corner[0] * x, corner[1] * y] for corner in s.box],
+        }
         for s in result.spotted
     ]
-    return {"ordinal": ordinal, "status": "ok", "message": "", "width": width, "height": height, "spotted": lines}
+    return {
+        "ordinal": ordinal,
+        "status": "ok",
+        "message": "",
+        "width": width,
+        "height": height,
+        "spotted": lines,
+    }
 
 
 def no_reading(ordinal: int, status: str, message: str) -> Reading:

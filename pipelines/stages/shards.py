@@ -30,9 +30,11 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
-PER_SHARD = 10_000  # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
+# as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
+PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Extensions of formats that webdataset loaders read. Loaders would silently skip members with other extensions."""
+"""Extensions of formats that webdataset loaders read. Loaders would silently skip members with
+other extensions."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
@@ -42,13 +44,15 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
 
 
 def index_path(shard: StorePath) -> StorePath:
-    """Return the path of a shard's index, which training reads instead of scanning the shard. No record vouches for the
-    index: training rebuilds it if it is missing or does not fit the shard."""
+    """Return the path of a shard's index, which training reads instead of scanning the shard. No
+    record vouches for the index: training rebuilds it if it is missing or does not fit the
+    shard."""
     return shard.parent / str(place_beside(shard.name))
 
 
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards and their indexes, the last one first, because later runs find shards only up to a gap."""
+    """Remove a unit's shards and their indexes, the last one first, because later runs find shards
+    only up to a gap."""
     stop = first
     while shard_path(layout, unit, stop).exists():
         stop += 1
@@ -67,8 +71,10 @@ class ExportRecord(TypedDict):
 
 @dataclass
 class ExportStage(Stage):
-    """A `Stage` that writes a unit's survivors to tars, each with an index next to it. The tars are named
-    `<unit>-000.tar` and so on, their members `<uid>-<ordinal>.jpg` (or .png, .webp), `.txt` and `.json`."""
+    """A `Stage` that writes a unit's survivors to tars, each with an index next to it. The tars are
+    named `<unit>-000.tar` and so on, their members `<uid>-<ordinal>.jpg` (or .png, .webp), `.txt`
+    and `.json`.
+    """
 
     layout: Layout
     dataset: Dataset
@@ -91,18 +97,26 @@ class ExportStage(Stage):
             index.stamp = stamp_of(path) if is_local(path) else ""
             with published(index_path(path)) as temporary:
                 write(index, temporary)
-            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256})
+            shards.append(
+                {"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256}
+            )
             heartbeat.beat(first + len(part))
-        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have needed more shards
+        remove_shards(
+            self.layout, unit, len(shards)
+        )  # earlier decisions may have needed more shards
         record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[Row], ordinals: NDArray[np.int64]) -> int:
-        """Write a tar and return its number of samples. Skip rows whose image is missing or cannot be opened safely."""
-        samples, plan = 0, self._plan
+        """Write a tar and return its number of samples. Skip rows whose image is missing or cannot
+        be opened safely."""
+        samples = 0
+        plan = self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
+            images = images_of(
+                self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals
+            )
             for row, (ordinal, image) in zip(rows, images, strict=True):
                 if isinstance(image, MissingImage):
                     continue
@@ -122,8 +136,8 @@ def key_of(row: Row, ordinal: int) -> str:
 
 
 def members_of(row: Row, ordinal: int, image: bytes) -> list[tuple[str, bytes]]:
-    """Return the name and content of each member of a sample. `row` is a row of `exported_rows`. Raise BadImage if the
-    image cannot be opened safely."""
+    """Return the name and content of each member of a sample. `row` is a row of `exported_rows`.
+    Raise BadImage if the image cannot be opened safely."""
     ending, content = image_member(image)
     key = key_of(row, ordinal)
     meta = {**_finite(row), "ordinal": ordinal, "key": key}
@@ -145,14 +159,18 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
 
 
 def exported_rows(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return the content of each survivor's .json without `key` and `ordinal`, and the ordinals of the survivors. The
-    content has the columns of kept/ that JSON can hold, including the manifest's own, but no spotted text. Manifest
-    columns named `key`, `ordinal` or `_extra` are renamed, because samples and readers add columns with these names."""
+    """Return the content of each survivor's .json without `key` and `ordinal`, and the ordinals of
+    the survivors. The content has the columns of kept/ that JSON can hold, including the manifest's
+    own, but no spotted text. Manifest columns named `key`, `ordinal` or `_extra` are renamed,
+    because samples and readers add columns with these names.
+    """
     path = layout.part("kept", unit)
     if not path.exists():
         return pa.table({}), np.empty(0, np.int64)
     schema = next(row_groups(path)).schema
-    kept = read_table(path, columns=[one.name for one in schema if one.name != "spotted" and _fits(one.type)])
+    kept = read_table(
+        path, columns=[one.name for one in schema if one.name != "spotted" and _fits(one.type)]
+    )
     for index, one in enumerate(kept.schema):
         if pa.types.is_temporal(one.type) or pa.types.is_decimal(one.type):
             kept = kept.set_column(index, one.name, pc.cast(kept[one.name], pa.string()))
@@ -170,8 +188,15 @@ def _fits(type: pa.DataType, nested: bool = False) -> bool:
         return all(_fits(type.field(index).type, True) for index in range(type.num_fields))
     if pa.types.is_temporal(type) or pa.types.is_decimal(type):
         return not nested
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_boolean)
-    return pa.types.is_null(type) or pa.types.is_primitive(type) or any(kind(type) for kind in kinds)
+    kinds = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_boolean,
+    )
+    return (
+        pa.types.is_null(type) or pa.types.is_primitive(type) or any(kind(type) for kind in kinds)
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -192,8 +217,9 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def image_member(image: bytes) -> tuple[str, bytes]:
-    """Return the extension and content of an image's member. The image is stored unchanged, or as a PNG of its first
-    frame if loaders would not know the format. Raises BadImage if it cannot be opened safely."""
+    """Return the extension and content of an image's member. The image is stored unchanged, or as a
+    PNG of its first frame if loaders would not know the format. Raises BadImage if it cannot be
+    opened safely."""
     ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
     if ending:
         return ending, image

@@ -1,6 +1,7 @@
 """Stage `spotting`: read the text in the images of rows whose captions pass.
 
-Its units are image units. If a row was read again because its image has been downloaded, its last record counts.
+Its units are image units. If a row was read again because its image has been downloaded, its last
+record counts.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,13 +39,15 @@ BATCH = 64  # readings in memory before they are written; an image may hold thou
 
 
 def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
-    """Return the spotting records of a caption unit, by ordinal. Raise CorruptRecord if a commit record is corrupt."""
+    """Return the spotting records of a caption unit, by ordinal. Raise CorruptRecord if a commit
+    record is corrupt."""
     tables = [read_table(path) for path in segments_of(layout, "spotting", unit, image_units)]
     return last_of_each(pa.concat_tables([RECORD.empty_table(), *tables]))
 
 
 def readings_fingerprint(settings: SpotterSettings, known: Mapping[str, str]) -> str:
-    """Return the fingerprint of what is read with these settings. `known` is the spotter's provenance."""
+    """Return the fingerprint of what is read with these settings. `known` is the spotter's
+    provenance."""
     asked = asdict(settings)
     del asked["effort"]  # the settings that it stands for determine the results
     if asked["closer"] is None:
@@ -59,7 +62,8 @@ class SpottingStage(SegmentAnnotator):
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Fingerprint of engine, models and settings, or of the settings alone if there are no images."""
+    """Fingerprint of engine, models and settings, or of the settings alone if there are no
+    images."""
     settings: SpotterSettings
     survivors: Survivors
     """The rows whose images are read."""
@@ -75,12 +79,16 @@ class SpottingStage(SegmentAnnotator):
         known = spotter.provenance() if images_at_hand(work.layout, work.plan.images) else {}
         work.models[cls.name] = {"effort": spotter.settings.effort, **known} if known else {}
         fingerprint = readings_fingerprint(spotter.settings, known)
-        return cls(work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings))
+        return cls(
+            work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings)
+        )
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """If the run will read images, check that OCR works, and download missing weights unless a setting names their
-        folder. Only the driver does this; workers have weights of their own or report which ones are missing."""
+        """If the run will read images, check that OCR works, and download missing weights unless a
+        setting names their folder. Only the driver does this; workers have weights of their own or
+        report which ones are missing.
+        """
         super().check(settings, plan, say)
         if plan is None or "spotting" not in settings.stages:
             return
@@ -97,22 +105,30 @@ class SpottingStage(SegmentAnnotator):
                 spotter.check_installed()
         except (SpotterError, WeightsMissing, WeightsDamaged) as error:
             raise WrongUse(
-                f"{error}. Or leave the stage out: {spelled_option('stages', 'captions,download,export')}"
+                f"{error}. Or leave the stage out:"
+                f" {spelled_option('stages', 'captions,download,export')}"
             ) from error
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
+    def announce(
+        self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
+    ) -> str | None:
         if moved := sum(record["root"] != self.dataset.images_root for record in records):
-            return f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
-        if outdated := [record["images"] for record in records if record["fingerprint"] != self.fingerprint]:
             return (
-                f"read again: {counted(sum(outdated), 'image')} of {len(outdated):,} of {counted(of, 'unit')}, read by "
-                "another version, engine, effort or setting, or before there were images"
+                f"{moved:,} of {counted(of, 'unit')} will be read again: --images-root has changed"
+            )
+        if outdated := [
+            record["images"] for record in records if record["fingerprint"] != self.fingerprint
+        ]:
+            return (
+                f"read again: {counted(sum(outdated), 'image')} of {len(outdated):,} of"
+                f" {counted(of, 'unit')}, read by another version, engine, effort or setting, or"
+                " before there were images"
             )
         if not records or work.seconds.get(DOWNLOAD):
             return None
         return (
-            "the preset, STAGES, the caption annotations or the downloads changed; only images not read before, or "
-            "downloaded again since, will be read"
+            "the preset, STAGES, the caption annotations or the downloads changed; only images not"
+            " read before, or downloaded again since, will be read"
         )
 
     def setup(self) -> None:
@@ -126,21 +142,33 @@ class SpottingStage(SegmentAnnotator):
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
-        if known is None or known["root"] != self.dataset.images_root:  # relative paths then mean other files
+        if (
+            known is None or known["root"] != self.dataset.images_root
+        ):  # relative paths then mean other files
             return None
-        before, now = known["downloads"], self.downloads(unit)
+        before = known["downloads"]
+        now = self.downloads(unit)
         if before is None or now is None:
             return known
         # A further segment of downloads does not change the images that were read.
-        replaced = before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
+        replaced = (
+            before[0] != now[0]
+            or before[1] > now[1]
+            or (before[1] == now[1] and before[2:] != now[2:])
+        )
         return None if replaced else known
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
-        return super().is_done(unit, record) and bool(record and record["downloads"] == self.downloads(unit))
+        return super().is_done(unit, record) and bool(
+            record and record["downloads"] == self.downloads(unit)
+        )
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
-        wanted, done = self.candidates(unit), self.results(unit, known, "status")
-        if known and known["downloads"] != self.downloads(unit):  # images that were not available may be now
+        wanted = self.candidates(unit)
+        done = self.results(unit, known, "status")
+        if known and known["downloads"] != self.downloads(
+            unit
+        ):  # images that were not available may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return wanted[~np.isin(wanted, done["ordinal"])]
 
@@ -149,10 +177,18 @@ class SpottingStage(SegmentAnnotator):
         return {**said, "downloads": self.downloads(unit), "root": self.dataset.images_root}, files
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+        self,
+        unit: str,
+        name: str,
+        ordinals: NDArray[np.int64],
+        record: CommitRecord,
+        heartbeat: Heartbeat,
     ) -> list[StorePath]:
-        path, sizes = self.layout.data(self.name, name), original_sizes(self.layout, unit)
-        asked = ((ordinal, image, sizes.get(ordinal)) for ordinal, image in self.images(unit, ordinals))
+        path = self.layout.data(self.name, name)
+        sizes = original_sizes(self.layout, unit)
+        asked = (
+            (ordinal, image, sizes.get(ordinal)) for ordinal, image in self.images(unit, ordinals)
+        )
         rows: list[Reading] = []
         with TableFile(path, RECORD) as out:
             for done, row in enumerate(read_texts(self._spotter, asked), 1):

@@ -1,7 +1,7 @@
 """Write subset.npy in DataComp's format: the survivors' uids as pairs of uint64, sorted, each once.
 
-Its readers take every row with one of the uids. So a uid that different rows share is left out: it could add rows that
-were not kept.
+Its readers take every row with one of the uids. So a uid that different rows share is left out: it
+could add rows that were not kept.
 """
 
 import tempfile
@@ -13,27 +13,43 @@ from numpy.typing import NDArray
 
 from open_diht.common.files import naming
 from open_diht.pipelines.manifests.plan import Unit
-from open_diht.pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
+from open_diht.pipelines.stages.dedup.findings import (
+    UID,
+    DuplicateFiles,
+    duplicates_stage,
+    file_name,
+)
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import each, read_table
 
-PARTS = 256  # ranges of uids, sorted one at a time; 27 MB each for the 438 million uids of the paper
+PARTS = (
+    256  # ranges of uids, sorted one at a time; 27 MB each for the 438 million uids of the paper
+)
 _FLUSH_ROWS = 1_000_000
 _PAIR = np.dtype("<u8,<u8")
 
 
-def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
+def write_subset(
+    layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]
+) -> int:
     """Write subset.npy, see `subset_of`."""
     with published(layout.root / "subset.npy") as target:
         return subset_of(layout, units, duplicate_files, target)
 
 
-def subset_of(layout: Layout, units: Iterable[Unit], duplicate_files: Iterable[DuplicateFiles], target: Path) -> int:
-    """Write the uids of the parts in kept/ to a local file. Leave out the shared uids, which the files of kind `UID`
-    list. Return the number of uids."""
+def subset_of(
+    layout: Layout, units: Iterable[Unit], duplicate_files: Iterable[DuplicateFiles], target: Path
+) -> int:
+    """Write the uids of the parts in kept/ to a local file. Leave out the shared uids, which the
+    files of kind `UID` list. Return the number of uids."""
     names = [unit.name for unit in units]
-    files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
+    files = [
+        file_name(number)
+        for one in duplicate_files
+        if one.kind == UID
+        for number in range(one.count)
+    ]
     return sort_uids(
         each(lambda name: _kept(layout, name), names, layout.root),
         each(lambda name: _shared(layout, name), files, layout.root),
@@ -42,9 +58,11 @@ def subset_of(layout: Layout, units: Iterable[Unit], duplicate_files: Iterable[D
 
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
-    """Write the distinct uids of kept rows except the shared ones, sorted. They may exceed memory."""
+    """Write the distinct uids of kept rows except the shared ones, sorted. They may exceed
+    memory."""
     with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, naming(Path(folder)):
-        kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
+        kept = _Parts(Path(folder), "kept")
+        shared = _Parts(Path(folder), "shared")
         for uids in of_kept:
             kept.add(uids)
         for uids in of_shared:
@@ -57,7 +75,11 @@ def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], targ
                 total += len(pairs)
             body.seek(0)
             with naming(target), open(target, "wb") as out:
-                header = {"descr": np.lib.format.dtype_to_descr(_PAIR), "fortran_order": False, "shape": (total,)}
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(_PAIR),
+                    "fortran_order": False,
+                    "shape": (total,),
+                }
                 np.lib.format.write_array_header_1_0(out, header)
                 while chunk := body.read(2**24):
                     out.write(chunk)
@@ -72,16 +94,21 @@ def _kept(layout: Layout, unit: str) -> list[str]:
 
 
 def _shared(layout: Layout, name: str) -> list[str]:
-    return read_table(layout.data(duplicates_stage(UID), name), columns=["duplicate_of"])[0].to_pylist()
+    return read_table(layout.data(duplicates_stage(UID), name), columns=["duplicate_of"])[
+        0
+    ].to_pylist()
 
 
 def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the distinct uids that are not in `without`, sorted. All arrays have the shape (n, 2)."""
+    """Return the distinct uids that are not in `without`, sorted. All arrays have the shape (n,
+    2)."""
     distinct = np.unique(uids, axis=0)
     if not len(without):
         return distinct
     # `without` is there twice, so only uids outside of it can occur once.
-    found, counts = np.unique(np.concatenate([distinct, without, without]), axis=0, return_counts=True)
+    found, counts = np.unique(
+        np.concatenate([distinct, without, without]), axis=0, return_counts=True
+    )
     return found[counts == 1]
 
 
@@ -89,7 +116,8 @@ class _Parts:
     """Uids on disk, grouped by their first byte."""
 
     def __init__(self, folder: Path, name: str):
-        self._folder, self._name = folder, name
+        self._folder = folder
+        self._name = name
         self._waiting: list[NDArray[np.uint8]] = []
         self._rows = 0
 
@@ -120,4 +148,5 @@ class _Parts:
         for part in np.flatnonzero(np.diff(edges)):
             with open(self._path(part), "ab") as file:
                 file.write(rows[edges[part] : edges[part + 1]].tobytes())
-        self._waiting, self._rows = [], 0
+        self._waiting = []
+        self._rows = 0

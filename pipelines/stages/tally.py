@@ -22,10 +22,11 @@ class DecideRecord(TypedDict):
     lost: dict[str, int]
     """Number of rows among the dead letters, by the stage that failed."""
     histograms: dict[str, dict[str, int]]
-    """Number of rows by value for complexity, actions and overlap, and by bin for columns, scores and other
-    numbers that have conditions."""
+    """Number of rows by value for complexity, actions and overlap, and by bin for columns, scores
+    and other numbers that have conditions."""
     captions: NotRequired[dict[str, int]]
-    """Number of captions by reason, if a row may have several: `KEPT` if they passed, `DEAD` in dead-letter rows."""
+    """Number of captions by reason, if a row may have several: `KEPT` if they passed, `DEAD` in
+    dead-letter rows."""
     examples: dict[str, list[int]]
     """Ordinals of example rows, by reason, "kept" or `DEAD`."""
 
@@ -52,7 +53,8 @@ class Tally:
         self.lost[stage] += dead_letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
-        """Keep the rows with the lowest uids as examples: deterministic, yet random by content if uids are hashes."""
+        """Keep the rows with the lowest uids as examples: deterministic, yet random by content if
+        uids are hashes."""
         # The heap drops its smallest item, so the order is reversed.
         key = "".join(chr(0x10FF - ord(char)) for char in uid), ordinal
         push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
@@ -62,11 +64,14 @@ class Tally:
         record: DecideRecord = {
             "rows": sum(self.rows.values()),
             "kept": self.rows[KEPT],
-            "rejected": {reason: n for reason, n in sorted(self.rows.items()) if reason not in (KEPT, DEAD)},
+            "rejected": {
+                reason: n for reason, n in sorted(self.rows.items()) if reason not in (KEPT, DEAD)
+            },
             "dead": dict(sorted(self.dead.items())),
             "lost": dict(sorted(self.lost.items())),
             "histograms": {
-                name: {str(k): n for k, n in sorted(counts.items())} for name, counts in self.histograms.items()
+                name: {str(k): n for k, n in sorted(counts.items())}
+                for name, counts in self.histograms.items()
             },
             "examples": {
                 reason or "kept": [ordinal for _, ordinal in sorted(found, reverse=True)]

@@ -1,8 +1,10 @@
-"""Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors in each.
+"""Stage `export` with `--export index`: leave the input's tars unchanged, and index the survivors
+in each.
 
-Training reads only the indexed samples. An index of all samples of a tar is kept in work/, so that the tar is not
-scanned again while it stays the same. When thresholds change, the survivors are selected from this index. Units are
-tars, named after the first of their caption units that has not failed.
+Training reads only the indexed samples. An index of all samples of a tar is kept in work/, so that
+the tar is not scanned again while it stays the same. When thresholds change, the survivors are
+selected from this index. Units are tars, named after the first of their caption units that has not
+failed.
 """
 
 import posixpath
@@ -45,7 +47,8 @@ VERSION = 1
 """Increase the version when equal tars and decisions may lead to other indexes."""
 INDEX_STAGE = "index"
 """Name of the part of the stage that scans tars."""
-UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
+UNUSABLE = "unusable"
+OTHER_CAPTION = "other_caption"
 """Why a survivor is in no index. unusable: training cannot read the sample (it has no image or no
 caption in a .txt, or its key occurred before in the tar). other_caption: its .txt, which training
 reads, differs from the caption that was filtered."""
@@ -129,19 +132,26 @@ class KeptIndexStage(Stage):
 
 
 def kept_samples(
-    layout: Layout, index: ShardIndex, units: Sequence[Unit], beat: Callable[[int], None] = lambda rows: None
+    layout: Layout,
+    index: ShardIndex,
+    units: Sequence[Unit],
+    beat: Callable[[int], None] = lambda rows: None,
 ) -> tuple[ShardIndex, Shard]:
-    """Return the index of the survivors of a tar, and its entry in the record. `index` is that of all its samples, and
-    `units` are its units. `beat` receives the number of survivors looked up so far."""
+    """Return the index of the survivors of a tar, and its entry in the record. `index` is that of
+    all its samples, and `units` are its units. `beat` receives the number of survivors looked up so
+    far."""
     chosen: dict[int, str] = {}
-    rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
+    rows = 0
+    left_out = {UNUSABLE: 0, OTHER_CAPTION: 0}
     for unit in units:
         places = index.rows_between(unit.span.start, unit.span.stop)
         for row in kept_rows(layout, unit.name, ("uid", "caption")):
             rows, place = rows + 1, int(places[row["ordinal"]])
             if place < 0:
                 left_out[UNUSABLE] += 1
-            elif index.rows[place]["caption_hash"] != caption_hash(row["caption"].encode("utf-8", "replace")):
+            elif index.rows[place]["caption_hash"] != caption_hash(
+                row["caption"].encode("utf-8", "replace")
+            ):
                 left_out[OTHER_CAPTION] += 1
             else:
                 chosen[place] = row["uid"]
@@ -164,35 +174,51 @@ def kept_index(layout: Layout, tar: str) -> StorePath:
 def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
     tars = tars_of(work.plan, work.alive(decided))
     content = {
-        unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)
+        unit: fingerprint_of(
+            VERSION,
+            shard_index.VERSION,
+            work.plan.span(unit).fingerprint,
+            work.plan.span(unit).path,
+        )
         for unit in tars
     }
     indexing = TarIndexStage(work.layout, Fingerprints.published(work.layout, INDEX_STAGE, content))
     failed = work.complete(indexing, list(tars))
     good = [unit for unit in tars if unit not in failed]
-    chosen = {unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]]) for unit in good}
-    failed |= work.complete(KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), good)
+    chosen = {
+        unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]])
+        for unit in good
+    }
+    failed |= work.complete(
+        KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), good
+    )
     for unit, record in failed.items():
         work.give_up({name: record for name in tars[unit]})
 
 
 def read_index(path: StorePath) -> ShardIndex:
-    """Return a stored index. Raises `BadIndex` with its path if it is unreadable, and OSError if it cannot be read."""
+    """Return a stored index. Raises `BadIndex` with its path if it is unreadable, and OSError if it
+    cannot be read."""
     return load(str(path), read_bytes(path))
 
 
 def _beside(path: str) -> ShardIndex | None:
-    """Return the index next to a tar if the index has the tar's stamp or size and locates each sample. Otherwise return
-    None."""
+    """Return the index next to a tar if the index has the tar's stamp or size and locates each
+    sample. Otherwise return None."""
     tar = store_path(path)
     place = tar.parent / str(place_beside(tar.name))
     try:
         index = read_index(place)
     except (OSError, BadIndex):
         return None
-    except Exception as error:  # stores that forbid listing deny access to missing files, with errors of their clients
+    # stores that forbid listing deny access to missing files, with errors of their clients
+    except Exception as error:
         if is_of_client(error):
             return None
         raise
-    same = index.bytes == tar.stat().st_size if is_remote(path) else index.stamp == stamp_of(Path(local_path(path)))
+    same = (
+        index.bytes == tar.stat().st_size
+        if is_remote(path)
+        else index.stamp == stamp_of(Path(local_path(path)))
+    )
     return index if same and index.places_samples else None

@@ -3,7 +3,8 @@
     from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
     found = (
-        batches                                 # PCollection of pa.Table with columns caption, image, and any others
+        batches                                 # PCollection of pa.Table with columns caption,
+        image, and any others
         | AnnotateCaptions()                    # + annotations
         | SpotText(preset="paper")              # + spotting, of the rows whose caption passes
         | ApplyCat("paper")
@@ -48,26 +49,31 @@ from open_diht.pipelines.manifests.arrow import kind_of
 from open_diht.pipelines.stages.rows import dataset_of, good_rows, read_texts
 from open_diht.pipelines.store.layout import KINDS
 
-ANNOTATIONS, SPOTTING = "annotations", "spotting"
-"""Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
-status, message, width, height, spotted, sha256, bytes (see `open_diht.filters.cascade.RECORD`)."""
+ANNOTATIONS = "annotations"
+SPOTTING = "spotting"
+"""Columns that the transforms add and `ApplyCat` reads: structs of
+`open_diht.filters.captions.annotate.SCHEMA`, and of status, message, width, height, spotted,
+sha256, bytes (see `open_diht.filters.cascade.RECORD`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _READING = pa.struct([field for field in RECORD if field.name != "ordinal"])
 
 
 class AnnotateCaptions(beam.PTransform[Any, Any]):
-    """A transform that annotates captions: it adds a column `annotations` to batches, for `ApplyCat`.
+    """A transform that annotates captions: it adds a column `annotations` to batches, for
+    `ApplyCat`.
 
-    A row that cannot be read (see `ApplyCat`) has null annotations. A row without caption has those of an empty text.
+    A row that cannot be read (see `ApplyCat`) has null annotations. A row without caption has those
+    of an empty text.
 
     Args:
         caption: the column with the captions.
         second_opinion: the setting of the preset that decides later, see `CaptionRule`.
 
     Raises:
-        ValueError: while it runs; a batch has no such column, or already has a column `annotations`.
-        BadSchema: while it runs; the column holds no text.
-        ModelMissing, OpinionMissing: while it runs; the parser's model or the weights of the second opinion cannot be
+        ValueError: while it runs; a batch has no such column, or already has a column
+            `annotations`. BadSchema: while it runs; the column holds no text. ModelMissing,
+            OpinionMissing: while it runs; the parser's model or the weights of the second opinion
+            cannot be
             used.
 
     Examples:
@@ -91,32 +97,35 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 class SpotText(beam.PTransform[Any, Any]):
     """A transform that reads the text in images: it adds a column `spotting` to batches.
 
-    A bad image affects only its row: `status` is then not `ok`, and `message` gives the reason. A row without an image
-    has the status `image_not_available`. OCR costs as much as dozens of parses. With `preset`, only images whose
-    caption passes are read, and `spotting` is null for the other rows.
+    A bad image affects only its row: `status` is then not `ok`, and `message` gives the reason. A
+    row without an image has the status `image_not_available`. OCR costs as much as dozens of
+    parses. With `preset`, only images whose caption passes are read, and `spotting` is null for the
+    other rows.
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
-        settings: settings of the OCR; by default those of a run with the preset.
-        preset: the preset whose caption filters must pass; batches must then come from `AnnotateCaptions`.
-        caption: the column with the captions.
+            settings: settings of the OCR; by default those of a run with the preset. preset: the
+            preset whose caption filters must pass; batches must then come from `AnnotateCaptions`.
+            caption: the column with the captions.
 
     Raises:
-        BadPreset: the preset cannot be loaded.
-        ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column of images, or
+        BadPreset: the preset cannot be loaded. ValueError: while it runs; a batch lacks a column or
+            annotations, has no bytes in the column of images, or
             already has a column `spotting`.
-        BadSchema: while it runs with a preset; a column has the wrong type.
-        SpotterError, WeightsMissing, WeightsDamaged: while it runs; OCR does not work.
-        ModuleNotFoundError: while it runs with a preset; a language must be identified, and pycld2 is missing.
+        BadSchema: while it runs with a preset; a column has the wrong type. SpotterError,
+            WeightsMissing, WeightsDamaged: while it runs; OCR does not work. ModuleNotFoundError:
+            while it runs with a preset; a language must be identified, and pycld2 is missing.
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from pathlib import Path
         >>> from open_diht import SpotText
-        >>> batch = pa.table({"image": [Path("data/sample/images/overlay_20.jpg").read_bytes(), b"no image"]})
+        >>> image = Path("data/sample/images/overlay_20.jpg").read_bytes()
+        >>> batch = pa.table({"image": [image, b"no image"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
         ...     found = pipeline | beam.Create([batch]) | SpotText()
-        ...     _ = found | beam.Map(lambda rows: print(rows["spotting"].combine_chunks().field("status")[0]))
+        ...     spotting = found | beam.Map(lambda rows: rows["spotting"].combine_chunks())
+        ...     _ = spotting | beam.Map(lambda spotting: print(spotting.field("status")[0]))
         ok
     """
 
@@ -140,34 +149,38 @@ class SpotText(beam.PTransform[Any, Any]):
 class ApplyCat(beam.PTransform[Any, Any]):
     """A transform that decides: annotated batches become `kept`, `rejected` and `dead_letter`.
 
-    Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`,
-    `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run. `rejected` also has `stage` and `reason`, those
-    of the first filter that rejects. `dead_letter` has the rows that cannot be decided because their image or text
-    cannot be read, with their own columns and `stage`, `error`, `message`. If a row's own column has the name of an
-    added column, it is renamed to original_<name>; in `kept` and `rejected`, so are `stage`, `reason`, `duplicate_of`
-    and `duplicate_similarity`. A string column `caption` with the captions stays.
+    Each row is in exactly one output. `kept` has the rows' own columns and `uid`, `caption`,
+    `complexity`, `actions`, `objects`, `attributes`, `spotted`, `overlap`, like kept/ of a run.
+    `rejected` also has `stage` and `reason`, those of the first filter that rejects. `dead_letter`
+    has the rows that cannot be decided because their image or text cannot be read, with their own
+    columns and `stage`, `error`, `message`. If a row's own column has the name of an added column,
+    it is renamed to original_<name>; in `kept` and `rejected`, so are `stage`, `reason`,
+    `duplicate_of` and `duplicate_similarity`. A string column `caption` with the captions stays.
 
     Args:
-        preset: the filters and thresholds. Your own filters that it has sections for must be registered. If it has
-            `second_opinion`, so must `AnnotateCaptions`.
-        caption: the column with the captions.
-        stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages are skipped. Use
+        preset: the filters and thresholds. Your own filters that it has sections for must be
+            registered. If it has `second_opinion`, so must `AnnotateCaptions`.
+        caption: the column with the captions. stages: stages whose annotations decide, `captions`
+            and `spotting`; filters of other stages are skipped. Use
             `["captions"]` if there are no images.
 
     Raises:
-        BadPreset: the preset cannot be loaded.
-        ValueError: a stage is unknown, or the preset needs CLIP scores; or while it runs, a batch lacks a column or
+        BadPreset: the preset cannot be loaded. ValueError: a stage is unknown, or the preset needs
+            CLIP scores; or while it runs, a batch lacks a column or
             annotations.
-        DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the wrong type.
-        ModuleNotFoundError: while it runs; a language must be identified, and pycld2 is missing.
+        DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the
+            wrong type. ModuleNotFoundError: while it runs; a language must be identified, and
+            pycld2 is missing.
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from open_diht import AnnotateCaptions, ApplyCat
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
-        ...     found = pipeline | beam.Create([batch]) | AnnotateCaptions() | ApplyCat("strict", stages=["captions"])
-        ...     _ = found.rejected | beam.Map(lambda rows: print(rows.select(["caption", "reason"]).to_pylist()))
+        ...     annotated = pipeline | beam.Create([batch]) | AnnotateCaptions()
+        ...     rejected = (annotated | ApplyCat("strict", stages=["captions"])).rejected
+        ...     reasons = rejected | beam.Map(lambda rows: rows.select(["caption", "reason"]))
+        ...     _ = reasons | beam.Map(lambda rows: print(rows.to_pylist()))
         [{'caption': 'IMG_2034.jpg', 'reason': 'complexity'}]
     """
 
@@ -193,16 +206,23 @@ class ApplyCat(beam.PTransform[Any, Any]):
         """Return the schemas of the three outputs, for sinks that need one.
 
         Args:
-            rows: schema of the batches, with or without the columns that `AnnotateCaptions` and `SpotText` add.
+            rows: schema of the batches, with or without the columns that `AnnotateCaptions` and
+                `SpotText` add.
         """
         own = [field for field in rows if field.name not in (ANNOTATIONS, SPOTTING)]
-        annotated = pa.schema([*own, pa.field(ANNOTATIONS, _CAPTIONS), pa.field(SPOTTING, _READING)])
-        return {name: table.schema for name, table in self._function.decide(annotated.empty_table()).items()}
+        annotated = pa.schema(
+            [*own, pa.field(ANNOTATIONS, _CAPTIONS), pa.field(SPOTTING, _READING)]
+        )
+        return {
+            name: table.schema
+            for name, table in self._function.decide(annotated.empty_table()).items()
+        }
 
 
 class _Annotate(beam.DoFn):
     def __init__(self, caption: str, second_opinion: bool):
-        self._caption, self._second_opinion = caption, second_opinion
+        self._caption = caption
+        self._second_opinion = second_opinion
 
     def setup(self) -> None:
         self._annotator = CaptionAnnotator(second_opinion=self._second_opinion)
@@ -215,8 +235,13 @@ class _Annotate(beam.DoFn):
 
 
 class _Spot(beam.DoFn):
-    def __init__(self, image: str, settings: SpotterSettings, preset: Preset | None, dataset: Dataset):
-        self._image, self._settings, self._preset, self._dataset = image, settings, preset, dataset
+    def __init__(
+        self, image: str, settings: SpotterSettings, preset: Preset | None, dataset: Dataset
+    ):
+        self._image = image
+        self._settings = settings
+        self._preset = preset
+        self._dataset = dataset
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self._settings)
@@ -229,14 +254,24 @@ class _Spot(beam.DoFn):
         column = table[self._image]
         kind = kind_of(column.type)
         if kind not in ("bytes", "image", "null"):
-            raise ValueError(f"column {self._image!r} is {column.type}; SpotText reads the bytes of image files")
+            raise ValueError(
+                f"column {self._image!r} is {column.type}; SpotText reads the bytes of image files"
+            )
         wanted = self._wanted(table)
         images = column.take(pa.array(wanted)).to_pylist()
         if kind == "image":
             images = [image and image["bytes"] for image in images]
-        absent = MissingImage(reason="image_not_available", message=f"the row has no image in column {self._image!r}")
-        rows = list(read_texts(self._spotter, ((0, absent if image is None else image, None) for image in images)))
-        yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_READING))), wanted, _READING)
+        absent = MissingImage(
+            reason="image_not_available", message=f"the row has no image in column {self._image!r}"
+        )
+        rows = list(
+            read_texts(
+                self._spotter, ((0, absent if image is None else image, None) for image in images)
+            )
+        )
+        yield _with_column(
+            table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_READING))), wanted, _READING
+        )
 
     def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:
         """Return the indices of the rows whose images are read."""
@@ -249,7 +284,9 @@ class _Spot(beam.DoFn):
 
 class _Decide(beam.DoFn):
     def __init__(self, preset: Preset, dataset: Dataset, stages: tuple[str, ...]):
-        self._preset, self._dataset, self._stages = preset, dataset, stages
+        self._preset = preset
+        self._dataset = dataset
+        self._stages = stages
 
     @cached_property
     def _stage_of(self) -> dict[str, str]:
@@ -262,7 +299,9 @@ class _Decide(beam.DoFn):
 
     def decide(self, table: pa.Table) -> dict[str, pa.Table]:
         """Return the rows of a batch by output."""
-        batch, rows = _rows(table, self._dataset, self._preset, annotated="captions" in self._stages)
+        batch, rows = _rows(
+            table, self._dataset, self._preset, annotated="captions" in self._stages
+        )
         records = _records(batch.table) if "spotting" in self._stages else None
         # Records are found by row index, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
@@ -270,16 +309,24 @@ class _Decide(beam.DoFn):
             decisions = apply_cascade(rows, records, self._preset, self._stages)
         except NotLookedAt as error:
             raise ValueError(
-                f"captions pass preset {self._preset.name} whose images SpotText has not read; give it the same preset"
+                f"captions pass preset {self._preset.name} whose images SpotText has not read; give"
+                " it the same preset"
             ) from error
-        output = output_rows(_own(batch.table), rows, records, decisions, self._dataset.roles.caption)
+        output = output_rows(
+            _own(batch.table), rows, records, decisions, self._dataset.roles.caption
+        )
         lost = [(row.ordinal, "manifest", str(row.error), row.message) for row in batch.bad]
         dead = np.flatnonzero(decisions.reasons == DEAD)
         if records is not None and decisions.found is not None:
-            theirs = records.select(["status", "message"]).take(pa.array(decisions.found[dead])).to_pylist()
+            theirs = (
+                records.select(["status", "message"])
+                .take(pa.array(decisions.found[dead]))
+                .to_pylist()
+            )
             places = batch.ordinals[dead].tolist()
             lost += [
-                (place, "spotting", row["status"], row["message"]) for place, row in zip(places, theirs, strict=True)
+                (place, "spotting", row["status"], row["message"])
+                for place, row in zip(places, theirs, strict=True)
             ]
         return {
             "kept": output.filter(pa.array((decisions.reasons == KEPT).astype(bool))),
@@ -288,9 +335,12 @@ class _Decide(beam.DoFn):
         }
 
 
-def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
-    """Return the good rows of a batch as read, and as a table for the cascade. The table has identity, caption, the
-    values that the preset's conditions compare and, if `annotated`, annotations."""
+def _rows(
+    table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool
+) -> tuple[Batch, pa.Table]:
+    """Return the good rows of a batch as read, and as a table for the cascade. The table has
+    identity, caption, the values that the preset's conditions compare and, if `annotated`,
+    annotations."""
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch, rows = good_rows(table, dataset, preset.columns, "the manifest")
     if not annotated:
@@ -298,28 +348,40 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
     _need(table, ANNOTATIONS, "put AnnotateCaptions before")
     found = batch.table[ANNOTATIONS]
     if found.null_count:
-        raise ValueError(f"{found.null_count} rows have no annotations; AnnotateCaptions annotates every row it reads")
+        raise ValueError(
+            f"{found.null_count} rows have no annotations; AnnotateCaptions annotates every row it"
+            " reads"
+        )
     columns = [*rows.columns, *found.cast(_CAPTIONS).flatten()]
     return batch, pa.table(columns, [*rows.column_names, *CAPTION_SCHEMA.names])
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """Return the image records for `apply_cascade`: rows of `filters.cascade.RECORD`, by row index."""
+    """Return the image records for `apply_cascade`: rows of `filters.cascade.RECORD`, by row
+    index."""
     _need(table, SPOTTING, 'put SpotText before, or pass stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))
-    records = pa.table([places, *column.cast(_READING).flatten()], ["ordinal", *(field.name for field in _READING)])
+    records = pa.table(
+        [places, *column.cast(_READING).flatten()], ["ordinal", *(field.name for field in _READING)]
+    )
     return records.select(RECORD.names).filter(column.is_valid())
 
 
 def _own(table: pa.Table) -> pa.Table:
-    return table.drop_columns([name for name in (ANNOTATIONS, SPOTTING) if name in table.column_names])
+    return table.drop_columns(
+        [name for name in (ANNOTATIONS, SPOTTING) if name in table.column_names]
+    )
 
 
 def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
-    """Return dead-letter rows. `lost` has for each row its index, and the stage, error and message."""
+    """Return dead-letter rows. `lost` has for each row its index, and the stage, error and
+    message."""
     lost = sorted(lost)
-    columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))
+    columns = making_way(
+        rows.take(pa.array([place for place, *_ in lost], pa.int64())),
+        ("stage", "error", "message"),
+    )
     for index, name in enumerate(("stage", "error", "message"), 1):
         columns[name] = pa.array([str(one[index]) for one in lost], pa.string())
     return pa.table(columns)
@@ -339,4 +401,6 @@ def _with_column(
 
 def _need(table: pa.Table, name: str, remedy: str) -> None:
     if name not in table.column_names:
-        raise ValueError(f"the batch has no column {name!r}, only {listing(table.column_names)}; {remedy}")
+        raise ValueError(
+            f"the batch has no column {name!r}, only {listing(table.column_names)}; {remedy}"
+        )

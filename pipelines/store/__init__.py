@@ -1,1 +1,2 @@
-"""Output folders on a disk or in an object store: paths, atomic writes, locks and commit records."""
+"""Output folders on a disk or in an object store: paths, atomic writes, locks and commit
+records."""

@@ -1,8 +1,9 @@
 """Publish files so that a kill at any moment leaves each file complete or as it was before.
 
-On a disk, a file is written under a temporary name, flushed and renamed. In an object store an upload appears only when
-it is complete, and a rename would be a copy; so the file is written to a local temporary file and uploaded under its
-final name. The commit record of a unit is written last in the same way: without it a unit is not done.
+On a disk, a file is written under a temporary name, flushed and renamed. In an object store an
+upload appears only when it is complete, and a rename would be a copy; so the file is written to a
+local temporary file and uploaded under its final name. The commit record of a unit is written last
+in the same way: without it a unit is not done.
 """
 
 import errno
@@ -35,20 +36,22 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, sizes
 
 _TRIES = 3
-"""Tries of a request with a condition, since another process (say, a second one of the same shard) may replace the
-object meanwhile."""
+"""Tries of a request with a condition, since another process (say, a second one of the same shard)
+may replace the object meanwhile."""
 _unconditional: set[tuple[Callable[..., None], str]] = set()
-"""Requests (`_put` or `_delete`) that the store of a bucket has refused with a condition as not implemented, so that no
-file is sent twice."""
+"""Requests (`_put` or `_delete`) that the store of a bucket has refused with a condition as not
+implemented, so that no file is sent twice."""
 _digests: dict[str, str] = {}
 """SHA-256 of the files that this process has published and no record has taken yet, by path."""
 
 
 @contextmanager
 def published(path: StorePath, hashed: bool = True) -> Iterator[Path]:
-    """Yield a temporary local path to write to, and publish the file as `path` when the block ends. On an error nothing
-    is published, and if `path` is on a disk, an error of the disk that names no file gets this name. With `hashed`, the
-    file's SHA-256 is kept for `take_digest`; it is computed here, because a store would have to send the file back."""
+    """Yield a temporary local path to write to, and publish the file as `path` when the block ends.
+    On an error nothing is published, and if `path` is on a disk, an error of the disk that names no
+    file gets this name. With `hashed`, the file's SHA-256 is kept for `take_digest`; it is computed
+    here, because a store would have to send the file back.
+    """
     if is_local(path):
         with files.published(path) as temporary:
             yield temporary
@@ -64,15 +67,17 @@ def published(path: StorePath, hashed: bool = True) -> Iterator[Path]:
 
 
 def take_digest(path: StorePath) -> str | None:
-    """Return the SHA-256 of a file as this process has published it, once. Return None if it has not."""
+    """Return the SHA-256 of a file as this process has published it, once. Return None if it has
+    not."""
     return _digests.pop(str(path), None)
 
 
 def _guarded(path: UPath, request: Callable[..., None], *arguments: Path) -> None:
-    """Upload or delete an object. Raise LeaseLost if another run has taken the output folder. A paused request may end,
-    or be tried again by the client, after that run has replaced the object. So a request to S3 has the condition that
-    the object is still the same as before the check. Uploads of 100 MB and more, which the client sends in parts, and
-    stores without such conditions have only the check."""
+    """Upload or delete an object. Raise LeaseLost if another run has taken the output folder. A
+    paused request may end, or be tried again by the client, after that run has replaced the object.
+    So a request to S3 has the condition that the object is still the same as before the check.
+    Uploads of 100 MB and more, which the client sends in parts, and stores without such conditions
+    have only the check."""
     key = request, path.path.partition("/")[0]
     for tries in range(1, _TRIES + 1):
         conditional = path.protocol in ("s3", "s3a") and key not in _unconditional
@@ -85,13 +90,17 @@ def _guarded(path: UPath, request: Callable[..., None], *arguments: Path) -> Non
             if condition and lacks_conditions(error):
                 _unconditional.add(key)
                 continue
-            refused = isinstance(error, FileExistsError | FileNotFoundError) or error.errno == errno.EINVAL
+            refused = (
+                isinstance(error, FileExistsError | FileNotFoundError)
+                or error.errno == errno.EINVAL
+            )
             if not (condition and refused) or tries == _TRIES:
                 raise
 
 
 def _unchanged(path: UPath) -> dict[str, str]:
-    """Return the condition for a request to S3 that the object is not replaced, created or deleted meanwhile."""
+    """Return the condition for a request to S3 that the object is not replaced, created or deleted
+    meanwhile."""
     try:
         return {"IfMatch": path.fs.info(path.path)["ETag"]}
     except FileNotFoundError:
@@ -122,8 +131,8 @@ def publish_bytes(path: StorePath, content: bytes) -> None:
 
 
 def publish_first(path: StorePath, value: Any) -> bool:
-    """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If several processes
-    try at once, exactly one succeeds."""
+    """Publish `value` as JSON unless `path` exists, and return whether this call wrote the file. If
+    several processes try at once, exactly one succeeds."""
     check_fence(path)  # before a folder that was removed is made again
     if not is_local(path):
         try:
@@ -164,12 +173,13 @@ def publish_arrays(path: StorePath, **arrays: Any) -> None:
 
 
 class TableFile:
-    """A Parquet file that is written table by table and published when it is closed without error. Its schema is
-    `schema` or, by default, that of the first table. If there is neither when it closes, no file is published, and an
-    existing file is deleted."""
+    """A Parquet file that is written table by table and published when it is closed without error.
+    Its schema is `schema` or, by default, that of the first table. If there is neither when it
+    closes, no file is published, and an existing file is deleted."""
 
     def __init__(self, path: StorePath, schema: pa.Schema | None = None):
-        self._path, self._schema = path, schema
+        self._path = path
+        self._schema = schema
         self._writer: pq.ParquetWriter | None = None
         self._context = published(path)
         self.rows = 0
@@ -210,13 +220,16 @@ class CorruptRecord(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """Return the content of a JSON file, or None without a file. Raise CorruptRecord if it is empty or not JSON."""
+    """Return the content of a JSON file, or None without a file. Raise CorruptRecord if it is empty
+    or not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CorruptRecord(f"{path} holds no JSON ({error}); remove it and run its command again") from error
+        raise CorruptRecord(
+            f"{path} holds no JSON ({error}); remove it and run its command again"
+        ) from error
 
 
 def remove(path: StorePath) -> None:
@@ -229,7 +242,8 @@ def remove(path: StorePath) -> None:
 
 
 def remove_empty(*folders: StorePath) -> None:
-    """Delete the empty ones of these folders, in this order. An object store has no empty folders."""
+    """Delete the empty ones of these folders, in this order. An object store has no empty
+    folders."""
     for folder in folders:
         if is_local(folder):
             with suppress(OSError):  # it does not exist, holds files, or may not be removed
@@ -238,21 +252,31 @@ def remove_empty(*folders: StorePath) -> None:
 
 @contextmanager
 def best_effort() -> Iterator[None]:
-    """Ignore errors of a disk or a store in the `with` block. Use it for marks and progress, which no result depends
-    on: the unit's own files fail with a better message, and an error in Beam's hands may end all units."""
+    """Ignore errors of a disk or a store in the `with` block. Use it for marks and progress, which
+    no result depends on: the unit's own files fail with a better message, and an error in Beam's
+    hands may end all units.
+    """
     with suppress(Exception):  # errors of a store's clients have no common base class
         yield
 
 
 def remedy_of(error: Exception, root: StorePath) -> str:
-    """Return the remedy for an error when a file of an output folder is written, or "" if none is known."""
+    """Return the remedy for an error when a file of an output folder is written, or "" if none is
+    known."""
     if isinstance(error, OSError) and (is_local(root) or error.filename):  # a file on a disk
-        return DISK_REMEDIES.get(error.errno or 0, "Allow writing there" if error.errno == errno.EACCES else "")
-    return "Allow writing there, or renew the credentials" if isinstance(error, PermissionError) else ""
+        return DISK_REMEDIES.get(
+            error.errno or 0, "Allow writing there" if error.errno == errno.EACCES else ""
+        )
+    return (
+        "Allow writing there, or renew the credentials"
+        if isinstance(error, PermissionError)
+        else ""
+    )
 
 
 def retract(record: StorePath) -> None:
-    """Delete a commit record before its files are replaced, so that a kill in between leaves an undone unit."""
+    """Delete a commit record before its files are replaced, so that a kill in between leaves an
+    undone unit."""
     if record.exists():
         remove(record)
         if is_local(record):
@@ -260,9 +284,9 @@ def retract(record: StorePath) -> None:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """Delete the temporary files and folders that killed runs left in the folders of `Layout.folders`. Only names like
-    those of `temporary_beside` are deleted. If the output is in an object store, only `work/` and this machine's
-    scratch folder have leftovers."""
+    """Delete the temporary files and folders that killed runs left in the folders of
+    `Layout.folders`. Only names like those of `temporary_beside` are deleted. If the output is in
+    an object store, only `work/` and this machine's scratch folder have leftovers."""
     if is_local(layout.root):
         for folder in layout.folders():
             assert is_local(folder)

@@ -17,10 +17,11 @@ _LAST = (CARD, "report.html", "subset.npy", *RECORDS)
 _FOLDERS = (*KINDS, "shards", "shards/.index", "index")
 _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500
-"""Maximum number of files that a commit adds, not counting `_LAST` and `PUBLISHING`; hubs may fail on far more."""
+"""Maximum number of files that a commit adds, not counting `_LAST` and `PUBLISHING`; hubs may fail
+on far more."""
 _BYTES = 8 * 2**30
-"""Maximum size in bytes of the files of a commit that are fetched from an object store, without `_LAST`. A larger file
-gets a commit of its own."""
+"""Maximum size in bytes of the files of a commit that are fetched from an object store, without
+`_LAST`. A larger file gets a commit of its own."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Push:
 
 
 def contents(root: StorePath) -> dict[str, StorePath]:
-    """Return the files to publish by their names in the repository, which are those in the output folder."""
+    """Return the files to publish by their names in the repository, which are those in the output
+    folder."""
     found = {name: root / name for name in _LAST if size_of(root / name) is not None}
     for folder in _FOLDERS:
         for name in sizes(root / folder):
@@ -44,22 +46,39 @@ def contents(root: StorePath) -> dict[str, StorePath]:
 
 def is_ours(name: str) -> bool:
     """Return whether a file in a repository has the name of a published file."""
-    return name in (*_LAST, PUBLISHING) or (name.rpartition("/")[0] in _FOLDERS and name.endswith(_ENDINGS))
+    return name in (*_LAST, PUBLISHING) or (
+        name.rpartition("/")[0] in _FOLDERS and name.endswith(_ENDINGS)
+    )
 
 
-def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]) -> list[Push]:
-    """Return the commits, in order, after which a repository holds `files` and, except for a card, no other published
-    files. Return [] if that is so already. `changed` are the names of `files` that are missing there or differ; `there`
-    are all names in the repository."""
+def steps(
+    files: Mapping[str, StorePath], changed: Iterable[str], there: Iterable[str]
+) -> list[Push]:
+    """Return the commits, in order, after which a repository holds `files` and, except for a card,
+    no other published files. Return [] if that is so already. `changed` are the names of `files`
+    that are missing there or differ; `there` are all names in the repository."""
     changed, there = set(changed), set(there)
-    stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
+    stale = tuple(
+        sorted(name for name in there if is_ours(name) and name not in files and name != CARD)
+    )
     if not changed and not stale:
         return []
-    parts = list(_parts({name: path for name, path in files.items() if name in changed and name not in _LAST}))
+    parts = list(
+        _parts(
+            {name: path for name, path in files.items() if name in changed and name not in _LAST}
+        )
+    )
     if len(parts) <= 1:  # one commit: readers never see a partial result
         return [Push({name: files[name] for name in files if name in changed}, stale)]
-    gone = (*(name for name in stale if name != PUBLISHING), *(name for name in RECORDS if name in there))
-    last = {name: files[name] for name in _LAST if name in files and (name in changed or name in RECORDS)}
+    gone = (
+        *(name for name in stale if name != PUBLISHING),
+        *(name for name in RECORDS if name in there),
+    )
+    last = {
+        name: files[name]
+        for name in _LAST
+        if name in files and (name in changed or name in RECORDS)
+    }
     between = [Push(part) for part in parts[1:-1]]
     return [Push(parts[0], gone, begins=True), *between, Push({**parts[-1], **last}, (PUBLISHING,))]
 
@@ -71,7 +90,8 @@ def _parts(files: Mapping[str, StorePath]) -> Iterator[dict[str, StorePath]]:
         more = 0 if is_local(path) else size_of(path) or 0  # local files need no copy
         if len(part) == _FILES or (part and size + more > _BYTES):
             yield part
-            part, size = {}, 0
+            part = {}
+            size = 0
         part[name] = path
         size += more
     if part:

@@ -10,10 +10,14 @@ from pathlib import Path
 from open_diht.pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
-"""Kinds of results. Each kind has a folder with at most one part file of a unit, which may have no rows."""
+"""Kinds of results. Each kind has a folder with at most one part file of a unit, which may have no
+rows."""
 CARD = "README.md"
 """Name of the data set card."""
-CARD_MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"
+CARD_MARK = (
+    "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it"
+    " alone. -->"
+)
 _OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun", "deaths")
 """Subfolders that a stage may have in its folder of `work/`."""
 
@@ -26,17 +30,21 @@ class Layout:
 
     @property
     def work(self) -> StorePath:
-        """Folder of annotations and commit records, needed to resume and to decide by another preset."""
+        """Folder of annotations and commit records, needed to resume and to decide by another
+        preset."""
         return self.root / "work"
 
     @property
     def scratch(self) -> Path:
-        """Local folder of the progress files and logs: `work`, or a folder of this machine if `work` is in a store."""
+        """Local folder of the progress files and logs: `work`, or a folder of this machine if
+        `work` is in a store."""
         work = self.work
         if is_local(work):
             return work
         name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"  # containers have users without names
+        return (
+            Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"
+        )  # containers have users without names
 
     @property
     def plan(self) -> StorePath:
@@ -45,7 +53,8 @@ class Layout:
 
     @property
     def exported(self) -> StorePath:
-        """Commit record of the subset and the shards or indexes. It names the decisions that they were made from."""
+        """Commit record of the subset and the shards or indexes. It names the decisions that they
+        were made from."""
         return self.work / "exported.json"
 
     def commits(self, stage: str) -> StorePath:
@@ -55,8 +64,8 @@ class Layout:
         return self.commits(stage) / f"{unit}.json"
 
     def fingerprints(self, stage: str) -> StorePath:
-        """Return the path of a stage's `Fingerprints`. Each stage has its own file, because a worker that outlives its
-        driver must not read the fingerprints of a later stage."""
+        """Return the path of a stage's `Fingerprints`. Each stage has its own file, because a
+        worker that outlives its driver must not read the fingerprints of a later stage."""
         return self.work / stage / "fingerprints.json"
 
     def failed(self, stage: str, unit: str) -> StorePath:
@@ -68,7 +77,8 @@ class Layout:
         return self.work / stage / "data" / f"{unit}.parquet"
 
     def slices(self, stage: str, unit: str) -> StorePath:
-        """Return the path of a stage's records for a unit, mostly in slices (see stages/dedup/slices.py)."""
+        """Return the path of a stage's records for a unit, mostly in slices (see
+        stages/dedup/slices.py)."""
         return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> StorePath:
@@ -76,13 +86,13 @@ class Layout:
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
     def marks(self, stage: str) -> StorePath:
-        """Return the folder with a file for each unit that a worker is running. The driver sees it wherever the worker
-        is."""
+        """Return the folder with a file for each unit that a worker is running. The driver sees it
+        wherever the worker is."""
         return self.work / stage / "progress"
 
     def progress(self, stage: str, unit: str) -> Path:
-        """Return the path of the file with the progress of a running unit, see `Heartbeat`. If the output is on a disk,
-        this is the file in `marks`."""
+        """Return the path of the file with the progress of a running unit, see `Heartbeat`. If the
+        output is on a disk, this is the file in `marks`."""
         return self.scratch / stage / "progress" / unit
 
     def deaths(self, stage: str, unit: str) -> StorePath:
@@ -94,7 +104,8 @@ class Layout:
         return self.root / kind / f"part-{unit}.parquet"
 
     def index(self, unit: str) -> StorePath:
-        """Return the path of the index of all samples of a tar. `unit` is the tar's first unit that has not failed."""
+        """Return the path of the index of all samples of a tar. `unit` is the tar's first unit that
+        has not failed."""
         return self.work / "index" / "data" / f"{unit}.npz"
 
     @property
@@ -107,11 +118,18 @@ class Layout:
         return self.root / "shards" / unit
 
     def folders(self) -> Iterator[StorePath]:
-        """Yield the folders in which killed runs may leave temporary files, whether they exist or not. Folders of
-        `work/` without a folder `commits` or `progress` may be the user's and are left out."""
+        """Yield the folders in which killed runs may leave temporary files, whether they exist or
+        not. Folders of `work/` without a folder `commits` or `progress` may be the user's and are
+        left out."""
         shards = self.root / "shards"
         kinds = (*KINDS, "targets")
-        yield from (self.root, *(self.root / kind for kind in kinds), shards, shards / ".index", self.indexes)
+        yield from (
+            self.root,
+            *(self.root / kind for kind in kinds),
+            shards,
+            shards / ".index",
+            self.indexes,
+        )
         yield self.work
         for stage in self.work.iterdir() if self.work.is_dir() else ():
             if (stage / "progress").is_dir() or (stage / "commits").is_dir():
@@ -119,18 +137,21 @@ class Layout:
 
 
 def image_unit_name(unit: str, image_unit: int) -> str:
-    """Return the name of an image unit, given its caption unit and its number in the caption unit."""
+    """Return the name of an image unit, given its caption unit and its number in the caption
+    unit."""
     return f"{unit}.{image_unit:04d}"
 
 
 def place_of(image_unit: str) -> tuple[str, int]:
-    """Return the caption unit of an image unit, and the number of the image unit in the caption unit."""
+    """Return the caption unit of an image unit, and the number of the image unit in the caption
+    unit."""
     unit, _, number = image_unit.rpartition(".")
     return unit, int(number)
 
 
 def unit_of(name: str) -> str:
-    """Return the caption unit of an image unit or of a segment; a caption unit is returned unchanged."""
+    """Return the caption unit of an image unit or of a segment; a caption unit is returned
+    unchanged."""
     return name.partition(".")[0]
 
 

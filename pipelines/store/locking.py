@@ -1,14 +1,16 @@
 """Lock an output folder for one run or for any number of shards, and list the shards at work.
 
-On a disk the lock is one of the operating system (flock), which ends with its process. An object store has no locks, so
-there it is a lease (`open_diht.common.lease`). Both have a fencing token, which is in the records of a run: each
-exclusive lock gets the next token, and shards that work together share a token. A driver that was paused or cut off
-from its store may have lost its lease to another run, and so have its workers on any machine. A lock on a disk is lost
-if the folder is removed, since a new run locks a new file, and workers may outlive a driver and its lock. So each
-process knows the fence of the run that it works for, and all that publishes or removes files checks it first.
+On a disk the lock is one of the operating system (flock), which ends with its process. An object
+store has no locks, so there it is a lease (`open_diht.common.lease`). Both have a fencing token,
+which is in the records of a run: each exclusive lock gets the next token, and shards that work
+together share a token. A driver that was paused or cut off from its store may have lost its lease
+to another run, and so have its workers on any machine. A lock on a disk is lost if the folder is
+removed, since a new run locks a new file, and workers may outlive a driver and its lock. So each
+process knows the fence of the run that it works for, and all that publishes or removes files checks
+it first.
 
-NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading alone, an exclusive one
-to files that are open for writing. So each lock file is open for both.
+NFS maps a flock to a lock of bytes, and grants a shared one to files that are open for reading
+alone, an exclusive one to files that are open for writing. So each lock file is open for both.
 """
 
 import errno
@@ -21,11 +23,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from open_diht.common.lease import VALID_S, AnyFence, FileFence, Lease, newest_fence, set_fence, settings_of
+from open_diht.common.lease import (
+    VALID_S,
+    AnyFence,
+    FileFence,
+    Lease,
+    newest_fence,
+    set_fence,
+    settings_of,
+)
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import is_local
 
-_TRIES, _PAUSE_S = 10, 0.05  # a shard that is the first holds the lock alone for far less than half a second
+_TRIES, _PAUSE_S = (
+    10,
+    0.05,
+)  # a shard that is the first holds the lock alone for far less than half a second
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -42,14 +55,17 @@ class NoLocks(NotLocked):
 
 
 class FileLock:
-    """A lock on an open file, and a folder in which each shard at work holds the lock of a file named after it."""
+    """A lock on an open file, and a folder in which each shard at work holds the lock of a file
+    named after it."""
 
     def __init__(self, handle: IO[str], path: Path, shards: Path):
-        self._handle, self._shards = handle, shards
+        self._handle = handle
+        self._shards = shards
         self.fence = FileFence(path)
 
     def take(self, shared: bool) -> bool:
-        """Acquire the lock, or change its mode. Return False if another process prevents it; no lock is held then."""
+        """Acquire the lock, or change its mode. Return False if another process prevents it; no
+        lock is held then."""
         for _ in range(_TRIES if shared else 1):
             alone = self._flock(fcntl.LOCK_EX)
             if alone:
@@ -57,7 +73,9 @@ class FileLock:
             if (alone and not shared) or (shared and self._flock(fcntl.LOCK_SH)):
                 self.fence.content = os.pread(self._handle.fileno(), self._size(), 0)
                 return True
-            time.sleep(_PAUSE_S * shared)  # another shard may be the first as well, and be alone for a moment
+            time.sleep(
+                _PAUSE_S * shared
+            )  # another shard may be the first as well, and be alone for a moment
         self.release()
         return False
 
@@ -93,8 +111,8 @@ class FileLock:
 
 
 def is_locked(layout: Layout) -> bool:
-    """Return whether a run is working in an output folder. Nothing is written there; without the right to write to the
-    folder of a disk the answer is False."""
+    """Return whether a run is working in an output folder. Nothing is written there; without the
+    right to write to the folder of a disk the answer is False."""
     if not is_local(layout.work):
         leases = layout.work / "leases"
         return Lease(leases.fs, leases.path, str(layout.root)).is_held()
@@ -117,9 +135,11 @@ def _is_held(path: Path) -> bool:
 def output_lock(
     layout: Layout, shared: bool, shard: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[FileLock | Lease]:
-    """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run holds it, and NoLocks if
-    the file system has none. `shard`, a valid file name, is this shard's name in the `at_work` of other shards. `say`
-    receives a line for the terminal if a store does not answer or another run's lease has to expire."""
+    """Hold the lock of an output folder while the `with` block runs. Raise Busy if another run
+    holds it, and NoLocks if the file system has none. `shard`, a valid file name, is this shard's
+    name in the `at_work` of other shards. `say` receives a line for the terminal if a store does
+    not answer or another run's lease has to expire.
+    """
     work = layout.work
     with ExitStack() as stack:
         stack.callback(set_fence, layout.root, None)
@@ -129,7 +149,9 @@ def output_lock(
             stack.callback(lease.release)
             if not lease.take(shared):
                 who = f" ({lease.refused_by[0]['holder']})"
-                raise Busy(f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)")
+                raise Busy(
+                    f"{_busy(layout, who)}. (A killed run counts for {VALID_S:.0f} seconds.)"
+                )
             set_fence(layout.root, lease.fence)
             yield lease
             return
@@ -146,8 +168,9 @@ def output_lock(
             if error.errno not in _NO_LOCKS:
                 raise
             raise NoLocks(
-                f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which keep two runs "
-                "apart; mount it with locks (Lustre: option flock), or choose another OUTPUT"
+                f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), which"
+                " keep two runs apart; mount it with locks (Lustre: option flock), or choose"
+                " another OUTPUT"
             ) from error
         if not taken or (shard and _others_work(lock, settings_of(shard))):
             raise Busy(_busy(layout))
@@ -157,9 +180,9 @@ def output_lock(
 
 @contextmanager
 def watched(layout: Layout) -> Iterator[None]:
-    """Publish files in an output folder without its lock while the `with` block runs. Publishing raises LeaseLost if a
-    run has taken the folder since the block began, or if it was removed. An output that no run has locked yet is not
-    watched."""
+    """Publish files in an output folder without its lock while the `with` block runs. Publishing
+    raises LeaseLost if a run has taken the folder since the block began, or if it was removed. An
+    output that no run has locked yet is not watched."""
     work = layout.work
     fence: AnyFence | None
     if is_local(work):
@@ -176,8 +199,9 @@ def watched(layout: Layout) -> Iterator[None]:
 
 
 def _others_work(lock: FileLock, settings: str) -> bool:
-    """Return whether shards with other settings are at work. The file of a shard that is about to be refused, or that
-    another shard is testing at this moment, also looks like the file of a shard at work."""
+    """Return whether shards with other settings are at work. The file of a shard that is about to
+    be refused, or that another shard is testing at this moment, also looks like the file of a shard
+    at work."""
     for _ in range(_TRIES):
         if {settings_of(name) for name in lock.at_work()} == {settings}:
             return False
@@ -187,6 +211,6 @@ def _others_work(lock: FileLock, settings: str) -> bool:
 
 def _busy(layout: Layout, who: str = "") -> str:
     return (
-        f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT. (Shards work in it "
-        "together if their settings are equal.)"
+        f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT."
+        " (Shards work in it together if their settings are equal.)"
     )

@@ -1,4 +1,5 @@
-"""Decide whether a run may use an output folder, so that it does not overwrite or delete foreign files."""
+"""Decide whether a run may use an output folder, so that it does not overwrite or delete foreign
+files."""
 
 import os
 import re
@@ -12,48 +13,65 @@ from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 
 _FOLDERS = (*KINDS, "shards", "index", "work")
-_FILES = ("README.md", "report.html", "subset.npy", "funnel.json", "run.json", "work/plan.json", "work/lock")
+_FILES = (
+    "README.md",
+    "report.html",
+    "subset.npy",
+    "funnel.json",
+    "run.json",
+    "work/plan.json",
+    "work/lock",
+)
 _SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
 """Names made by `sharing.shard_name`."""
 
 
 def check_output(layout: Layout) -> None:
-    """Raise WrongUse, before any write, if OUTPUT is not usable, holds foreign files or has lost its plan."""
+    """Raise WrongUse, before any write, if OUTPUT is not usable, holds foreign files or has lost
+    its plan."""
     _check_shape(layout)
     if layout.plan.exists():
         return
     begun = next((path for path in layout.work.glob("*/commits/*.json") if is_record(path)), None)
     foreign = next(iter(contents(layout.root)), None) or foreign_entry(layout)
-    if (begun is None and foreign is None) or layout.plan.exists():  # another shard may have written the plan meanwhile
+    if (
+        begun is None and foreign is None
+    ) or layout.plan.exists():  # another shard may have written the plan meanwhile
         return
     if begun is not None:
         raise WrongUse(
-            f"{layout.plan} is missing, and without it the units in {layout.root} have no rows; choose "
-            "another OUTPUT, or remove that folder to start over"
+            f"{layout.plan} is missing, and without it the units in {layout.root} have no rows;"
+            " choose another OUTPUT, or remove that folder to start over"
         )
     raise WrongUse(
-        f"{layout.root} holds {foreign}, which may not be this program's ({layout.plan} is missing) and a run could "
-        "overwrite; choose another OUTPUT, or move it away"
+        f"{layout.root} holds {foreign}, which may not be this program's ({layout.plan} is missing)"
+        " and a run could overwrite; choose another OUTPUT, or move it away"
     )
 
 
 def _check_shape(layout: Layout) -> None:
-    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder or a folder where
-    they need a file. An object store allows all of these."""
+    """Refuse an OUTPUT that `check_folder` refuses, or that has a file where results need a folder
+    or a folder where they need a file. An object store allows all of these."""
     root = layout.root
     if not is_local(root):
         return
     check_folder("OUTPUT", root)
     for name in (*_FOLDERS, *_FILES):
-        path, wants_folder = root / name, name in _FOLDERS
+        path = root / name
+        wants_folder = name in _FOLDERS
         if os.path.lexists(path) and os.path.isdir(path) != wants_folder:
             found, wanted = ("file", "folder") if wants_folder else ("folder", "file")
-            raise WrongUse(f"{path} is a {found}, and a run writes a {wanted} there; choose another OUTPUT, or move it")
+            raise WrongUse(
+                f"{path} is a {found}, and a run writes a {wanted} there; choose another OUTPUT, or"
+                " move it"
+            )
 
 
 def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
-    """Return the name of an entry of `work/` that no run writes before its plan. `stages` run without a plan."""
-    work, ours = layout.work, {"lock", "shards", "leases", *stages}
+    """Return the name of an entry of `work/` that no run writes before its plan. `stages` run
+    without a plan."""
+    work = layout.work
+    ours = {"lock", "shards", "leases", *stages}
     for name in _names(work):
         if not (name in ours or is_temporary(name)):
             return f"work/{name}"
@@ -64,7 +82,8 @@ def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
 
 
 def is_record(path: StorePath) -> bool:
-    """Return whether a file is a commit record, by its content, because users may have files of any name."""
+    """Return whether a file is a commit record, by its content, because users may have files of any
+    name."""
     try:
         found = read_json(path)
     except CorruptRecord:

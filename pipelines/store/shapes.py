@@ -3,7 +3,18 @@
 import math
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.spelling import spelled
@@ -14,25 +25,26 @@ T = TypeVar("T")
 
 
 def read_record(path: StorePath, kind: type[T]) -> T | None:
-    """Return the record in a JSON file. Return None if there is no file or it holds null. Raise WrongUse if it is not
-    JSON, or its content has another type."""
+    """Return the record in a JSON file. Return None if there is no file or it holds null. Raise
+    WrongUse if it is not JSON, or its content has another type."""
     try:
         found = read_json(path)
     except CorruptRecord as error:
         raise WrongUse(str(error)) from error
     if found is not None and not conforms(found, kind):
         raise WrongUse(
-            f"{path} is not as this version of `{spelled('filter')}` writes it; move it away, and run "
-            f"`{spelled('filter')}` to write it"
+            f"{path} is not as this version of `{spelled('filter')}` writes it; move it away, and"
+            f" run `{spelled('filter')}` to write it"
         )
     return cast(T | None, found)
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Return whether a JSON value has a type: a type of JSON values, `Any`, a union, a Literal or a TypedDict. A dict
-    may have more keys than its TypedDict. Numbers of type int and float must be finite and below 2**63 in magnitude; a
-    bool counts as a number."""
-    origin, inner = get_origin(kind), get_args(kind)
+    """Return whether a JSON value has a type: a type of JSON values, `Any`, a union, a Literal or a
+    TypedDict. A dict may have more keys than its TypedDict. Numbers of type int and float must be
+    finite and below 2**63 in magnitude; a bool counts as a number."""
+    origin = get_origin(kind)
+    inner = get_args(kind)
     if kind is Any:
         return True
     if origin in (Union, UnionType):
@@ -45,9 +57,13 @@ def conforms(value: object, kind: Any) -> bool:
         return isinstance(value, dict) and all(conforms(one, inner[1]) for one in value.values())
     if is_typeddict(kind):
         return isinstance(value, dict) and all(
-            conforms(value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint)
-            if name in value
-            else get_origin(hint) is NotRequired
+            (
+                conforms(
+                    value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint
+                )
+                if name in value
+                else get_origin(hint) is NotRequired
+            )
             for name, hint in _keys(kind)
         )
     if kind is int:

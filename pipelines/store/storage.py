@@ -1,9 +1,9 @@
 """One path type for output folders on a disk or in an object store.
 
-A path without protocol, or with file:// or local://, is a `pathlib.Path`; `s3://...`, `gs://...` and every other
-protocol that fsspec knows is a `UPath` with the same methods. fsspec and the client of the store find credentials and
-endpoints themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so workers take them from their own
-environment, and nothing stores them.
+A path without protocol, or with file:// or local://, is a `pathlib.Path`; `s3://...`, `gs://...`
+and every other protocol that fsspec knows is a `UPath` with the same methods. fsspec and the client
+of the store find credentials and endpoints themselves (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential
+files), so workers take them from their own environment, and nothing stores them.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ StorePath = Path | UPath
 """A file or folder, local or remote."""
 
 FileStamp = int | tuple[str, ...]
-"""A value that changes when a file is replaced. It is the time of modification in nanoseconds, or 0 if the file is
-gone. For an object see `stamp_of`."""
+"""A value that changes when a file is replaced. It is the time of modification in nanoseconds, or 0
+if the file is gone. For an object see `stamp_of`."""
 Row = dict[str, Any]
-"""A row with the user's own columns, or the JSON object of such a row. Rows of our own tables have types."""
+"""A row with the user's own columns, or the JSON object of such a row. Rows of our own tables have
+types."""
 
 _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
-"""Protocols whose clients cache listings by default, which hides files that workers and other shards write later."""
+"""Protocols whose clients cache listings by default, which hides files that workers and other
+shards write later."""
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
 SEE_TO_OUTPUT = "check OUTPUT, the network, and the credentials and endpoint of its store"
 """Remedy in error messages when OUTPUT could not be read."""
 
 
 def store_path(text: str | StorePath) -> StorePath:
-    """Return the path that a user's text names. Raises ValueError if its protocol is unknown or is followed by
-    one slash. If a store's package is missing, using the path raises ImportError."""
+    """Return the path that a user's text names. Raises ValueError if its protocol is unknown or is
+    followed by one slash. If a store's package is missing, using the path raises ImportError."""
     if not isinstance(text, str):
         return text
     protocol, _, rest = text.partition("://")
@@ -65,16 +67,20 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 
 def is_gone(path: StorePath) -> bool:
-    """Return whether a file certainly does not exist. It is False if a disk or a store does not answer. A store is
-    asked a second time, because one answer that an object is missing may be wrong."""
+    """Return whether a file certainly does not exist. It is False if a disk or a store does not
+    answer. A store is asked a second time, because one answer that an object is missing may be
+    wrong."""
     try:
         return not path.exists() and (is_local(path) or not path.exists())
     except Exception:  # every store has errors of its own
         return False
 
 
-def store_errors(path: StorePath, error: type[Exception], then: str) -> AbstractContextManager[None]:
-    """Turn errors of an object store in the `with` block into a one-line `error`. Errors of a disk stay as they are."""
+def store_errors(
+    path: StorePath, error: type[Exception], then: str
+) -> AbstractContextManager[None]:
+    """Turn errors of an object store in the `with` block into a one-line `error`. Errors of a disk
+    stay as they are."""
 
     def translation(found: Exception) -> Exception | None:
         if is_local(path) or not is_of_store(found):
@@ -90,21 +96,25 @@ def in_memory(path: StorePath) -> bool:
 
 
 def on_this_machine(address: str) -> bool:
-    """Return whether an address is on a disk or in the memory of this process, which other machines may not see. In a
-    chain (`simplecache::s3://...`) the last link counts."""
+    """Return whether an address is on a disk or in the memory of this process, which other machines
+    may not see. In a chain (`simplecache::s3://...`) the last link counts."""
     protocol, found, _ = address.rpartition("::")[2].partition("://")
     return not found or protocol in ("file", "local", "memory")
 
 
 def open_parts(path: StorePath) -> IO[bytes]:
-    """Open a file to read parts of it. A store's client does not read ahead, as it does by default (S3: 50 MB)."""
+    """Open a file to read parts of it. A store's client does not read ahead, as it does by default
+    (S3: 50 MB)."""
     if is_local(path):
         return path.open("rb")
     return path.fs.open(path.path, "rb", cache_type="none")
 
 
-def read_table(path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
-    """Return the table in a Parquet file. `filters` are conditions on rows, as of `pyarrow.parquet.read_table`."""
+def read_table(
+    path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None
+) -> pa.Table:
+    """Return the table in a Parquet file. `filters` are conditions on rows, as of
+    `pyarrow.parquet.read_table`."""
     if is_local(path):
         return pq.read_table(path, columns=columns, filters=filters)
     with open_parts(path) as file:
@@ -114,9 +124,10 @@ def read_table(path: StorePath, columns: list[str] | None = None, filters: list[
 def row_groups(
     path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield an empty table with the schema of the columns, then the row groups of a Parquet file one by one. `columns`
-    may be paths such as `column.list.element.field`; missing columns are left out. `between`, a column and a range
-    [first, stop), skips groups whose statistics exclude values of that column in the range."""
+    """Yield an empty table with the schema of the columns, then the row groups of a Parquet file
+    one by one. `columns` may be paths such as `column.list.element.field`; missing columns are left
+    out. `between`, a column and a range [first, stop), skips groups whose statistics exclude values
+    of that column in the range."""
     with open_parts(path) as source:
         file = pq.ParquetFile(source)
         empty = file.schema_arrow.empty_table()
@@ -125,17 +136,25 @@ def row_groups(
             empty = empty.select([path.partition(".")[0] for path in columns])
         yield empty
         # A nested column has a leaf for each of its fields, and statistics are of leaves.
-        leaves = [file.schema.column(leaf).path for leaf in range(len(file.schema))] if between else []
+        leaves = (
+            [file.schema.column(leaf).path for leaf in range(len(file.schema))] if between else []
+        )
         for group in range(file.num_row_groups):
             if between is not None:
                 name, first, stop = between
                 known = file.metadata.row_group(group).column(leaves.index(name)).statistics
-                if known is not None and known.has_min_max and not (known.min < stop and known.max >= first):
+                if (
+                    known is not None
+                    and known.has_min_max
+                    and not (known.min < stop and known.max >= first)
+                ):
                     continue
             yield file.read_row_group(group, columns=columns)
 
 
-def rows_of(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None) -> Iterator[tuple[int, Row]]:
+def rows_of(
+    file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] | None
+) -> Iterator[tuple[int, Row]]:
     """Yield (place, row) for rows of a file. Only row groups that contain such a row are read."""
     first = 0
     for group in range(file.num_row_groups):
@@ -149,11 +168,13 @@ def rows_of(file: pq.ParquetFile, places: NDArray[np.int64], columns: list[str] 
 
 
 def read_bytes(path: StorePath) -> bytes:
-    """Return the content of a file. Raises FileNotFoundError if it does not exist; a store that forbids
-    listing may raise PermissionError."""
+    """Return the content of a file. Raises FileNotFoundError if it does not exist; a store that
+    forbids listing may raise PermissionError."""
     if is_local(path):
         return path.read_bytes()
-    return path.fs.cat_file(path.path)  # one request; opening the file would need another one for its size
+    return path.fs.cat_file(
+        path.path
+    )  # one request; opening the file would need another one for its size
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
@@ -161,7 +182,9 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
     if not is_local(path):
         return path.fs.cat_file(path.path, start=start, end=stop)
     with open(path, "rb", buffering=0) as file:
-        return os.pread(file.fileno(), stop - start, start)  # a buffered read would take more than the range
+        return os.pread(
+            file.fileno(), stop - start, start
+        )  # a buffered read would take more than the range
 
 
 def row_count(path: StorePath) -> int:
@@ -179,21 +202,32 @@ def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Itera
 
 
 def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
-    """Return the stamps of the entries of a folder that have this ending, by name without the ending. On a disk, hidden
-    entries are left out. A stamp changes when the file is replaced, see `FileStamp`. The folder need not exist."""
+    """Return the stamps of the entries of a folder that have this ending, by name without the
+    ending. On a disk, hidden entries are left out. A stamp changes when the file is replaced, see
+    `FileStamp`. The folder need not exist.
+    """
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
         if is_local(folder)
         else {name: stamp_of(info) for name, info in _in_store(folder)}
     )
-    return {name.removesuffix(ending): stamp for name, stamp in found.items() if name.endswith(ending)}
+    return {
+        name.removesuffix(ending): stamp for name, stamp in found.items() if name.endswith(ending)
+    }
 
 
 def sizes(folder: StorePath) -> dict[str, int]:
-    """Return the size in bytes of each file in a folder by its name. On a disk, hidden files are left out."""
+    """Return the size in bytes of each file in a folder by its name. On a disk, hidden files are
+    left out."""
     if is_local(folder):
-        return {name: status.st_size for name, status in _on_disk(folder) if status and S_ISREG(status.st_mode)}
-    return {name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"}
+        return {
+            name: status.st_size
+            for name, status in _on_disk(folder)
+            if status and S_ISREG(status.st_mode)
+        }
+    return {
+        name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"
+    }
 
 
 def size_of(path: StorePath) -> int | None:
@@ -205,7 +239,8 @@ def size_of(path: StorePath) -> int | None:
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield the name and status of each visible entry, with the status None for a removed entry or a broken link."""
+    """Yield the name and status of each visible entry, with the status None for a removed entry or
+    a broken link."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -219,7 +254,8 @@ def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
 
 
 def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
-    fs, inside = folder.fs, folder.path
+    fs = folder.fs
+    inside = folder.path
     fs.invalidate_cache(inside)  # other machines write here
     try:
         found = fs.ls(inside, detail=True)

@@ -3,4 +3,8 @@
 from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("open_diht.pipelines.verify.command", parser="open_diht.pipelines.verify.options", resumes=False)
+    run_command(
+        "open_diht.pipelines.verify.command",
+        parser="open_diht.pipelines.verify.options",
+        resumes=False,
+    )

@@ -2,8 +2,8 @@
 
     open-diht verify /data/cat --input '/data/laion400m/*.parquet'
 
-Nothing is written into the output, not even a lock. Exit status: 0 no difference; 1 differences, or a store failed; 2
-wrong use.
+Nothing is written into the output, not even a lock. Exit status: 0 no difference; 1 differences, or
+a store failed; 2 wrong use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import is_locked
-from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, size_of, store_errors
+from open_diht.pipelines.store.storage import (
+    SEE_TO_OUTPUT,
+    StorePath,
+    is_local,
+    size_of,
+    store_errors,
+)
 from open_diht.pipelines.verify.findings import Findings
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
@@ -47,10 +53,14 @@ _MOST = 2**31
 
 
 def _of_disk(error: Exception) -> RunFailed | None:
-    """Return the message about a file of a disk that cannot be read or written, for example without permission."""
+    """Return the message about a file of a disk that cannot be read or written, for example without
+    permission."""
     if not isinstance(error, OSError):
         return None
-    return RunFailed(f"a file cannot be read or written ({in_words(error)}); see to it, and run the same command again")
+    return RunFailed(
+        f"a file cannot be read or written ({in_words(error)}); see to it, and run the same command"
+        " again"
+    )
 
 
 @translated(_of_disk)
@@ -61,7 +71,9 @@ def _verify(options: argparse.Namespace) -> int:
     root = root_of(options.output)
     target = None if options.json in (None, "-") else Path(options.json)
     if target and is_local(root) and target.resolve().is_relative_to(root.resolve()):
-        raise WrongUse(f"--json {target} is in OUTPUT, into which nothing is written; name another file")
+        raise WrongUse(
+            f"--json {target} is in OUTPUT, into which nothing is written; name another file"
+        )
     found = verify(root, options)
     if target:
         publish_json(target, found.as_json())
@@ -70,28 +82,44 @@ def _verify(options: argparse.Namespace) -> int:
     return FAILED if found.differences else OK
 
 
-main = command(parse, _verify, wrong_use=(BadPreset, DatasetError, PluginError, ManifestError), failed=(RunFailed,))
+main = command(
+    parse,
+    _verify,
+    wrong_use=(BadPreset, DatasetError, PluginError, ManifestError),
+    failed=(RunFailed,),
+)
 
 
 def verify(root: StorePath, options: argparse.Namespace) -> Findings:
-    """Return what the checks of an output find. Raise WrongUse if there is no output or a run is working in it, and
-    RunFailed if its store does not answer any more."""
-    layout, found = Layout(root), Findings(str(root), options.seed)
+    """Return what the checks of an output find. Raise WrongUse if there is no output or a run is
+    working in it, and RunFailed if its store does not answer any more."""
+    layout = Layout(root)
+    found = Findings(str(root), options.seed)
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
         if is_local(root):
             files_of(root, found)
         if found.differences:
-            found.skip("everything else: no file is opened where one may be none, or lead out of the output")
+            found.skip(
+                "everything else: no file is opened where one may be none, or lead out of the"
+                " output"
+            )
             return found
         if (plan := _plan(layout, found)) is None:
-            found.skip("everything else: without its plan, nothing says which rows and files an output has")
+            found.skip(
+                "everything else: without its plan, nothing says which rows and files an output has"
+            )
             return found
         if is_locked(layout):
-            raise WrongUse(f"a run is working in {root}, and changes its files; verify it once the run has ended")
+            raise WrongUse(
+                f"a run is working in {root}, and changes its files; verify it once the run has"
+                " ended"
+            )
         files = files_of(root, found)  # a run may have ended since
     with store_errors(root, RunFailed, "run the same command again once it answers"):
         structure = Structure(layout, plan, files, found)
-        run, settings, rows = structure.record(root / "run.json", RunRecord), None, None
+        run = structure.record(root / "run.json", RunRecord)
+        settings = None
+        rows = None
         output = _output(root, run, options.plugin, found)
         if output is None:
             found.skip("decisions, columns and the input: run.json does not say how they were made")
@@ -99,19 +127,32 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
             check_provenance(structure, run, output.dataset, output.preset)
             dataset = output.dataset.with_roles(images_root=options.images_root)
             settings = RunSettings(
-                dataset=dataset, input="", output=root, preset=output.preset, stages=tuple(run["stages"])
+                dataset=dataset,
+                input="",
+                output=root,
+                preset=output.preset,
+                stages=tuple(run["stages"]),
             )
             evaluation = evaluation_filter(structure, run, output.preset)
-            rows = Rows(structure, settings, run, evaluation, _where(plan, dataset, options.input, found))
-        good = {unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()}
-        first, found.rows = 0, sum(good.values())
+            rows = Rows(
+                structure, settings, run, evaluation, _where(plan, dataset, options.input, found)
+            )
+        good = {
+            unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()
+        }
+        first = 0
+        found.rows = sum(good.values())
         size = min(options.sample, found.rows)
-        drawn = np.array(sorted(random.Random(options.seed).sample(range(found.rows), size)), np.int64)
+        drawn = np.array(
+            sorted(random.Random(options.seed).sample(range(found.rows), size)), np.int64
+        )
         for unit in structure.decided:  # one unit at a time is in memory
             places = drawn[(drawn >= first) & (drawn < first + good.get(unit, 0))] - first
             first += good.get(unit, 0)
             if (table := structure.unit(unit)) is not None and rows is not None:
-                rows.check(unit, table, np.asarray(table["ordinal"])[places[places < table.num_rows]])
+                rows.check(
+                    unit, table, np.asarray(table["ordinal"])[places[places < table.num_rows]]
+                )
         if rows is not None:
             rows.close(sum(count for unit, count in good.items() if unit in rows.readable))
         structure.check(settings, run["models"] if run else {}, rows.images if rows else {})
@@ -119,9 +160,12 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
 
 
 def _plan(layout: Layout, found: Findings) -> Plan | None:
-    """Return the plan of an output, or report what is wrong with it. Raise WrongUse if there is none."""
+    """Return the plan of an output, or report what is wrong with it. Raise WrongUse if there is
+    none."""
     try:
-        plan, ends, wrong = plan_of(layout), defaultdict[str, int](int), ""
+        plan = plan_of(layout)
+        ends = defaultdict[str, int](int)
+        wrong = ""
         for unit in plan.units:
             if not is_plain(unit.name):
                 wrong = f"names unit {unit.name!r}, whose files would not be in the output"
@@ -131,21 +175,27 @@ def _plan(layout: Layout, found: Findings) -> Plan | None:
     except (WrongUse, TypeError) as error:
         if size_of(layout.plan) is None:
             raise
-        plan, wrong = None, f"cannot be read: {error}"
+        plan = None
+        wrong = f"cannot be read: {error}"
     if wrong:
         found.differ("structure", layout.plan, wrong)
     return None if wrong else plan
 
 
 def _output(root: StorePath, run: Any, plugins: Sequence[str], found: Findings) -> Output | None:
-    """Return the reader of an output. Report settings in run.json that cannot be read, and return None."""
+    """Return the reader of an output. Report settings in run.json that cannot be read, and return
+    None."""
     try:
         if run is not None:
-            return Output(root, remedy="restore run.json, or verify with the version that has written it")
+            return Output(
+                root, remedy="restore run.json, or verify with the version that has written it"
+            )
     except (WrongUse, BadPreset, DatasetError) as error:
         if {*run.get("plugins", ())} - {*plugins}:
             raise
-        found.differ("provenance", root / "run.json", str(error).removeprefix(f"{root / 'run.json'}: "))
+        found.differ(
+            "provenance", root / "run.json", str(error).removeprefix(f"{root / 'run.json'}: ")
+        )
     return None
 
 
@@ -154,8 +204,10 @@ def _common_end(one: str, other: str) -> int:
 
 
 def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> dict[str, str]:
-    """Return where each input file that has not changed is now, by its recorded path. With `given`, it is the file of
-    its name there, with the longest common end if there are several. Report files that have changed."""
+    """Return where each input file that has not changed is now, by its recorded path. With `given`,
+    it is the file of its name there, with the longest common end if there are several. Report files
+    that have changed.
+    """
     recorded = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
     now = {path: path for path in recorded}
     if given is not None:
@@ -163,8 +215,11 @@ def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> 
         for path in expand_inputs(given, dataset):
             named[posixpath.basename(path)].append(path)
         there = {path: named[posixpath.basename(path)] for path in recorded}
-        now = {path: max(some, key=partial(_common_end, path)) for path, some in there.items() if some}
-    where, missing = dict[str, str](), list[str]()
+        now = {
+            path: max(some, key=partial(_common_end, path)) for path, some in there.items() if some
+        }
+    where = dict[str, str]()
+    missing = list[str]()
     try:
         known = stamps_of(now.values())
         for path, expected in recorded.items():
@@ -180,6 +235,8 @@ def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> 
     if missing:
         how = "name another --input" if given else "say where the input is now with --input"
         found.skip(f"{counted(len(missing), 'input file')}, such as {missing[0]}: not there; {how}")
-    files = f"{counted(len(where), 'file')} of {len(plan.files):,}, by size and the 64 KiB at each end"
+    files = (
+        f"{counted(len(where), 'file')} of {len(plan.files):,}, by size and the 64 KiB at each end"
+    )
     found.checked.append(("input", files))
     return where

@@ -10,8 +10,10 @@ from typing import Literal, NamedTuple, get_args
 from open_diht.common.naming import counted
 
 Part = Literal["structure", "decisions", "input", "provenance"]
-SHOWN, LISTED = 10, 10_000
-"""Most differences in the text and in the JSON: of a large output that is damaged throughout, memory holds no more."""
+SHOWN = 10
+LISTED = 10_000
+"""Most differences in the text and in the JSON: of a large output that is damaged throughout,
+memory holds no more."""
 ALTERED = (1, 10, 100)
 """Numbers of altered rows for which the chance is stated that a sample holds none of them."""
 
@@ -37,7 +39,8 @@ class Findings:
     """Rows that the sample is drawn from: all that were read and decided."""
     sampled: int = 0
     read_again: tuple[int, int] = (0, 0)
-    """Sampled rows that were read again from the input, and the rows of all units whose input could be read."""
+    """Sampled rows that were read again from the input, and the rows of all units whose input could
+    be read."""
     checked: list[tuple[Part, str]] = field(default_factory=list)
     skipped: dict[str, None] = field(default_factory=dict)
     """Things that could not be checked, each once, in order."""
@@ -77,8 +80,8 @@ class Findings:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the text. Uids and names in it are the output's own and may hold anything, so characters
-        that a terminal would obey are escape sequences of Python."""
+        """Yield the lines of the text. Uids and names in it are the output's own and may hold
+        anything, so characters that a terminal would obey are escape sequences of Python."""
         for line in self._lines():
             yield "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
@@ -88,7 +91,10 @@ class Findings:
         for part, file, what, uid in [*self.differences][:SHOWN]:
             yield f"  {part}: {file}: {f'row {uid} ' if uid else ''}{what}"
         if many > SHOWN:
-            yield f"  ... and {many - SHOWN:,} more; --json FILE lists {'all' if not self.more else f'{LISTED:,}'}"
+            yield (
+                f"  ... and {many - SHOWN:,} more; --json FILE lists"
+                f" {'all' if not self.more else f'{LISTED:,}'}"
+            )
         yield "checked:"
         for part in get_args(Part):
             yield from (f"  {part}: {what}" for one, what in self.checked if one == part)
@@ -102,5 +108,6 @@ class Findings:
 
 
 def escape(rows: int, sampled: int, altered: int) -> float:
-    """Return the probability that a random sample of `sampled` of `rows` rows holds none of `altered` rows."""
+    """Return the probability that a random sample of `sampled` of `rows` rows holds none of
+    `altered` rows."""
     return prod(max(rows - sampled - n, 0) / (rows - n) for n in range(min(altered, rows)))

@@ -10,24 +10,37 @@ from open_diht.common.fields import Count
 from open_diht.common.spelling import spelled
 
 ROWS = 2_000
-"""Default number of sampled rows: 100 altered rows in 18,000 are then all missed once in 100,000 samples."""
+"""Default number of sampled rows: 100 altered rows in 18,000 are then all missed once in 100,000
+samples."""
 
 
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.verify"
 ) -> argparse.Namespace:
     """Parse the command line of `make verify`, by default that of this process."""
-    parser = Parser(prog, "Check an output against its records, its preset and its input. Nothing is written into it.")
+    parser = Parser(
+        prog,
+        "Check an output against its records, its preset and its input. Nothing is written"
+        " into it.",
+    )
     parser.add_argument(
         "output",
         metavar="OUTPUT",
         nargs="?",
         default="out/sample",
-        help=f"output of `{spelled('filter')}`, a folder or an address such as s3://bucket/folder (default out/sample)",
+        help=(
+            f"output of `{spelled('filter')}`, a folder or an address such as s3://bucket/folder"
+            " (default out/sample)"
+        ),
     )
-    parser.add_argument("--input", help="where the manifests are now: pattern, folder or file (default: as recorded)")
     parser.add_argument(
-        "--images-root", metavar="FOLDER", help="where the folder of the image paths is now (default: as recorded)"
+        "--input",
+        help="where the manifests are now: pattern, folder or file (default: as recorded)",
+    )
+    parser.add_argument(
+        "--images-root",
+        metavar="FOLDER",
+        help="where the folder of the image paths is now (default: as recorded)",
     )
     parser.add_argument(
         "--sample",
@@ -36,9 +49,17 @@ def parse(
         metavar="N",
         help=f"random rows to decide and read again, 0 for none (default {ROWS})",
     )
-    parser.add_argument("--seed", type=number(Count), default=0, metavar="N", help="seed of the sample (default 0)")
-    parser.add_argument("--json", metavar="FILE", help="write all that was found as JSON; - prints only that")
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+        "--seed", type=number(Count), default=0, metavar="N", help="seed of the sample (default 0)"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all that was found as JSON; - prints only that"
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module with filters of your own",
     )
     return parser.parse_args(arguments)

@@ -1,4 +1,5 @@
-"""Check the files of an output against its records, and the rows of each kind against each other, all by counting."""
+"""Check the files of an output against its records, and the rows of each kind against each other,
+all by counting."""
 
 from __future__ import annotations
 
@@ -24,7 +25,12 @@ from open_diht.common.shard_index import BadIndex, Shard, hash64
 from open_diht.common.stores import many_at_once
 from open_diht.common.tar_stream import TarStream
 from open_diht.filters.cascade import RECORD
-from open_diht.pipelines.driver.conservation import Damaged, NotConserved, check_captions, columns_of
+from open_diht.pipelines.driver.conservation import (
+    Damaged,
+    NotConserved,
+    check_captions,
+    columns_of,
+)
 from open_diht.pipelines.driver.funnel import summarise
 from open_diht.pipelines.driver.publish import is_of_the_user
 from open_diht.pipelines.manifests.files import read_part
@@ -34,13 +40,26 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import DEAD_LETTERS, CaptionRecord
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.stages.dedup.exact_stages import keys_stage
-from open_diht.pipelines.stages.dedup.findings import IMAGE, PAIR, SEMANTIC, DuplicateFiles, duplicates_stage
+from open_diht.pipelines.stages.dedup.findings import (
+    IMAGE,
+    PAIR,
+    SEMANTIC,
+    DuplicateFiles,
+    duplicates_stage,
+)
 from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.dedup.semantic_stages import MemberStage
 from open_diht.pipelines.stages.export import counts_of, manifest_of, sizes_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import DOWNLOAD
-from open_diht.pipelines.stages.shards import PER_SHARD, ExportRecord, exported_rows, key_of, members_of, shard_path
+from open_diht.pipelines.stages.shards import (
+    PER_SHARD,
+    ExportRecord,
+    exported_rows,
+    key_of,
+    members_of,
+    shard_path,
+)
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.subset import subset_of
 from open_diht.pipelines.stages.tally import DecideRecord
@@ -54,7 +73,8 @@ from open_diht.pipelines.verify.findings import Findings, Part
 
 KEPT, REJECTED, DEAD = KINDS
 UNWRITTEN = "unwritten"
-"""The end of rows that could not be read when they were to be written, whatever was decided about them."""
+"""The end of rows that could not be read when they were to be written, whatever was decided about
+them."""
 _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
 """Files and folders of an output that are opened without a record that names them."""
 _OF_CAPTIONS = ("good", "dead", "rows", "broken", "captions")
@@ -77,7 +97,8 @@ _SUMMED = (
 
 
 def is_plain(name: object) -> bool:
-    """Return whether a text is a name in a folder that `files_of` looks at, and no path that leads elsewhere."""
+    """Return whether a text is a name in a folder that `files_of` looks at, and no path that leads
+    elsewhere."""
     return isinstance(name, str) and name[:1] not in ("", ".") and not {"/", "\0"} & {*name}
 
 
@@ -114,31 +135,53 @@ class Vouching(TypedDict):
 
 
 def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
-    """Return the sizes of the files of an output, by their names in it. On a disk, report what would be opened and is
-    neither a regular file nor a folder, and return None for it: reading a pipe or a device may never end, and a link
-    may lead to files of this machine that are not of the output. Links to files of the output are good."""
+    """Return the sizes of the files of an output, by their names in it. On a disk, report what
+    would be opened and is neither a regular file nor a folder, and return None for it: reading a
+    pipe or a device may never end, and a link may lead to files of this machine that are not of the
+    output. Links to files of the output are good.
+    """
     if not is_local(root):
-        inside, listed = "/" + root.path.strip("/"), dict[str, Any]()
+        inside = "/" + root.path.strip("/")
+        listed = dict[str, Any]()
         for about in root.fs.ls(root.path, detail=True):
-            if about["type"] == "directory" and posixpath.basename(about["name"].rstrip("/")) in _READ:
+            if (
+                about["type"] == "directory"
+                and posixpath.basename(about["name"].rstrip("/")) in _READ
+            ):
                 listed |= root.fs.find(about["name"], detail=True)
             elif about["type"] != "directory":
                 listed[about["name"]] = about
-        named = {posixpath.relpath("/" + name.strip("/"), inside): about for name, about in listed.items()}
-        return {name: int(about["size"] or 0) for name, about in named.items() if "/." not in f"/{name}"}
+        named = {
+            posixpath.relpath("/" + name.strip("/"), inside): about
+            for name, about in listed.items()
+        }
+        return {
+            name: int(about["size"] or 0) for name, about in named.items() if "/." not in f"/{name}"
+        }
 
     def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # no output, which the caller reports
+        if not isinstance(
+            error, FileNotFoundError | NotADirectoryError
+        ):  # no output, which the caller reports
             raise error
 
-    top, sizes = Path(os.path.realpath(root)), dict[str, int | None]()
+    top = Path(os.path.realpath(root))
+    sizes = dict[str, int | None]()
     for folder, folders, names in os.walk(top, onerror=fail):
-        paths = [Path(folder, name) for name in sorted([*folders, *names]) if not name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".") and (Path(folder) != top or name in _READ)]
+        paths = [
+            Path(folder, name) for name in sorted([*folders, *names]) if not name.startswith(".")
+        ]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (Path(folder) != top or name in _READ)
+        ]
         for path in paths:
-            what, name = None, path.relative_to(top)
+            what = None
+            name = path.relative_to(top)
             try:
-                mode, size = path.stat().st_mode, path.stat().st_size
+                mode = path.stat().st_mode
+                size = path.stat().st_size
             except OSError:  # a link that leads nowhere
                 sizes[name.as_posix()] = None
                 continue
@@ -159,48 +202,72 @@ class Structure:
 
     def __init__(self, layout: Layout, plan: Plan, files: dict[str, int | None], found: Findings):
         """Read the records of all units. `files` is the result of `files_of`."""
-        self.layout, self.plan, self.files, self.found = layout, plan, files, found
+        self.layout = layout
+        self.plan = plan
+        self.files = files
+        self.found = found
         self._converted = 0
-        """Images in shards that may have been converted, so that their bytes are not those that were read."""
+        """Images in shards that may have been converted, so that their bytes are not those that
+        were read."""
         self.funnel: Any = self.record(layout.root / "funnel.json", FunnelRecord)
         """The results, or None if they are missing or damaged."""
         there = {*self.commits("decide")}
-        failed = self.funnel["set_aside"] if self.funnel else {unit.name for unit in plan.units} - there
+        failed = (
+            self.funnel["set_aside"] if self.funnel else {unit.name for unit in plan.units} - there
+        )
         names = [unit.name for unit in plan.units if unit.name in there or unit.name not in failed]
-        self.decided = self._records("decide", names, DecideRecord, "fingerprint", "kept", "rejected", "dead")
-        """Parts of the `decide` record of each decided unit, in the order of the plan; there may be many units."""
+        self.decided = self._records(
+            "decide", names, DecideRecord, "fingerprint", "kept", "rejected", "dead"
+        )
+        """Parts of the `decide` record of each decided unit, in the order of the plan; there may be
+        many units."""
         self.annotated = self._records("captions", [*self.decided], CaptionRecord, *_OF_CAPTIONS)
         """Parts of the `captions` record of each decided unit whose record is not damaged."""
         if not self.funnel:
-            what = f"no run has finished: {len(self.decided):,} of {counted(len(plan.units), 'unit')} are decided"
-            found.differ("structure", layout.root, f"{what}; the same command of the run resumes it")
+            what = (
+                f"no run has finished: {len(self.decided):,} of {counted(len(plan.units), 'unit')}"
+                " are decided"
+            )
+            found.differ(
+                "structure", layout.root, f"{what}; the same command of the run resumes it"
+            )
 
     def commits(self, stage: str) -> list[str]:
         """Return the names of the units that a stage has committed."""
-        head, end = f"work/{stage}/commits/", ".json"
+        head = f"work/{stage}/commits/"
+        end = ".json"
         names = (name for name in self.files if name.startswith(head) and name.endswith(end))
         return sorted(name[len(head) : -len(end)] for name in names)
 
     def record(self, path: StorePath, kind: Any = dict[str, object]) -> Any:
-        """Return a JSON object of a type. Report a file that is missing or holds something else, and return None."""
+        """Return a JSON object of a type. Report a file that is missing or holds something else,
+        and return None."""
         try:
             record = read_json(path)
         except CorruptRecord:
             record = ""
         if conforms(record, kind):
             return record
-        what = "is missing; the same command of the run writes it" if record is None else "is no record of this version"
+        what = (
+            "is missing; the same command of the run writes it"
+            if record is None
+            else "is no record of this version"
+        )
         self.found.differ("structure", path, what)
         return None
 
-    def _records(self, stage: str, units: list[str], kind: Any, *keys: str) -> dict[str, dict[str, Any]]:
-        records = each(lambda unit: self.record(self.layout.commit(stage, unit), kind), units, self.layout.root)
+    def _records(
+        self, stage: str, units: list[str], kind: Any, *keys: str
+    ) -> dict[str, dict[str, Any]]:
+        records = each(
+            lambda unit: self.record(self.layout.commit(stage, unit), kind), units, self.layout.root
+        )
         found = zip(units, records, strict=True)
         return {unit: {key: record.get(key) for key in keys} for unit, record in found if record}
 
     def check(self, settings: RunSettings | None, models: Any, images: Images) -> None:
-        """Make all checks but those of `unit`. `settings` and `models` are those of run.json; without settings, its
-        record is damaged. `images` are those that were read again."""
+        """Make all checks but those of `unit`. `settings` and `models` are those of run.json;
+        without settings, its record is damaged. `images` are those that were read again."""
         self._check_records()
         if self.funnel:
             self._check_units(self.funnel, self._check_exports(self.funnel, models, images))
@@ -209,46 +276,72 @@ class Structure:
     # ---- files against records
 
     def _check_records(self) -> None:
-        root, found, records, files, unknown, hashes = self.layout.root, self.found, 0, 0, 0, dict[str, str]()
-        names = sorted(name for name in self.files if name in _RECORDS or re.match("work/[^/]+/commits/", name))
+        root = self.layout.root
+        found = self.found
+        records = 0
+        files = 0
+        unknown = 0
+        hashes = dict[str, str]()
+        names = sorted(
+            name for name in self.files if name in _RECORDS or re.match("work/[^/]+/commits/", name)
+        )
         vouching = many_at_once(lambda name: self.record(root / name, Vouching), names)
         for name, record in zip(names, vouching, strict=True):
             if record is None:
                 continue
-            if (unit := record.get("unit")) not in (None, posixpath.basename(name).removesuffix(".json")):
+            if (unit := record.get("unit")) not in (
+                None,
+                posixpath.basename(name).removesuffix(".json"),
+            ):
                 found.differ("structure", root / name, f"is the record of unit {unit}")
             if "files" not in record:
                 found.skip(f"the files of {root / name}, which lists none")
                 continue
-            known = {f"shards/{one['shard']}": one["sha256"] for one in record.get("shards", ()) if "path" not in one}
+            known = {
+                f"shards/{one['shard']}": one["sha256"]
+                for one in record.get("shards", ())
+                if "path" not in one
+            }
             known |= record.get("hashes", {})
             records += 1
             for file, size in record["files"].items():
                 if file == CARD and is_of_the_user(root / CARD):
-                    found.skip(f"{root / CARD}: it does not have the mark of a card that a run has written")
+                    found.skip(
+                        f"{root / CARD}: it does not have the mark of a card that a run has written"
+                    )
                     continue
                 files, unknown = files + 1, unknown + (file not in known)
                 if (there := self._size(root / name, file)) is None:
                     continue
                 if there != size:
-                    found.differ("structure", root / file, f"has {there:,} bytes, and {size:,} by its record")
+                    found.differ(
+                        "structure", root / file, f"has {there:,} bytes, and {size:,} by its record"
+                    )
                 elif file in known:
                     hashes[file] = known[file]
         for file, digest in zip(hashes, many_at_once(self._sha256, hashes), strict=True):
             if digest != hashes[file]:
-                found.differ("structure", root / file, "has another content than by its record (SHA-256)")
-        what = f"{counted(files, 'file')} of {counted(records, 'record')} by size, {files - unknown:,} by SHA-256"
+                found.differ(
+                    "structure", root / file, "has another content than by its record (SHA-256)"
+                )
+        what = (
+            f"{counted(files, 'file')} of {counted(records, 'record')} by size, {files - unknown:,}"
+            " by SHA-256"
+        )
         found.checked.append(("structure", what))
         if unknown:
             found.skip(f"the content of {counted(unknown, 'file')} whose record has no SHA-256")
 
     def _size(self, record: StorePath, name: str) -> int | None:
-        """Return the size of a file that a record names. Otherwise report why there is none, and return None. A record
-        of a stranger may have any name, and only files of the output are opened."""
+        """Return the size of a file that a record names. Otherwise report why there is none, and
+        return None. A record of a stranger may have any name, and only files of the output are
+        opened."""
         if (size := self.files.get(name)) is None:
             file = self.layout.root / name if all(map(is_plain, name.split("/"))) else record
             what = f"names {name}, which is not in the output" if file is record else "is missing"
-            self.found.differ("structure", file, "is not a regular file" if name in self.files else what)
+            self.found.differ(
+                "structure", file, "is not a regular file" if name in self.files else what
+            )
         return size
 
     def _sha256(self, name: str) -> str:
@@ -258,15 +351,19 @@ class Structure:
     # ---- rows
 
     def unit(self, unit: str) -> pa.Table | None:
-        """Check the rows of a decided unit by their uids. Return those that were read: `ordinal`, ascending, `uid`, and
-        `end`, one of `KINDS` or `UNWRITTEN`. Return None if a file is damaged."""
-        layout, record, captions = self.layout, self.decided[unit], self.annotated.get(unit)
+        """Check the rows of a decided unit by their uids. Return those that were read: `ordinal`,
+        ascending, `uid`, and `end`, one of `KINDS` or `UNWRITTEN`. Return None if a file is
+        damaged."""
+        layout = self.layout
+        record = self.decided[unit]
+        captions = self.annotated.get(unit)
         try:  # kinds without rows have no file; a missing one is found by its record
             read = columns_of(layout.data("captions", unit), "ordinal", "uid")
             chosen = columns_of(layout.data("decide", unit), "ordinal")["ordinal"]
             kept = columns_of(layout.part(KEPT, unit), "uid")["uid"].to_pylist()
             rejected = columns_of(layout.part(REJECTED, unit), "uid", "reason")
-            dead, unread = self._dead_letters(layout.part(DEAD, unit)), self._dead_letters(layout.dead(unit))
+            dead = self._dead_letters(layout.part(DEAD, unit))
+            unread = self._dead_letters(layout.dead(unit))
         except Damaged as damaged:
             self.found.differ("structure", damaged.path, "cannot be read")
             return None
@@ -275,37 +372,54 @@ class Structure:
         try:
             self._check_dead_letters(unit, dead, unread)
         except _DAMAGE as error:
-            self.found.differ("structure", layout.part(DEAD, unit), f"cannot be compared with work/: {_words(error)}")
+            self.found.differ(
+                "structure",
+                layout.part(DEAD, unit),
+                f"cannot be compared with work/: {_words(error)}",
+            )
         dead = dead.filter(dead["ordinal"].is_valid())  # others are about the unit
         for path, there, known in (
             (layout.data("captions", unit), read.num_rows, captions["good"]),
             (layout.dead(unit), unread.num_rows, captions["dead"]),
             (layout.part(KEPT, unit), len(kept), record["kept"]),
-            (layout.part(REJECTED, unit), dict(Counter(rejected["reason"].to_pylist())), record["rejected"]),
+            (
+                layout.part(REJECTED, unit),
+                dict(Counter(rejected["reason"].to_pylist())),
+                record["rejected"],
+            ),
             (layout.part(DEAD, unit), dict(Counter(dead["error"].to_pylist())), record["dead"]),
             (f"unit {unit}", len(kept) + rejected.num_rows + dead.num_rows, captions["rows"]),
         ):
             if there != known:
                 self.found.differ("structure", path, f"rows: {there}, and {known} by its record")
-        ordinals, ends = np.asarray(read["ordinal"]), np.full(read.num_rows, REJECTED, object)
+        ordinals = np.asarray(read["ordinal"])
+        ends = np.full(read.num_rows, REJECTED, object)
         ends[np.isin(ordinals, chosen)] = KEPT
         stages = np.asarray(dead["stage"].to_pylist(), object)
         for end, stage in ((DEAD, "spotting"), (UNWRITTEN, "manifest")):
             ends[np.isin(ordinals, np.asarray(dead["ordinal"])[stages == stage])] = end
         for kind, uids in ((KEPT, kept), (REJECTED, rejected["uid"].to_pylist())):
-            self._compare_uids(layout.part(kind, unit), uids, read["uid"].filter(pa.array(ends == kind)).to_pylist())
+            self._compare_uids(
+                layout.part(kind, unit),
+                uids,
+                read["uid"].filter(pa.array(ends == kind)).to_pylist(),
+            )
         return read.append_column("end", pa.array(ends, pa.string()))
 
     def _dead_letters(self, path: StorePath) -> pa.Table:
-        """Return a table of dead letters. Raise Damaged if it cannot be read or has other columns."""
+        """Return a table of dead letters. Raise Damaged if it cannot be read or has other
+        columns."""
         table = columns_of(path)
         if table.column_names and table.schema != DEAD_LETTERS:
             raise Damaged(path, "other columns or types than dead letters have")
         return table if table.column_names else DEAD_LETTERS.empty_table()
 
     def _check_dead_letters(self, unit: str, dead: pa.Table, unread: pa.Table) -> None:
-        """Compare the dead letters of a unit with its rows that could not be read, and with its annotations."""
-        layout, path, broken = self.layout, self.layout.part(DEAD, unit), self.annotated[unit]["broken"]
+        """Compare the dead letters of a unit with its rows that could not be read, and with its
+        annotations."""
+        layout = self.layout
+        path = self.layout.part(DEAD, unit)
+        broken = self.annotated[unit]["broken"]
         expected = unread.to_pylist() + (broken_unit(broken, unit).to_pylist() if broken else [])
         there = dead.to_pylist()
         lost = [row["ordinal"] for row in there[len(expected) :]]
@@ -316,25 +430,41 @@ class Structure:
             numbers = {ordinal // self.plan.image_rows for ordinal in lost if ordinal is not None}
             stages = self.funnel["stages"] if self.funnel else ("spotting", DOWNLOAD)
             records = image_records(layout, unit, sorted(numbers), stages) if numbers else None
-            why = {row["ordinal"]: (row["status"], row["message"]) for row in records.to_pylist()} if records else {}
+            why = (
+                {row["ordinal"]: (row["status"], row["message"]) for row in records.to_pylist()}
+                if records
+                else {}
+            )
             for row in there[len(expected) :]:
                 # Only the run has seen why a row could not be written.
                 error = row["error"], row["message"]
                 error = why.get(row["ordinal"], ("", "")) if row["stage"] == "spotting" else error
                 stage = "spotting" if row["stage"] == "spotting" else "manifest"
-                about = {"file": self.plan.span(unit).path, "unit": unit, "stage": stage, "raw": None}
+                about = {
+                    "file": self.plan.span(unit).path,
+                    "unit": unit,
+                    "stage": stage,
+                    "raw": None,
+                }
                 found = known.get(row["ordinal"], {"uid": None, "caption": None})
-                if self.annotated[unit]["captions"] is not None:  # the row may be there for another of its captions
+                if (
+                    self.annotated[unit]["captions"] is not None
+                ):  # the row may be there for another of its captions
                     found = {**found, "caption": row["caption"]}
                 expected.append({**row, **found, **about, "error": error[0], "message": error[1]})
         for was, now in zip_longest(there, expected):
             if was != now:
-                named = [name for name in DEAD_LETTERS.names if was is None or now is None or was[name] != now[name]]
+                named = [
+                    name
+                    for name in DEAD_LETTERS.names
+                    if was is None or now is None or was[name] != now[name]
+                ]
                 what = f"has another {', '.join(named)} than work/ has"
                 self.found.differ("structure", path, what, (now or was)["uid"])
 
     def _compare_uids(self, path: StorePath, there: list[str], expected: list[str]) -> None:
-        many, few = Counter(there) - Counter(expected), Counter(expected) - Counter(there)
+        many = Counter(there) - Counter(expected)
+        few = Counter(expected) - Counter(there)
         for uid in many:
             self.found.differ("structure", path, "is not there, or once less, by work/", uid)
         for uid in few:
@@ -344,30 +474,43 @@ class Structure:
             self.found.differ("structure", path, "is out of order", uid)
 
     def _check_units(self, funnel: Any, exported: set[str]) -> None:
-        """Check that all result files are of units that the last run has decided, or not processed. `exported` are the
-        names of the files of exports."""
-        layout, plan, found = self.layout, self.plan, self.found
+        """Check that all result files are of units that the last run has decided, or not processed.
+        `exported` are the names of the files of exports."""
+        layout = self.layout
+        plan = self.plan
+        found = self.found
         path = layout.part(DEAD, "unreadable")
         ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in self.decided}
         ours |= {f"{DEAD}/{path.name}", *exported}
         for name in sorted(self.files.keys() - ours):
-            if "/" in name and name.partition("/")[0] in _READ_WHOLE:  # a reader of the results takes all files there
+            if (
+                "/" in name and name.partition("/")[0] in _READ_WHOLE
+            ):  # a reader of the results takes all files there
                 found.differ(
-                    "structure", layout.root / name, "is not of this run: no unit that it has decided wrote it"
+                    "structure",
+                    layout.root / name,
+                    "is not of this run: no unit that it has decided wrote it",
                 )
         others = [name for name, size in self.files.items() if "/" not in name and size is not None]
         if others := sorted({*others} - {*_OF_RUN}):
-            found.skip(f"{counted(len(others), 'file')} in {layout.root} that no run writes, such as {others[0]}")
+            found.skip(
+                f"{counted(len(others), 'file')} in {layout.root} that no run writes, such as"
+                f" {others[0]}"
+            )
         current = self.record(layout.fingerprints("decide")) or {}
         for unit, record in self.decided.items():
             if record["fingerprint"] != current.get(unit):
                 what = "was decided by another preset or other annotations than the last run has"
                 found.differ("structure", layout.commit("decide", unit), what)
-        failed = [(unit, stage) for unit, stage in sorted(funnel["set_aside"].items()) if unit in plan]
+        failed = [
+            (unit, stage) for unit, stage in sorted(funnel["set_aside"].items()) if unit in plan
+        ]
         blank = {"error": None, "message": None}
         expected = [row for one in plan.unreadable for row in broken_unit(one, None).to_pylist()]
         for unit, stage in failed:
-            lost = broken_unit({"path": plan.span(unit).path, "error": "", "message": ""}, unit, stage)
+            lost = broken_unit(
+                {"path": plan.span(unit).path, "error": "", "message": ""}, unit, stage
+            )
             expected += [{**row, **blank} for row in lost.to_pylist()]
         try:
             there = self._dead_letters(path).to_pylist()
@@ -375,55 +518,86 @@ class Structure:
             found.differ("structure", path, "cannot be read")
             return
         # Only the run has seen why a unit failed.
-        there = [*there[: len(plan.unreadable)], *({**row, **blank} for row in there[len(plan.unreadable) :])]
+        there = [
+            *there[: len(plan.unreadable)],
+            *({**row, **blank} for row in there[len(plan.unreadable) :]),
+        ]
         if there != expected:
-            what = f"does not list the {counted(len(expected), 'file')} and units that were not processed"
+            what = (
+                f"does not list the {counted(len(expected), 'file')} and units that were not"
+                " processed"
+            )
             found.differ("structure", path, what)
         if failed:
             found.skip(f"why {counted(len(failed), 'unit')} failed: only the run has seen it")
 
     def _check_sums(self, funnel: Any, settings: RunSettings | None) -> None:
         """Compare the numbers of the results with the records of all units."""
-        layout, found = self.layout, self.found
+        layout = self.layout
+        found = self.found
         if settings is None or len(self.annotated) < len(self.decided):
             found.skip("the sums in funnel.json: records of the run are damaged")
             return
         self._check_duplicates(funnel, settings)
         units = [unit for unit in self.plan.units if unit.name in self.decided]
-        path, summed = layout.root / "funnel.json", [*_SUMMED]
+        path = layout.root / "funnel.json"
+        summed = [*_SUMMED]
         try:
             sums: Any = summarise(layout, units, self.plan, settings)
         except _DAMAGE as error:
-            found.differ("structure", path, f"cannot be compared with the records of all units ({_words(error)})")
+            found.differ(
+                "structure",
+                path,
+                f"cannot be compared with the records of all units ({_words(error)})",
+            )
             return
         sums["dead_letter"]["units"] += len(funnel["set_aside"])
         if len(units) < len(self.plan.units):
             # The annotations of undecided units may have come or gone since.
             sums["rows_in"] += funnel["not_decided"]["rows"] - sums["not_decided"]["rows"]
-            sums["not_decided"] |= {name: funnel["not_decided"][name] for name in ("rows", "uncounted")}
+            sums["not_decided"] |= {
+                name: funnel["not_decided"][name] for name in ("rows", "uncounted")
+            }
             sums["keep_rate"] = sums["kept"] / sums["rows_in"] if sums["rows_in"] else 0.0
             summed.remove("captions")
-        left, by_steps = funnel["rows_in"], Counter[str]()
-        for step in funnel["steps"]:  # their texts and order are of the version and the plugins of the run
+        left = funnel["rows_in"]
+        by_steps = Counter[str]()
+        for step in funnel[
+            "steps"
+        ]:  # their texts and order are of the version and the plugins of the run
             left -= step["rejected"] + step.get("lost", 0)
             by_steps[step["reason"]] += step["rejected"]
             if step["left"] != left:
                 found.differ(
-                    "structure", path, f"steps: {step['left']} left after {step['reason']}, and {left} by them"
+                    "structure",
+                    path,
+                    f"steps: {step['left']} left after {step['reason']}, and {left} by them",
                 )
         if by_steps != Counter(sums["rejected"]):
-            found.differ("structure", path, "steps: reject other numbers than the records of all units")
+            found.differ(
+                "structure", path, "steps: reject other numbers than the records of all units"
+            )
         for name in summed:
-            by_units, stated = sums.get(name), funnel.get(name)
-            while isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated:  # down to the number
-                key = next(key for key in {**by_units, **stated} if by_units.get(key) != stated.get(key))
+            by_units = sums.get(name)
+            stated = funnel.get(name)
+            while (
+                isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated
+            ):  # down to the number
+                key = next(
+                    key for key in {**by_units, **stated} if by_units.get(key) != stated.get(key)
+                )
                 name, by_units, stated = f"{name}.{key}", by_units.get(key), stated.get(key)
             if by_units != stated:
                 found.differ("structure", path, f"{name}: {stated}, and {by_units} by all units")
         ends = {"kept": sums["kept"], "rejected": sum(sums["rejected"].values())}
-        ends |= {"dead letters": sums["dead_letter"]["rows"], "not decided": sums["not_decided"]["rows"]}
+        ends |= {
+            "dead letters": sums["dead_letter"]["rows"],
+            "not decided": sums["not_decided"]["rows"],
+        }
         what = " + ".join(f"{count:,} {end}" for end, count in ends.items())
-        found.checked.append(("structure", f"{sums['rows_in']:,} rows in = {what}; the uid of each in its file"))
+        found.checked.append(
+            ("structure", f"{sums['rows_in']:,} rows in = {what}; the uid of each in its file")
+        )
         if "captions" in funnel:
             try:
                 check_captions(layout, units, funnel["captions"])
@@ -433,26 +607,35 @@ class Structure:
     # ---- exports
 
     def duplicate_files(self) -> tuple[DuplicateFiles, ...]:
-        """Return the files of the kinds of duplicates that the last run has searched for. An earlier run may have left
-        more files, but those of one run share a fingerprint."""
+        """Return the files of the kinds of duplicates that the last run has searched for. An
+        earlier run may have left more files, but those of one run share a fingerprint."""
         found = []
         for kind, about in (self.funnel["duplicates"] if self.funnel else {}).items():
             if not is_plain(kind):
-                self.found.differ("structure", self.layout.root / "funnel.json", f"names duplicates of kind {kind!r}")
+                self.found.differ(
+                    "structure",
+                    self.layout.root / "funnel.json",
+                    f"names duplicates of kind {kind!r}",
+                )
                 continue
             stage = duplicates_stage(kind)
-            records = [self.record(self.layout.commit(stage, name)) or {} for name in self.commits(stage)]
+            records = [
+                self.record(self.layout.commit(stage, name)) or {} for name in self.commits(stage)
+            ]
             made = [record.get("fingerprint") for record in records]
             count = next((n for n, one in enumerate(made) if one != made[0]), len(made))
             found.append(DuplicateFiles(kind, count, about["rejected"]))
         return tuple(found)
 
     def _check_duplicates(self, funnel: Any, settings: RunSettings) -> None:
-        """Compare the numbers of duplicates with the records of the passes that have searched for them."""
-        rule, asked = settings.preset.dedup, "dedup" in settings.stages
+        """Compare the numbers of duplicates with the records of the passes that have searched for
+        them."""
+        rule = settings.preset.dedup
+        asked = "dedup" in settings.stages
         rejects = {PAIR: rule.pairs, IMAGE: rule.images, SEMANTIC: True}
         for files in self.duplicate_files():
-            stage, stated = duplicates_stage(files.kind), funnel["duplicates"][files.kind]
+            stage = duplicates_stage(files.kind)
+            stated = funnel["duplicates"][files.kind]
             of_units = MemberStage.name if files.kind == SEMANTIC else keys_stage(files.kind)
             sums: dict[str, object] = {"rejected": asked and rejects.get(files.kind, False)}
             sums["found"] = self._total(stage, self.commits(stage)[: files.count])
@@ -460,31 +643,49 @@ class Structure:
                 sums["compared"] = self._total(of_units, self.decided)
             for name, value in sums.items():
                 if stated[name] != value:
-                    what = f"duplicates.{files.kind}.{name}: {stated[name]}, and {value} by the preset and the records"
+                    what = (
+                        f"duplicates.{files.kind}.{name}: {stated[name]}, and {value} by the preset"
+                        " and the records"
+                    )
                     self.found.differ("structure", self.layout.root / "funnel.json", what)
 
     def _total(self, stage: str, names: Iterable[str]) -> int:
-        records = each(lambda name: self.record(self.layout.commit(stage, name), Counted), names, self.layout.root)
+        records = each(
+            lambda name: self.record(self.layout.commit(stage, name), Counted),
+            names,
+            self.layout.root,
+        )
         return sum(record["rows"] for record in records if record)
 
     def _check_exports(self, funnel: Any, models: Any, images: Images) -> set[str]:
-        """Check the subset, and the shards or indexes. Return the names of the files in their folders."""
-        layout, subset, found = self.layout, self.layout.root / "subset.npy", self.found
+        """Check the subset, and the shards or indexes. Return the names of the files in their
+        folders."""
+        layout = self.layout
+        subset = self.layout.root / "subset.npy"
+        found = self.found
         if "export" not in funnel["stages"]:
             found.skip("exports: the run made none")
             return set()
         # A unit that failed in the export was decided before, and is in no export.
-        units = [unit for unit in self.plan.units if unit.name in self.decided and unit.name not in funnel["set_aside"]]
+        units = [
+            unit
+            for unit in self.plan.units
+            if unit.name in self.decided and unit.name not in funnel["set_aside"]
+        ]
         with tempfile.TemporaryDirectory(prefix="diht-verify-") as folder:
-            target, listed = Path(folder) / subset.name, None
+            target = Path(folder) / subset.name
+            listed = None
             try:
                 listed = subset_of(layout, units, self.duplicate_files(), target)
             except _DAMAGE as error:
                 found.skip(f"{subset}: {_words(error)}")
             if listed is not None and (
-                self.files.get(subset.name) is None or self._sha256(subset.name) != sha256_file(target)
+                self.files.get(subset.name) is None
+                or self._sha256(subset.name) != sha256_file(target)
             ):
-                found.differ("structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/")
+                found.differ(
+                    "structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/"
+                )
         exported = self.record(layout.exported) or {}
         decided = {unit.name: self.decided[unit.name]["fingerprint"] for unit in units}
         if exported and exported.get("fingerprint") != fingerprint_of(decided):
@@ -494,70 +695,120 @@ class Structure:
         left = counts_of(shards) if leaves and shards else {}
         for file, name, stated, now in (
             (layout.exported, "uids", exported.get("uids", listed), listed),
-            (layout.root / "run.json", "models.subset.uids", models.get("subset", {}).get("uids", listed), listed),
+            (
+                layout.root / "run.json",
+                "models.subset.uids",
+                models.get("subset", {}).get("uids", listed),
+                listed,
+            ),
             (layout.exported, "left", exported.get("left", left), left),
             (layout.root / "funnel.json", "left", funnel["left"], left),
         ):
             if now is not None and stated != now:
-                found.differ("structure", file, f"{name}: {stated}, and {now} by kept/ and the records of the exports")
+                found.differ(
+                    "structure",
+                    file,
+                    f"{name}: {stated}, and {now} by kept/ and the records of the exports",
+                )
         exports = layout.indexes if leaves else layout.root / "shards"
-        lists = {"manifest.json": manifest_of(shards), "sizes.json": sizes_of(shards)} if shards else {}
+        lists = (
+            {"manifest.json": manifest_of(shards), "sizes.json": sizes_of(shards)} if shards else {}
+        )
         if leaves:
             lists.pop("sizes.json", None)
         for name, content in lists.items():
             if self.record(exports / name) != content:
                 found.differ("structure", exports / name, "does not list what the records list")
-        names = [kept_index(layout, shard["shard"]).name if leaves else shard["shard"] for shard in shards]
+        names = [
+            kept_index(layout, shard["shard"]).name if leaves else shard["shard"]
+            for shard in shards
+        ]
         found.checked.append(
-            ("structure", f"subset.npy and the samples of {counted(len(shards), 'tar')} against kept/")
+            (
+                "structure",
+                f"subset.npy and the samples of {counted(len(shards), 'tar')} against kept/",
+            )
         )
         return {f"{exports.name}/{name}" for name in (*names, *lists)}
 
     def _check_shards(self, units: list[str], leaves: bool, images: Images) -> list[Any]:
-        """Compare shards, or the indexes of the input's tars, with kept/. Return what their records list."""
-        layout, shards = self.layout, list[Any]()
+        """Compare shards, or the indexes of the input's tars, with kept/. Return what their records
+        list."""
+        layout = self.layout
+        shards = list[Any]()
         if not self.commits("export"):  # a run without images
             return shards
-        for first, names in (tars_of(self.plan, units) if leaves else {unit: [unit] for unit in units}).items():
+        for first, names in (
+            tars_of(self.plan, units) if leaves else {unit: [unit] for unit in units}
+        ).items():
             path = layout.commit("export", first)
             if (record := self.record(path, ExportRecord)) is None:
                 continue
             try:
-                now = self._index(first, names, images) if leaves else self._tars(first, images.get(first))
+                now = (
+                    self._index(first, names, images)
+                    if leaves
+                    else self._tars(first, images.get(first))
+                )
                 pairs = zip_longest(record["shards"], now, fillvalue=dict[str, Any]())
                 again = [{**was, **one} for was, one in pairs]
-                if again != record["shards"] or record["rows"] != sum(one["samples"] for one in again):
-                    self.found.differ("structure", path, "lists other shards or samples than its files and kept/ have")
+                if again != record["shards"] or record["rows"] != sum(
+                    one["samples"] for one in again
+                ):
+                    self.found.differ(
+                        "structure",
+                        path,
+                        "lists other shards or samples than its files and kept/ have",
+                    )
                 shards += again if leaves else record["shards"]
             except _DAMAGE as error:
-                self.found.differ("structure", path, f"cannot be compared with kept/: {_words(error)}")
+                self.found.differ(
+                    "structure", path, f"cannot be compared with kept/: {_words(error)}"
+                )
         if self._converted:
-            what = "images in shards/ that are PNG and not the bytes that were read, as those that the export converts"
-            self.found.skip(f"{self._converted:,} {what}: with the input, sampled ones are compared")
+            what = (
+                "images in shards/ that are PNG and not the bytes that were read, as those that the"
+                " export converts"
+            )
+            self.found.skip(
+                f"{self._converted:,} {what}: with the input, sampled ones are compared"
+            )
         return shards
 
     def _index(self, first: str, names: list[str], images: Images) -> list[Mapping[str, object]]:
         """Check the index of the survivors of a tar. Return what its record should list."""
-        layout, index = self.layout, read_index(self.layout.index(first))
+        layout = self.layout
+        index = read_index(self.layout.index(first))
         path = self.plan.span(first).path
-        kept, shard = kept_samples(layout, index, [unit for unit in self.plan.units if unit.span.path == path])
+        kept, shard = kept_samples(
+            layout, index, [unit for unit in self.plan.units if unit.span.path == path]
+        )
         there = read_index(kept_index(layout, index.name))
         plain = {"rows": None, "starts": None}  # arrays, which are compared apart
-        if not np.array_equal(there.rows, kept.rows) or {**vars(there), **plain} != {**vars(kept), **plain}:
-            self.found.differ("structure", kept_index(layout, index.name), "does not list the samples of kept/")
+        if not np.array_equal(there.rows, kept.rows) or {**vars(there), **plain} != {
+            **vars(kept),
+            **plain,
+        }:
+            self.found.differ(
+                "structure", kept_index(layout, index.name), "does not list the samples of kept/"
+            )
         for unit in names:
-            span, now = self.plan.span(unit), images.get(unit)
+            span = self.plan.span(unit)
+            now = images.get(unit)
             places = index.rows_between(span.start, span.stop)
             for ordinal, digest in now.digests.items() if now else ():
                 assert now
                 row = index.rows[places[ordinal]]
-                start, stop = int(row["image_at"]), int(row["image_at"] + row["image_size"])
+                start = int(row["image_at"])
+                stop = int(row["image_at"] + row["image_size"])
                 content = read_part(now.path, start, stop)
                 if places[ordinal] >= 0 and (
                     sha256(content).digest() != digest or hash64(content) != row["image_hash"]
                 ):
                     what = f"has another image in bytes {start} to {stop} of {now.path}"
-                    self.found.differ("input", layout.index(first), what, uid_of(row["uid_high"], row["uid_low"]))
+                    self.found.differ(
+                        "input", layout.index(first), what, uid_of(row["uid_high"], row["uid_low"])
+                    )
         return [{**shard}]
 
     def _tars(self, unit: str, images: SampledImages | None) -> list[Mapping[str, object]]:
@@ -565,10 +816,13 @@ class Structure:
         kept, ordinals = exported_rows(self.layout, unit)
         numbers = np.unique(ordinals // self.plan.image_rows).tolist()
         records = (
-            load_records(self.layout, unit, numbers) if "spotting" in self.funnel["stages"] else RECORD.empty_table()
+            load_records(self.layout, unit, numbers)
+            if "spotting" in self.funnel["stages"]
+            else RECORD.empty_table()
         )
         read = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
-        digests, sampled = {ordinal: digest for ordinal, digest in read if digest}, images.digests if images else {}
+        digests = {ordinal: digest for ordinal, digest in read if digest}
+        sampled = images.digests if images else {}
         shards: list[Mapping[str, object]] = []
         for number, start in enumerate(range(0, len(ordinals), PER_SHARD)):
             path = shard_path(self.layout, unit, number)
@@ -587,20 +841,29 @@ class Structure:
         digests: Mapping[int, bytes],
         sampled: Mapping[int, bytes | None],
     ) -> int:
-        """Compare each member of a shard with kept/, and each image with the digest of what was read. `sampled` has the
-        digests of members that were made again from the input. Return the number of samples."""
+        """Compare each member of a shard with kept/, and each image with the digest of what was
+        read. `sampled` has the digests of members that were made again from the input. Return the
+        number of samples."""
         with path.open("rb") as file:
-            tar, samples = TarStream(file), 0
+            tar = TarStream(file)
+            samples = 0
             members = ((member.name, tar.content(member)) for member in tar)
             ahead = next(members, None)
             for row, ordinal in rows:
                 expected = sampled.get(ordinal, digests.get(ordinal))
                 if ahead is None or ahead[0].rpartition(".")[0] != key_of(row, ordinal):
                     if expected is not None:
-                        self.found.differ("structure", path, "has no sample, although its image was read", row["uid"])
+                        self.found.differ(
+                            "structure",
+                            path,
+                            "has no sample, although its image was read",
+                            row["uid"],
+                        )
                     continue
                 digest = sha256(ahead[1]).digest()
-                unknown = expected is None and ordinal not in sampled  # else None: it cannot be exported
+                unknown = (
+                    expected is None and ordinal not in sampled
+                )  # else None: it cannot be exported
                 if not unknown and expected != digest:
                     if ordinal not in sampled and ahead[0].endswith(".png"):
                         self._converted += 1
@@ -609,7 +872,10 @@ class Structure:
                         self.found.differ(part, path, "has another image than was read", row["uid"])
                 for member in members_of(row, ordinal, ahead[1]):
                     if ahead != member:
-                        what = f"has {ahead[0] if ahead else 'its end'} in place of {member[0]} by kept/"
+                        what = (
+                            f"has {ahead[0] if ahead else 'its end'} in place of {member[0]} by"
+                            " kept/"
+                        )
                         self.found.differ("structure", path, what, row["uid"])
                         return samples
                     ahead = next(members, None)

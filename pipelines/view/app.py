@@ -1,4 +1,5 @@
-"""The web application: routes and error pages. It only reads, and escapes captions on every page."""
+"""The web application: routes and error pages. It only reads, and escapes captions on every
+page."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -28,11 +29,12 @@ from open_diht.pipelines.view.query import BadAddress, Place, check_parameters
 
 _log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost")
-"""Accepted Host headers. Pages of other hosts that resolve to this server are refused (DNS rebinding)."""
+"""Accepted Host headers. Pages of other hosts that resolve to this server are refused (DNS
+rebinding)."""
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src"
+        " 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -40,7 +42,16 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _PACKAGES = ("open_diht.pipelines.view", "open_diht.pipelines.report")
-_SAID = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, OSError, pa.ArrowException)
+_SAID = (
+    HTTPException,
+    BadAddress,
+    BadValue,
+    WrongUse,
+    RunFailed,
+    ManifestError,
+    OSError,
+    pa.ArrowException,
+)
 """Errors that are shown on a page with their message."""
 _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Errors that code raises when it reads damaged files, such as files that someone has changed."""
@@ -49,7 +60,9 @@ _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 def make_app(bench: Workbench) -> Starlette:
     """Return the web application for an output."""
 
-    def page(show: Callable[[Workbench, Mapping[str, str]], pages.Shown]) -> Callable[[Request], Response]:
+    def page(
+        show: Callable[[Workbench, Mapping[str, str]], pages.Shown],
+    ) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             template, content = show(bench, {**request.query_params, **request.path_params})
             about = {"root": str(bench.output.layout.root), "state": bench.output.state()}
@@ -76,12 +89,16 @@ def make_app(bench: Workbench) -> Starlette:
     def row_of_unit(request: Request) -> Response:
         place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
         if place is None:
-            raise HTTPException(404, "There is no such row, its files are missing, or a run is deciding it again.")
+            raise HTTPException(
+                404, "There is no such row, its files are missing, or a run is deciding it again."
+            )
         return RedirectResponse(f"/row/{place}")
 
     def failed(request: Request, error: Exception) -> Response:
         status, message = _told(error)
-        body = render_page(_PACKAGES, "error.html.j2", root=str(bench.output.layout.root), message=message, here="")
+        body = render_page(
+            _PACKAGES, "error.html.j2", root=str(bench.output.layout.root), message=message, here=""
+        )
         return HTMLResponse(body, status_code=status)
 
     return Starlette(
@@ -94,9 +111,15 @@ def make_app(bench: Workbench) -> Starlette:
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
             Route("/style.css", _file(style_sheet(*reversed(_PACKAGES)), "text/css")),
-            Route("/view.js", _file(files(__package__).joinpath("view.js").read_text("utf-8"), "text/javascript")),
+            Route(
+                "/view.js",
+                _file(files(__package__).joinpath("view.js").read_text("utf-8"), "text/javascript"),
+            ),
         ],
-        middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
+        middleware=[
+            Middleware(_Guarded),
+            Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
+        ],
         exception_handlers=dict.fromkeys((*_SAID, *_DAMAGED), failed),
     )
 
@@ -106,16 +129,34 @@ def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
-        return 503, f"{error.filename or error} is missing; a run may be writing it again. Try again in a moment."
+        return (
+            503,
+            (
+                f"{error.filename or error} is missing; a run may be writing it again. Try again in"
+                " a moment."
+            ),
+        )
     if isinstance(error, pa.ArrowException | OSError):
-        return 500, f"{error} If a file is damaged, remove it and run the same `{spelled('filter')}` to write it again."
+        return (
+            500,
+            (
+                f"{error} If a file is damaged, remove it and run the same `{spelled('filter')}` to"
+                " write it again."
+            ),
+        )
     if isinstance(error, BadAddress | BadValue):
         return 400, str(error)
     if isinstance(error, _SAID):
         return 500, str(error)
     _log.error("a page failed", exc_info=error)
     why = f"{type(error).__name__}: {error}"
-    return 500, f"A file of this output may be damaged ({why}). Remove it, and run `{spelled('filter')}` to write it."
+    return (
+        500,
+        (
+            f"A file of this output may be damaged ({why}). Remove it, and run"
+            f" `{spelled('filter')}` to write it."
+        ),
+    )
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Response]:
@@ -126,11 +167,14 @@ def _file(content: str, kind: str) -> Callable[[Request], Response]:
 
 
 class _Guarded:
-    """Middleware that adds headers which keep pages from running or loading anything but their own."""
+    """Middleware that adds headers which keep pages from running or loading anything but their
+    own."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
-        self._headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+        self._headers = [
+            (name.lower().encode(), value.encode()) for name, value in _HEADERS.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:

@@ -29,11 +29,20 @@ def _view(options: argparse.Namespace) -> int:
         load_plugin(name)
     bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
     with _listening(options.port) as listening:
-        say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root}; Ctrl-C ends it")
-        config = uvicorn.Config(
-            make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
+        say(
+            f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root};"
+            " Ctrl-C ends it"
         )
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after its shutdown
+        config = uvicorn.Config(
+            make_app(bench),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_CLOSE_S,
+        )
+        with contextlib.suppress(
+            KeyboardInterrupt
+        ):  # uvicorn raises the signal again after its shutdown
             uvicorn.Server(config).run(sockets=[listening])
     return OK
 
@@ -56,5 +65,7 @@ def _listening(port: int) -> socket.socket:
         found.listen()  # now, so that the address works when it is printed
     except OSError as error:
         found.close()
-        raise WrongUse(f"port {port} cannot be used ({error.strerror}); choose another, or leave --port out") from error
+        raise WrongUse(
+            f"port {port} cannot be used ({error.strerror}); choose another, or leave --port out"
+        ) from error
     return found

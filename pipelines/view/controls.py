@@ -28,7 +28,8 @@ FIRST = (
 )
 """Settings shown before all others, together with those of column conditions and user filters."""
 _ANNOTATED = "captions.second_opinion"
-"""The setting that changes annotations. It has no control, because the page makes no annotations."""
+"""The setting that changes annotations. It has no control, because the page makes no
+annotations."""
 _SECTIONS = ("captions", "images", "text_spotting")
 # Parsed at import, in one thread: Python 3.11's parser counts its recursion depth over all threads.
 _MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
@@ -58,7 +59,8 @@ class Control:
 
 
 def controls_of(preset: Preset, sample: Sample) -> list[Control]:
-    """Return the adjustable settings of a preset. Values of the sample bound the sliders of columns."""
+    """Return the adjustable settings of a preset. Values of the sample bound the sliders of
+    columns."""
     found = [
         *(one for name in _SECTIONS for one in _of_section(name, getattr(preset, name))),
         *(one for own in preset.filters for one in _of_section(own.reason, own)),
@@ -69,7 +71,8 @@ def controls_of(preset: Preset, sample: Sample) -> list[Control]:
 
 
 def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> Preset:
-    """Return a preset with the form's values, by key of a control. Raise BadValue if the preset refuses one."""
+    """Return a preset with the form's values, by key of a control. Raise BadValue if the preset
+    refuses one."""
     content = preset.as_content()
     for one in controls:
         text = given.get(one.key)
@@ -84,15 +87,19 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    content = json.loads(json.dumps(preset.as_content()))  # tuples become lists, which YAML can hold
+    content = json.loads(
+        json.dumps(preset.as_content())
+    )  # tuples become lists, which YAML can hold
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def _of_section(name: str, section: Any) -> Iterator[Control]:
     kind = type(section)
-    hints, said = get_type_hints(kind, include_extras=True), _MEANINGS.get(kind) or field_docstrings(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    said = _MEANINGS.get(kind) or field_docstrings(kind)
     for field in fields(kind):
-        key, value = f"{name}.{field.name}", getattr(section, field.name)
+        key = f"{name}.{field.name}"
+        value = getattr(section, field.name)
         meaning = " ".join(said.get(field.name, "").split())
         first = key in FIRST or name not in _SECTIONS
         shape = _shape(hints[field.name], value)
@@ -101,7 +108,8 @@ def _of_section(name: str, section: Any) -> Iterator[Control]:
 
 
 def _shape(hint: Any, value: Any) -> dict[str, Any] | None:
-    """Return the kind and range of the control for a field. Return None if the field gets no control."""
+    """Return the kind and range of the control for a field. Return None if the field gets no
+    control."""
     inner = get_args(hint)
     if hint is bool:
         return {"kind": "switch"}
@@ -125,18 +133,26 @@ def _of_columns(preset: Preset, sample: Sample) -> Iterator[Control]:
             bound = getattr(one, name)
             if bound is None:
                 continue
-            values = [np.asarray(piece.rows[STORED + one.reason], np.float64) for piece in sample.pieces]
+            values = [
+                np.asarray(piece.rows[STORED + one.reason], np.float64) for piece in sample.pieces
+            ]
             known = np.concatenate([np.array([bound]), *values])
             known = known[np.isfinite(known)]
-            low, high = float(known.min()), float(known.max())
-            meaning = f"Rows with a {'smaller' if name == 'min' else 'larger'} {one.reason} are rejected."
+            low = float(known.min())
+            high = float(known.max())
+            meaning = (
+                f"Rows with a {'smaller' if name == 'min' else 'larger'} {one.reason} are rejected."
+            )
             step = float(f"{(high - low or 1) / 200:.1g}")
             key = f"columns.{one.reason}.{name}"
-            yield Control(key=key, kind="number", value=bound, meaning=meaning, low=low, high=high, step=step)
+            yield Control(
+                key=key, kind="number", value=bound, meaning=meaning, low=low, high=high, step=step
+            )
 
 
 def _value(control: Control, text: str) -> Any:
-    """Convert the form's text to the setting's type. Text that is no number stays text, which the preset refuses."""
+    """Convert the form's text to the setting's type. Text that is no number stays text, which the
+    preset refuses."""
     if control.kind == "switch":
         return text == "1"
     if control.kind == "choice":

@@ -14,17 +14,28 @@ ROWS = 20_000
 
 
 def parse(
-    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
+    arguments: Sequence[str] | None = None,
+    prog: str = "python -m open_diht.pipelines.view",
+    **defaults: str,
 ) -> argparse.Namespace:
-    """Parse the command line of `make view`, by default that of this process. `defaults` may have `output`."""
+    """Parse the command line of `make view`, by default that of this process. `defaults` may have
+    `output`."""
     parser = Parser(prog, "Show the output of a filter run, finished or not, on a local web page.")
     parser.add_argument(
-        "--output", default=defaults.get("output", "out/sample"), help=f"output folder of `{spelled('filter')}`"
+        "--output",
+        default=defaults.get("output", "out/sample"),
+        help=f"output folder of `{spelled('filter')}`",
     )
     parser.add_argument(
-        "--preset", help="initial thresholds, a name or a YAML file (default: the last finished run's; if none, paper)"
+        "--preset",
+        help=(
+            "initial thresholds, a name or a YAML file (default: the last finished run's; if none,"
+            " paper)"
+        ),
     )
-    parser.add_argument("--port", type=number(Port), default=0, help="port of the page (default: a free one)")
+    parser.add_argument(
+        "--port", type=number(Port), default=0, help="port of the page (default: a free one)"
+    )
     parser.add_argument(
         "--sample-rows",
         type=number(Positive),
@@ -32,6 +43,10 @@ def parse(
         help=f"largest number of rows that thresholds are tried on (default {ROWS})",
     )
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module with filters of your own",
     )
     return parser.parse_args(arguments)

@@ -1,4 +1,5 @@
-"""The content of each page: a template and its variables, and what the server keeps between requests."""
+"""The content of each page: a template and its variables, and what the server keeps between
+requests."""
 
 import re
 import threading
@@ -43,13 +44,13 @@ from open_diht.pipelines.view.thresholds import Decided, Sample, decide, draw, p
 Shown = tuple[str, dict[str, object]]
 """A template and its variables."""
 _CHANGED = 6
-"""Maximum number of rows shown that other thresholds would newly keep, and of rows that they would no longer keep.
-These suffice to see a kind of caption, and fit on one screen with the controls."""
+"""Maximum number of rows shown that other thresholds would newly keep, and of rows that they would
+no longer keep. These suffice to see a kind of caption, and fit on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
 """Columns with the values that stage `score` measured."""
 _UNITS_COUNTED = 2_000
-"""Maximum number of commit records that are summed for an output whose run has not ended. So the page loads within
-seconds, from a store too."""
+"""Maximum number of commit records that are summed for an output whose run has not ended. So the
+page loads within seconds, from a store too."""
 
 
 class Workbench:
@@ -63,8 +64,9 @@ class Workbench:
         self._drawn: tuple[object, Sample, Decided] | None = None
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
-        """Return the sample of a seed, and what the output's preset decides on it. The sample is drawn again if the
-        seed, the preset, the run's stages or the commits of units have changed."""
+        """Return the sample of a seed, and what the output's preset decides on it. The sample is
+        drawn again if the seed, the preset, the run's stages or the commits of units have
+        changed."""
         with self._lock:
             about = self.output.listing(), self.output.preset, self.output.stages, seed
             if self._drawn is None or self._drawn[0] != about:
@@ -73,7 +75,8 @@ class Workbench:
             return self._drawn[1:]
 
     def evidence(self, place: Place) -> Example | None:
-        """Return `evidence_of`. Calls run one at a time, because threads share the parser that explains captions."""
+        """Return `evidence_of`. Calls run one at a time, because threads share the parser that
+        explains captions."""
         with self._lock:
             return evidence_of(self.output, place)
 
@@ -88,13 +91,20 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     counted = None
     if run is None:  # a run that has not ended: sum up what it has committed
         units = output.listing().decided[:_UNITS_COUNTED]
-        decisions: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+        decisions: Iterator[DecideRecord | None] = each(
+            output.decide_record, units, output.layout.root
+        )
         records = ((record["rows"], record) for record in decisions if record is not None)
-        run, counted = count(records, output.preset, output.stages, cascade(output.preset)), len(units)
+        run = count(records, output.preset, output.stages, cascade(output.preset))
+        counted = len(units)
 
     def link(reason: str) -> str:
         end = reason if reason in ("kept", "dead_letter") else "rejected"
-        return address_of(Query(end=end, reason=reason if end == "rejected" else "")) if reason != NOT_DECIDED else ""
+        return (
+            address_of(Query(end=end, reason=reason if end == "rejected" else ""))
+            if reason != NOT_DECIDED
+            else ""
+        )
 
     return "overview.html.j2", {
         "here": "overview",
@@ -115,7 +125,8 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show a page of rows that fit the query of `query.query_of`."""
     output = bench.output
     columns = numeric_columns(output)
-    query, start = query_of(given, columns), Place.parse(given["from"]) if given.get("from") else None
+    query = query_of(given, columns)
+    start = Place.parse(given["from"]) if given.get("from") else None
     if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
         raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
     page = search(output, query, start)
@@ -155,10 +166,13 @@ def _ends(output: Output) -> list[tuple[str, str]]:
 
 
 def _caption(hit: Hit, query: Query) -> str:
-    """Return the caption of a row as HTML, with the first match of the search text marked, or "" without a caption."""
+    """Return the caption of a row as HTML, with the first match of the search text marked, or ""
+    without a caption."""
     caption = hit.row.get("caption") or ""
     match = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
-    return marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
+    return (
+        marked(caption, [TextSpan(*match.span(), "hit")] if match else [], 300) if caption else ""
+    )
 
 
 # ---- one row
@@ -166,15 +180,21 @@ def _caption(hit: Hit, query: Query) -> str:
 
 def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show the row at `place` with its columns and evidence."""
-    output, place = bench.output, Place.parse(given["place"])
+    output = bench.output
+    place = Place.parse(given["place"])
     columns = row_at(output, place)
     if columns is None:
-        raise HTTPException(404, "There is no such row, its files are missing, or a run is deciding it again.")
+        raise HTTPException(
+            404, "There is no such row, its files are missing, or a run is deciding it again."
+        )
     evidence = bench.evidence(place)
-    scores = {name: columns.get(name) for name in _SCORES if name in columns and "score" in output.stages}
+    scores = {
+        name: columns.get(name) for name in _SCORES if name in columns and "score" in output.stages
+    }
     if evidence:
         evidence = {**evidence, "measured": scores}
-    added, reason = added_columns(output), columns.get("reason") or ""
+    added = added_columns(output)
+    reason = columns.get("reason") or ""
     told = {step.reason: step.explanation for step in cascade(output.preset)}
     return "row.html.j2", {
         "here": "rows",
@@ -189,7 +209,8 @@ def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "columns": [
             (name, _text(value))
             for name, value in columns.items()
-            if name not in scores and (place.end == "dead_letter" or (place.end != UNDECIDED and name not in added))
+            if name not in scores
+            and (place.end == "dead_letter" or (place.end != UNDECIDED and name not in added))
         ],
     }
 
@@ -210,8 +231,10 @@ def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
 
 
 def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
-    """Show what the thresholds `given`, by the keys of their controls, would keep of the sample of a `seed`."""
-    output, text = bench.output, given.get("seed", "0")
+    """Show what the thresholds `given`, by the keys of their controls, would keep of the sample of
+    a `seed`."""
+    output = bench.output
+    text = given.get("seed", "0")
     if not text.isdecimal() or len(text) > 9:
         raise BadAddress(f"seed {text[:40]!r} is not a whole number of at most nine digits")
     seed = int(text)
@@ -219,9 +242,11 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
     controls = controls_of(output.preset, sample)
     check_parameters(given, ["seed", *(one.key for one in controls)])
     try:
-        preset, wrong = moved(output.preset, given, controls), ""
+        preset = moved(output.preset, given, controls)
+        wrong = ""
     except BadValue as error:
-        preset, wrong = output.preset, str(error)
+        preset = output.preset
+        wrong = str(error)
     now = before if preset == output.preset else decide(output, sample, preset)
     return "kept.html.j2", {
         "here": "thresholds",
@@ -242,12 +267,21 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
     }
 
 
-def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> list[tuple[str, str, int, int]]:
+def _compared(
+    output: Output, preset: Preset, before: Decided, now: Decided
+) -> list[tuple[str, str, int, int]]:
     """Return (reason, explanation, rows before, rows now) for each reason of either decision."""
-    old, new = before.rejected, now.rejected
-    told = {step.reason: step.explanation for one in (output.preset, preset) for step in cascade(one)}
+    old = before.rejected
+    new = now.rejected
+    told = {
+        step.reason: step.explanation for one in (output.preset, preset) for step in cascade(one)
+    }
     order = dict.fromkeys([*told, *old, *new])
-    return [(reason, told.get(reason, ""), old[reason], new[reason]) for reason in order if old[reason] or new[reason]]
+    return [
+        (reason, told.get(reason, ""), old[reason], new[reason])
+        for reason in order
+        if old[reason] or new[reason]
+    ]
 
 
 def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, object]]:
@@ -273,7 +307,8 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, ob
 
 
 def _command(output: Output) -> str:
-    """Return the command that filters with the preset of the page, or "" if the run's command is unknown."""
+    """Return the command that filters with the preset of the page, or "" if the run's command is
+    unknown."""
     said = list(output.command)
     if "--preset" in said:
         index = said.index("--preset")

@@ -1,8 +1,8 @@
 """Search an output for rows that fit, a page at a time, in plan order.
 
-A query reads the files of one unit after another. It ends at the first row that a full page has no room for, when its
-time is up, or after the last row; the next page begins where it ended, and every page shows how many rows were
-examined.
+A query reads the files of one unit after another. It ends at the first row that a full page has no
+room for, when its time is up, or after the last row; the next page begins where it ended, and every
+page shows how many rows were examined.
 """
 
 import math
@@ -30,12 +30,27 @@ from open_diht.pipelines.store.storage import Row, open_parts, rows_of
 PAGE_ROWS = 24
 SECONDS = 3.0
 """A query ends after about this time even if its page is not full."""
-_GROUP_ROWS, _GROUP_BYTES = 65_536, 32 * 2**20
-"""Row groups are read together up to this many rows and bytes of captions. A larger row group is read alone."""
-_SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap", "spotted", "duplicate_of", "error")
+_GROUP_ROWS = 65_536
+_GROUP_BYTES = 32 * 2**20
+"""Row groups are read together up to this many rows and bytes of captions. A larger row group is
+read alone."""
+_SHOWN = (
+    "uid",
+    "caption",
+    "stage",
+    "reason",
+    "complexity",
+    "actions",
+    "overlap",
+    "spotted",
+    "duplicate_of",
+    "error",
+)
 """Columns that a list of rows shows, if the file has them."""
-_LOOK, _PROBE = 20, 1_000
-"""Number of units that are searched for a file, and number of rows that determine which columns hold numbers."""
+_LOOK = 20
+_PROBE = 1_000
+"""Number of units that are searched for a file, and number of rows that determine which columns
+hold numbers."""
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
@@ -63,7 +78,8 @@ class Bounds:
         return self.low is not None or self.high is not None
 
     def holds(self, values: NDArray[np.float64]) -> Bools:
-        """Return a mask of the values within the bounds. NaN, which marks a missing value, is outside."""
+        """Return a mask of the values within the bounds. NaN, which marks a missing value, is
+        outside."""
         inside = ~np.isnan(values)
         if self.low is not None:
             inside &= values >= self.low
@@ -98,7 +114,8 @@ class BadAddress(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """The place of a row: its unit, its end, and its number in the file that this unit has for this end."""
+    """The place of a row: its unit, its end, and its number in the file that this unit has for this
+    end."""
 
     unit: str
     end: str
@@ -123,24 +140,34 @@ class Place:
 
 
 def check_parameters(given: Mapping[str, str], known: Collection[str]) -> None:
-    """Raise BadAddress for a parameter that a page does not have, because its rows would look like the answer."""
+    """Raise BadAddress for a parameter that a page does not have, because its rows would look like
+    the answer."""
     for name in given:
         if name not in known:
-            remedy = f"choose from {', '.join(sorted(known))}" if known else "this page has none, so leave it out"
+            remedy = (
+                f"choose from {', '.join(sorted(known))}"
+                if known
+                else "this page has none, so leave it out"
+            )
             raise BadAddress(f"no parameter {name[:40]!r}{nearest(name, known)}; {remedy}")
 
 
 def query_of(given: Mapping[str, str], columns: Sequence[str]) -> Query:
-    """Parse the query in an address. Raise BadAddress if a number is invalid, or if there is no such parameter, end or
-    column."""
+    """Parse the query in an address. Raise BadAddress if a number is invalid, or if there is no
+    such parameter, end or column."""
     check_parameters(given, _PARAMETERS)
     end, _, reason = given.get("end", "").partition(":")
     if end and end not in ENDS:
         raise BadAddress(f"rows end as one of {', '.join(ENDS)}, not as {end[:40]!r}")
     column = given.get("column", "")
     if column and column not in columns:
-        raise BadAddress(f"no numeric column {column[:40]!r}; choose one of {', '.join(columns) or 'none'}")
-    bounds = {name: Bounds(low=_number(given, f"{name}_low"), high=_number(given, f"{name}_high")) for name in BOUNDS}
+        raise BadAddress(
+            f"no numeric column {column[:40]!r}; choose one of {', '.join(columns) or 'none'}"
+        )
+    bounds = {
+        name: Bounds(low=_number(given, f"{name}_low"), high=_number(given, f"{name}_high"))
+        for name in BOUNDS
+    }
     return Query(
         end=end,
         reason=reason[:_LONGEST] if end in ("rejected", "dead_letter") else "",
@@ -161,9 +188,12 @@ def address_of(query: Query, start: Place | None = None) -> str:
     if start is not None:
         said["from"] = str(start)
     words = {
-        name: repr(value).removesuffix(".0") if isinstance(value, float) else value for name, value in said.items()
+        name: repr(value).removesuffix(".0") if isinstance(value, float) else value
+        for name, value in said.items()
     }
-    return "/rows?" + urlencode({name: value for name, value in words.items() if value not in ("", None)})
+    return "/rows?" + urlencode(
+        {name: value for name, value in words.items() if value not in ("", None)}
+    )
 
 
 def end_of(end: str, reason: str) -> str:
@@ -198,16 +228,22 @@ class QueryResult:
     looked_at: int
     """Number of rows examined."""
     after: Place | None
-    """Place where the search continues, which may be after the last row. None if all rows were examined."""
+    """Place where the search continues, which may be after the last row. None if all rows were
+    examined."""
     seconds: float
 
 
 def search(
-    output: Output, query: Query, start: Place | None = None, rows: int = PAGE_ROWS, seconds: float = SECONDS
+    output: Output,
+    query: Query,
+    start: Place | None = None,
+    rows: int = PAGE_ROWS,
+    seconds: float = SECONDS,
 ) -> QueryResult:
-    """Return the next rows that fit, from the place that the previous page names, or from the first row. The search
-    ends after about `seconds`, but examines at least one piece of a file."""
-    began, looked = time.monotonic(), 0
+    """Return the next rows that fit, from the place that the previous page names, or from the first
+    row. The search ends after about `seconds`, but examines at least one piece of a file."""
+    began = time.monotonic()
+    looked = 0
     hits: list[Hit] = []
     for unit, end, first, stop, found in _pieces(output, query, start):
         for hit in found:
@@ -217,26 +253,41 @@ def search(
             hits.append(hit)
         looked += stop - first
         if time.monotonic() - began > seconds:
-            return QueryResult(tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began)
+            return QueryResult(
+                tuple(hits), looked, Place(unit, end, stop), time.monotonic() - began
+            )
     return QueryResult(tuple(hits), looked, None, time.monotonic() - began)
 
 
 def added_columns(output: Output) -> frozenset[str]:
-    """Return the columns that a run adds to those of the manifest, except the numbers of scores and user stages."""
-    lists = SEVERAL if output.dataset.several_captions else ()  # else these may be names of the manifest's own
+    """Return the columns that a run adds to those of the manifest, except the numbers of scores and
+    user stages."""
+    lists = (
+        SEVERAL if output.dataset.several_captions else ()
+    )  # else these may be names of the manifest's own
     return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
 
 
 def numeric_columns(output: Output) -> list[str]:
-    """Return those columns of the manifest, of scores and of user stages that hold numbers in the first rows of an
-    output file. A string column, as from a TSV manifest, counts if all its texts there are numbers."""
+    """Return those columns of the manifest, of scores and of user stages that hold numbers in the
+    first rows of an output file. A string column, as from a TSV manifest, counts if all its texts
+    there are numbers.
+    """
     added = added_columns(output)
-    for path in (output.part(end, unit) for unit in output.listing().decided[:_LOOK] for end in ("kept", "rejected")):
+    for path in (
+        output.part(end, unit)
+        for unit in output.listing().decided[:_LOOK]
+        for end in ("kept", "rejected")
+    ):
         try:
             with open_parts(path) as source:
                 file = pq.ParquetFile(source)
-                groups = (n for n in range(file.num_row_groups) if file.metadata.row_group(n).num_rows)
-                if (first := next(groups, None)) is None:  # a group has no row where none of its batch was kept
+                groups = (
+                    n for n in range(file.num_row_groups) if file.metadata.row_group(n).num_rows
+                )
+                if (
+                    first := next(groups, None)
+                ) is None:  # a group has no row where none of its batch was kept
                     continue
                 names = [name for name in file.schema_arrow.names if name not in added]
                 table = file.read_row_group(first, columns=names).slice(0, _PROBE)
@@ -254,7 +305,8 @@ def numeric_columns(output: Output) -> list[str]:
 
 
 def random_place(output: Output) -> Place | None:
-    """Return the first place of a random unit; there may be no row at it. Return None without units."""
+    """Return the first place of a random unit; there may be no row at it. Return None without
+    units."""
     listing = output.listing()
     units = [*listing.decided, *listing.undecided]
     if not units:
@@ -264,7 +316,8 @@ def random_place(output: Output) -> Place | None:
 
 
 def row_at(output: Output, place: Place) -> Row | None:
-    """Return all columns of the row at a place. Return None if the row does not exist (any more)."""
+    """Return all columns of the row at a place. Return None if the row does not exist (any
+    more)."""
     try:
         with open_parts(output.part(place.end, place.unit)) as source:
             rows = rows_of(pq.ParquetFile(source), np.array([place.row]), None)
@@ -273,8 +326,11 @@ def row_at(output: Output, place: Place) -> Row | None:
         return None
 
 
-def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple[str, str, int, int, Iterator[Hit]]]:
-    """Yield the pieces of files to examine: unit, end, first row, last row (exclusive), and the hits in the piece."""
+def _pieces(
+    output: Output, query: Query, start: Place | None
+) -> Iterator[tuple[str, str, int, int, Iterator[Hit]]]:
+    """Yield the pieces of files to examine: unit, end, first row, last row (exclusive), and the
+    hits in the piece."""
     listing = output.listing()
     ends = {UNREADABLE: ("dead_letter",)} | dict.fromkeys(listing.decided, KINDS)
     ends |= dict.fromkeys(listing.undecided, (UNDECIDED,))
@@ -294,14 +350,19 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[tuple
                     file = pq.ParquetFile(source)
                     for groups, group_first, stop in _together(file):
                         if stop > first:
-                            found = _hits(output, query, file, Place(unit, end, group_first), groups, first)
+                            found = _hits(
+                                output, query, file, Place(unit, end, group_first), groups, first
+                            )
                             yield unit, end, max(first, group_first), stop, found
-            except FileNotFoundError:  # a run is deciding the unit again at this moment, or it has no such file
+            except (
+                FileNotFoundError
+            ):  # a run is deciding the unit again at this moment, or it has no such file
                 continue
 
 
 def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
-    """Return how many rows of an end need no search, since by the unit's record none has the query's reason."""
+    """Return how many rows of an end need no search, since by the unit's record none has the
+    query's reason."""
     # The record does not count the dead letter of the unit itself, so those files are always read.
     known = query.reason and end in ("kept", "rejected")
     record = output.decide_record(unit) if known else None
@@ -312,8 +373,11 @@ def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
 
 
 def _together(file: pq.ParquetFile) -> Iterator[tuple[list[int], int, int]]:
-    """Yield row groups that are read together, with the numbers of their first row and of the row after their last."""
-    caption = [file.schema.column(number).path for number in range(len(file.schema))].index("caption")
+    """Yield row groups that are read together, with the numbers of their first row and of the row
+    after their last."""
+    caption = [file.schema.column(number).path for number in range(len(file.schema))].index(
+        "caption"
+    )
     groups: list[int] = []
     begin = rows = size = 0
     for number in range(file.num_row_groups):
@@ -332,13 +396,16 @@ def _hits(
     output: Output, query: Query, file: pq.ParquetFile, begin: Place, groups: list[int], first: int
 ) -> Iterator[Hit]:
     """Yield the rows that fit a query in row groups that begin at `begin`, from row `first` on."""
-    conditions, names = _conditions(query), file.schema_arrow.names
+    conditions = _conditions(query)
+    names = file.schema_arrow.names
     if not {name for name, _ in conditions} <= {*names}:
         return  # these rows lack a column of the query
     rows = sum(file.metadata.row_group(group).num_rows for group in groups)
     fits = np.arange(begin.row, begin.row + rows) >= first
     if conditions:
-        table = file.read_row_groups(groups, columns=list(dict.fromkeys(name for name, _ in conditions)))
+        table = file.read_row_groups(
+            groups, columns=list(dict.fromkeys(name for name, _ in conditions))
+        )
         for name, holds in conditions:
             fits &= holds(table[name])
     shown = [name for name in _SHOWN if name in names]
@@ -347,7 +414,8 @@ def _hits(
 
 
 def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Bools]]]:
-    """Return the columns in a query's conditions, each with a function from the column to the mask of fitting rows."""
+    """Return the columns in a query's conditions, each with a function from the column to the mask
+    of fitting rows."""
 
     def equal(column: pa.ChunkedArray) -> Bools:
         return _bools(pc.equal(column, query.reason))
@@ -375,9 +443,12 @@ def _conditions(query: Query) -> list[tuple[str, Callable[[pa.ChunkedArray], Boo
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Return the numbers (n,) of a column as float64, NaN for what is no number, including texts such as `.5`."""
+    """Return the numbers (n,) of a column as float64, NaN for what is no number, including texts
+    such as `.5`."""
     if pa.types.is_string(column.type):
-        column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
+        column = pc.if_else(
+            pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string())
+        )
     elif not _is_number(column.type):
         return np.full(len(column), np.nan)
     return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), float("nan")))

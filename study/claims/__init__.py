@@ -1,1 +1,2 @@
-"""A module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one. The others are helpers."""
+"""A module per claim: `arms(track, scale, data)` lists the arms, `run(arm, data)` runs one. The
+others are helpers."""

@@ -1,9 +1,11 @@
-"""The claim of CAT: kept pairs teach more than as many random pairs, and more than all pairs if enough are kept.
+"""The claim of CAT: kept pairs teach more than as many random pairs, and more than all pairs if
+enough are kept.
 
-Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's captions, and images that
-show their caption. The decisions are those of the product's filters, preset `paper`, without T on LAION's captions.
-Every arm of a pool has the same words and, with the same seed, the same initial weights. Budgets count samples seen, so
-a smaller part is repeated more often. All arms have the settings of the track's configuration.
+Pools: the web pairs (`natural`), and these with noise (`injected`): web images with LAION's
+captions, and images that show their caption. The decisions are those of the product's filters,
+preset `paper`, without T on LAION's captions. Every arm of a pool has the same words and, with the
+same seed, the same initial weights. Budgets count samples seen, so a smaller part is repeated more
+often. All arms have the settings of the track's configuration.
 """
 
 from __future__ import annotations
@@ -34,13 +36,20 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
 
 
 def run(arm: Arm, data: Data) -> Result:
-    """Train on the arm's part of its pool, and rank Flickr8k's test photographs and held-out web pairs."""
+    """Train on the arm's part of its pool, and rank Flickr8k's test photographs and held-out web
+    pairs."""
     on = track_of(ABOUT, arm.track)
     pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
-    model = trained(on.trainer, pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
+    model = trained(
+        on.trainer, pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={}
+    )
     metrics, items = model.retrieval(retrieval_tests(data, on.side))
-    return metrics, items, {"pairs": len(rows), "repeats": arm.budget / len(rows), **pool.about(rows)}
+    return (
+        metrics,
+        items,
+        {"pairs": len(rows), "repeats": arm.budget / len(rows), **pool.about(rows)},
+    )
 
 
 def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:

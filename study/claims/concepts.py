@@ -1,10 +1,12 @@
-"""The claim of distillation: an image tower learns more when it has heads that predict a teacher's concepts.
+"""The claim of distillation: an image tower learns more when it has heads that predict a teacher's
+concepts.
 
-The tower is trained from scratch (on track `cpu` a ConvNet at 48 pixels) on Flickr8k's training photographs with all
-their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has heads for the objects and attributes in
-captions (`concepts`), or keeps its own classifier (`imagenet`). With the same seed all arms have the same initial
-towers and the same order of pairs. Nothing is tuned: loss factors (but for the attributes, which `imagenet` lacks) and
-the learning rates of heads are the trainer's defaults.
+The tower is trained from scratch (on track `cpu` a ConvNet at 48 pixels) on Flickr8k's training
+photographs with all their captions. The teacher, an EfficientNet-Lite0 trained on ImageNet-1k, has
+heads for the objects and attributes in captions (`concepts`), or keeps its own classifier
+(`imagenet`). With the same seed all arms have the same initial towers and the same order of pairs.
+Nothing is tuned: loss factors (but for the attributes, which `imagenet` lacks) and the learning
+rates of heads are the trainer's defaults.
 """
 
 from __future__ import annotations
@@ -43,7 +45,15 @@ def run(arm: Arm, data: Data) -> Result:
     targets, about = (None, {}) if arm.arm == "none" else _targets(arm.arm, data)
     # ImageNet's classifier knows objects only, so the loss of the attribute head is off.
     changed = {"concepts": {"attributes": 0.0}} if arm.arm == "imagenet" else {}
-    model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed, concepts=targets)
+    model = trained(
+        on.trainer,
+        pairs,
+        words,
+        budget=arm.budget,
+        seed=arm.seed,
+        changed=changed,
+        concepts=targets,
+    )
     metrics, items = model.retrieval({"flickr8k-test": test})
     return metrics, items, {"pairs": len(pairs.captions), "photographs": len(pairs.images), **about}
 
@@ -67,7 +77,9 @@ def _targets(arm: str, data: Data) -> tuple[Path, dict[str, Any]]:
         known = named(train.captions)
         heads = concept_heads(train.keys, features, known)
         about = {head: len(names) for head, names in known.vocabulary.items()}
-        about |= {f"{head}_recall_at_10": each.metrics["recall_at_10"] for head, each in heads.items()}
+        about |= {
+            f"{head}_recall_at_10": each.metrics["recall_at_10"] for head, each in heads.items()
+        }
     folder = data.cache / f"targets-{arm}"
     write_targets(folder, FILE, heads, features, Pairs.of_each(features, train.captions))
     return folder, about

@@ -20,8 +20,8 @@ class Track:
     side: int | None
     """Side of the stored images in pixels. None means cached features."""
     budgets: Mapping[str, Any]
-    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of seeds (or a number
-    for each arm)."""
+    """Maps the scale (`full`, `quick`, `tiny`) to numbers of samples seen, each with its number of
+    seeds (or a number for each arm)."""
 
 
 @cache
@@ -32,11 +32,14 @@ def described(path: Path) -> dict[str, Any]:
 
 def track_of(path: Path, name: str) -> Track:
     about = described(path)["tracks"][name]
-    return Track(trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"])
+    return Track(
+        trainer=path.parent / about["trainer"], side=about.get("side"), budgets=about["budgets"]
+    )
 
 
 def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:
-    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed."""
+    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then
+    seed."""
     about = described(path)
     return [
         Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)

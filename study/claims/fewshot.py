@@ -1,14 +1,15 @@
 """Few-shot: the paper's probe, which starts from the text, against a probe without text.
 
-The model is the reference encoder of the evaluation. A budget is the number k of labeled images per class; k = 0 is
-zero-shot. A seed draws the shots, which all methods share, so results are paired over images and over draws. Radius and
-penalty are chosen on the shots alone, or fixed for a single shot (`open_diht.eval.fewshot`). So test labels only score,
-except on Fashion-MNIST, see below.
+The model is the reference encoder of the evaluation. A budget is the number k of labeled images per
+class; k = 0 is zero-shot. A seed draws the shots, which all methods share, so results are paired
+over images and over draws. Radius and penalty are chosen on the shots alone, or fixed for a single
+shot (`open_diht.eval.fewshot`). So test labels only score, except on Fashion-MNIST, see below.
 
-Three sets are photographs of groceries. `grocery-inside` has the kinds that are classes of ImageNet, on which the image
-encoder was trained. `grocery-packages` has cartons and bottles, whose names tell little about their looks.
-`grocery-produce` has the other fruit and vegetables, for which ImageNet has only one class, all bell peppers. Two more
-sets are CIFAR-10 and Fashion-MNIST. The rule for the radius was developed on Fashion-MNIST (benchmarks/RESULTS.md).
+Three sets are photographs of groceries. `grocery-inside` has the kinds that are classes of
+ImageNet, on which the image encoder was trained. `grocery-packages` has cartons and bottles, whose
+names tell little about their looks. `grocery-produce` has the other fruit and vegetables, for which
+ImageNet has only one class, all bell peppers. Two more sets are CIFAR-10 and Fashion-MNIST. The
+rule for the radius was developed on Fashion-MNIST (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from study.rows import ZERO_SHOT, Arm, Result
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
-"""Numbers of draws that differ from FEW. A small set costs a second per draw, and at k = 1 results vary by several
-points between draws."""
+"""Numbers of draws that differ from FEW. A small set costs a second per draw, and at k = 1 results
+vary by several points between draws."""
 FEW = {"full": 5, "quick": 3, "tiny": 3}
 METHODS = ("probe", "random-init", "text-or-zero")
 """Methods of `open_diht.eval.fewshot.METHODS` to run in addition to zero-shot."""
@@ -44,8 +45,8 @@ TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}
 TEMPLATES = ("a photo of a {}.", "a photo of {}, a type of food.", "{}")
 """Templates for groceries, written for this study before any measurement."""
 INSIDE = (
-    "Granny Smith", "Banana", "Lemon", "Orange", "Pineapple", "Pomegranate", "Cabbage", "Brown Cap Mushroom",
-    "Cucumber", "Zucchini",
+    "Granny Smith", "Banana", "Lemon", "Orange", "Pineapple", "Pomegranate", "Cabbage",
+    "Brown Cap Mushroom", "Cucumber", "Zucchini",
 )  # fmt: skip
 """Names of groceries that are classes of ImageNet-1k."""
 BRANDS = ("Bravo", "God Morgon", "Tropicana", "Arla", "Garant", "Oatly", "Alpro", "Valio", "Yoggi")
@@ -58,25 +59,29 @@ GROCERIES: dict[str, Callable[[str], bool]] = {
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on the available sets.
-    At scale `tiny` these are only the groceries. No towers are trained, so `track` is only a name. Raises
-    `SetMissing`."""
+    """Return zero-shot once per set, and every method at every k and draw, fewest shots first, on
+    the available sets. At scale `tiny` these are only the groceries. No towers are trained, so
+    `track` is only a name. Raises `SetMissing`."""
     data.wanted("reference")
     pools = list(GROCERIES) if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
-    found = [Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0, track=track) for pool in pools]
+    found = [
+        Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0, track=track)
+        for pool in pools
+    ]
     for k in SHOTS[scale]:
         for pool in pools:
             for seed in range(DRAWS[scale].get(pool, FEW[scale])):
                 found += [
-                    Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed, track=track) for method in METHODS
+                    Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed, track=track)
+                    for method in METHODS
                 ]
     return found
 
 
 def run(arm: Arm, data: Data) -> Result:
-    """Score the test images by zero-shot, or by a method fitted on one draw. The time of a draw's probes is recorded
-    for the first method that a process runs."""
+    """Score the test images by zero-shot, or by a method fitted on one draw. The time of a draw's
+    probes is recorded for the first method that a process runs."""
     encoded, labels = open_pool(arm.pool, data)
     # Zero-shot has the budget 0, but curves need at least one shot.
     k = max(arm.budget, 1)
@@ -101,21 +106,27 @@ def run(arm: Arm, data: Data) -> Result:
 
 @lru_cache(maxsize=1)  # the arms of one draw are consecutive, and `text-or-zero` uses both others
 def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) -> FewShotResult:
-    return run_curves(*open_pool(pool, data), FewShotSettings(shots=(k,), seeds=(seed,), methods=methods))
+    return run_curves(
+        *open_pool(pool, data), FewShotSettings(shots=(k,), seeds=(seed,), methods=methods)
+    )
 
 
 @lru_cache
 def open_pool(name: str, data: Data) -> tuple[Encoded, NDArray[np.int64]]:
-    """Return the features of a pool, whose training samples include all that become shots, and the classes (m,) of its
-    test images. Raises `SetMissing`."""
+    """Return the features of a pool, whose training samples include all that become shots, and the
+    classes (m,) of its test images. Raises `SetMissing`."""
     model = _model(data)
     cache = FeatureCache(data.cache / "encoded", model, progress=True)
-    train, test, names, prompts = _grocery(name, data) if name not in TASKS else _task(TASKS[name], data)
+    train, test, names, prompts = (
+        _grocery(name, data) if name not in TASKS else _task(TASKS[name], data)
+    )
     assert train.labels is not None and test.labels is not None  # labeled sets
-    keys, labels = list(train.images.keys), train.labels
-    # A shot depends only on its own key, so only these images of a large set are encoded, and the same shots
-    # are drawn.
-    most, draws = max(SHOTS["full"]), range(max(FEW["full"], DRAWS["full"].get(name, 0)))
+    keys = list(train.images.keys)
+    labels = train.labels
+    # A shot depends only on its own key, so only these images of a large set are encoded, and the
+    # same shots are drawn.
+    most = max(SHOTS["full"])
+    draws = range(max(FEW["full"], DRAWS["full"].get(name, 0)))
     drawn = [draw_shots(keys, labels, len(names), most, seed).indices(most) for seed in draws]
     chosen = sorted({int(index) for one in drawn for index in one})
     encoded = Encoded(
@@ -136,8 +147,10 @@ def _model(data: Data) -> Model:
 
 
 def _grocery(pool: str, data: Data) -> tuple[DataSet, DataSet, list[str], Sequence[str]]:
-    """Return training and test images, class names and templates of the kinds of groceries in a pool."""
-    train, test = data.grocery("train"), data.grocery("test")
+    """Return training and test images, class names and templates of the kinds of groceries in a
+    pool."""
+    train = data.grocery("train")
+    test = data.grocery("test")
     names = test.class_names or ()
     kinds = [index for index, name in enumerate(names) if GROCERIES[pool](name)]
     return _of(train, kinds), _of(test, kinds), [names[kind].lower() for kind in kinds], TEMPLATES

@@ -1,42 +1,45 @@
-"""The mix without labels: does a fit on wrong pairs that a pool makes itself choose better pairs than the score?
+"""The mix without labels: does a fit on wrong pairs that a pool makes itself choose better pairs
+than the score?
 
-Written before the first training. The claim `rivals` has a logistic mix that was fitted on pairs with known noise. Here
-the same regression is fitted on the pool's own pairs, all taken as true, and on negatives made of them
-(`study.own_negatives`: shuffled captions, captions of near neighbors, the text of the image, truncated and
-generic captions). Pools, scorers, training, and the arms `random`, `score`, `negcliploss` and `mix` are those of the
-claim rivals.
+Written before the first training. The claim `rivals` has a logistic mix that was fitted on pairs
+with known noise. Here the same regression is fitted on the pool's own pairs, all taken as true, and
+on negatives made of them (`study.own_negatives`: shuffled captions, captions of near neighbors, the
+text of the image, truncated and generic captions). Pools, scorers, training, and the arms `random`,
+`score`, `negcliploss` and `mix` are those of the claim rivals.
 
 An arm SELECTS-N learns from the best N % of its pool, and all see as many samples:
 
-    random, score, negcliploss    as in rivals
-    mix               fitted on other pairs with known noise, as in rivals
-    self              fitted on the pool itself
-    self-no-FEATURE   the same without a feature
-    other             the fit `self` of another pool with the same scorers: with noise or without it, with useful text
+    random, score, negcliploss    as in rivals mix               fitted on other pairs with known
+    noise, as in rivals self              fitted on the pool itself self-no-FEATURE   the same
+    without a feature other             the fit `self` of another pool with the same scorers: with
+    noise or without it, with useful text
                       or without it
     cat-score         what CAT keeps by the score, then what it rejects by the score
 
-Which negatives teach which feature, decided beforehand: a negative differs from its pair only in what its kind is
-about. All kinds teach the scores (cosine, negCLIPLoss, masked cosine). Truncated and generic captions alone teach the
-features of captions (complexity, actions), as shuffled ones have the same distribution. Only captions that repeat the
-text of their image teach the overlap with it. No kind teaches the language or the text area, so they are no features.
-Pairs that negCLIPLoss compares with are not those of the fit, because a wrong caption would meet its own image.
+Which negatives teach which feature, decided beforehand: a negative differs from its pair only in
+what its kind is about. All kinds teach the scores (cosine, negCLIPLoss, masked cosine). Truncated
+and generic captions alone teach the features of captions (complexity, actions), as shuffled ones
+have the same distribution. Only captions that repeat the text of their image teach the overlap with
+it. No kind teaches the language or the text area, so they are no features. Pairs that negCLIPLoss
+compares with are not those of the fit, because a wrong caption would meet its own image.
 
-Questions, each a table with Holm's correction for all of its lines and both measures (rank and R@10), on photographs
-and on held-out web pairs:
+Questions, each a table with Holm's correction for all of its lines and both measures (rank and
+R@10), on photographs and on held-out web pairs:
 
-1. `mix`: is `self` better than `score` at 30 % (ten seeds)? The goal: its change of the rank is at most 0 %, with the
-   upper end of the interval at most +2 %, in each pool and test set, and at most -8 % on photographs in the pools
-   `natural` and `injected`. If it is missed, the feature is not built, and the page says so.
+1. `mix`: is `self` better than `score` at 30 % (ten seeds)? The goal: its change of the rank is at
+   most 0 %, with the upper end of the interval at most +2 %, in each pool and test set, and at most
+   -8 % on photographs in the pools `natural` and `injected`. If it is missed, the feature is not
+   built, and the page says so.
 2. `mix-rivals`: how does `self` compare with the other arms at 30 % (five seeds)?
 3. `mix-sizes`: do the arms beat the score at 10 % and 60 % (three seeds)?
 4. `mix-without`: which features carry it (three seeds)?
 
-Chosen before the first training by how well the fit separates true from injected pairs, on pairs of `injected` that no
-arm learns from (score 0.851, negCLIPLoss 0.866), never by retrieval: the numbers of objects, words and characters are
-no features, as length alone tells truncated captions (0.736 with these and with kinds of equal weight, 0.812 without);
-shuffled captions weigh as much as three other kinds (0.858); the fit is repeated twice with the less probable half of
-the pool as one more kind of negatives (0.874). Nothing was looked at in the pools `natural` and `lettered-N`.
+Chosen before the first training by how well the fit separates true from injected pairs, on pairs of
+`injected` that no arm learns from (score 0.851, negCLIPLoss 0.866), never by retrieval: the numbers
+of objects, words and characters are no features, as length alone tells truncated captions (0.736
+with these and with kinds of equal weight, 0.812 without); shuffled captions weigh as much as three
+other kinds (0.858); the fit is repeated twice with the less probable half of the pool as one more
+kind of negatives (0.874). Nothing was looked at in the pools `natural` and `lettered-N`.
 """
 
 from __future__ import annotations
@@ -74,7 +77,13 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
     data.wanted("web", "flickr8k", "laion")
     about = described(ABOUT)
     return [
-        Arm(claim=NAME, pool=pool, arm=f"{name}-{size}", budget=track_of(ABOUT, track).budgets[scale], seed=seed)
+        Arm(
+            claim=NAME,
+            pool=pool,
+            arm=f"{name}-{size}",
+            budget=track_of(ABOUT, track).budgets[scale],
+            seed=seed,
+        )
         for wave in about["waves"][scale]
         for size in wave["sizes"]
         for pool in wave["pools"]
@@ -95,7 +104,9 @@ def run(arm: Arm, data: Data) -> Result:
         fitted = pool.fits[scorer].get(what)
     key = fitted.log_odds(pool.columns[scorer]) if fitted else None
     rows = chosen(pool.choice, what, arm.seed, int(percent) / 100, key)
-    metrics, items, notes = rivals.learned(arm, pool.choice, rows, pool.words, retrieval_tests(data))
+    metrics, items, notes = rivals.learned(
+        arm, pool.choice, rows, pool.words, retrieval_tests(data)
+    )
     if fitted and key is not None:
         notes["fit"] = {
             name: [round(float(one), 3) for one in pair]
@@ -107,10 +118,13 @@ def run(arm: Arm, data: Data) -> Result:
     return metrics, items, notes
 
 
-def chosen(choice: Choice, arm: str, seed: int, share: float, key: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from: the best by `key` (m,), which arms with a fit have, or by what
-    their names say."""
-    everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
+def chosen(
+    choice: Choice, arm: str, seed: int, share: float, key: NDArray[np.float64] | None
+) -> NDArray[np.int64]:
+    """Return the rows of a pool that an arm learns from: the best by `key` (m,), which arms with a
+    fit have, or by what their names say."""
+    everything = len(choice.origin)
+    scores = choice.scores[seed % len(choice.scores)]
     if arm == "random":
         key = np.random.default_rng([seed, zlib.crc32(arm.encode())]).random(everything)
     elif key is None:
@@ -133,15 +147,27 @@ class _Pool:
 @lru_cache(maxsize=4)
 def _pool(name: str, data: Data) -> _Pool:
     candidates, wanted = rivals.candidates_of(name, data)
-    choice, within = candidates.choice(wanted), np.flatnonzero(candidates.in_pool & wanted)
+    choice = candidates.choice(wanted)
+    within = np.flatnonzero(candidates.in_pool & wanted)
     known = {key: each[within] for key, each in candidates.known.items()}
-    columns, fits = [], []
+    columns = []
+    fits = []
     for scorer, scores in zip(candidates.scorers, choice.scores, strict=True):
         pairs, negatives, kind = examples(candidates, within, scorer, described(ABOUT)["rows"])
         columns.append({name: {**known, **scores}[name] for name in pairs})
-        without = {"self": "", **{f"self-no-{group}": dropped for group, dropped in _groups(name).items()}}
-        fits.append({arm: _fitted(pairs, negatives, kind, dropped) for arm, dropped in without.items()})
-    return _Pool(choice=choice, words=vocabulary(choice.pairs.captions), columns=tuple(columns), fits=tuple(fits))
+        without = {
+            "self": "",
+            **{f"self-no-{group}": dropped for group, dropped in _groups(name).items()},
+        }
+        fits.append(
+            {arm: _fitted(pairs, negatives, kind, dropped) for arm, dropped in without.items()}
+        )
+    return _Pool(
+        choice=choice,
+        words=vocabulary(choice.pairs.captions),
+        columns=tuple(columns),
+        fits=tuple(fits),
+    )
 
 
 def _fitted(pairs: Columns, negatives: Columns, kind: NDArray[np.str_], dropped: str) -> Fit:
@@ -152,10 +178,11 @@ def _fitted(pairs: Columns, negatives: Columns, kind: NDArray[np.str_], dropped:
 def examples(
     candidates: Candidates, within: NDArray[np.int64], scorer: Trained, most: int
 ) -> tuple[Columns, Columns, NDArray[np.str_]]:
-    """Return the features of pairs of a pool and of negatives made of these, and the kinds of the negatives. `within`
-    are the rows of the pool; at most half of them are used."""
+    """Return the features of pairs of a pool and of negatives made of these, and the kinds of the
+    negatives. `within` are the rows of the pool; at most half of them are used."""
     order = np.random.default_rng(0).permutation(within)
-    # negCLIPLoss compares with other pairs than these: among them, a wrong caption would meet its own image.
+    # negCLIPLoss compares with other pairs than these: among them, a wrong caption would meet its
+    # own image.
     rows, others = np.split(order, [min(most, len(order) // 2)])
     at = candidates.pairs.image[rows]
     captions = [candidates.pairs.captions[row] for row in rows.tolist()]
@@ -169,7 +196,9 @@ def examples(
     batch = Batch(images.astype(np.float16), texts.astype(np.float16))
     known = {name: each[rows] for name, each in candidates.known.items() if name in features}
     pairs = {**known, **_scores(scorer, vectors, captions, batch)}
-    made = make_negatives(captions, [" ".join(text for text, _ in each) for each in lines], vectors["score"])
+    made = make_negatives(
+        captions, [" ".join(text for text, _ in each) for each in lines], vectors["score"]
+    )
     negatives = {name: each[made.row].copy() for name, each in known.items()}
     for group in (CAPTION, TEXT):
         taught = np.flatnonzero([group in TEACHES[kind] for kind in made.kind.tolist()])
@@ -185,18 +214,22 @@ def examples(
     return pairs, {**negatives, **_scores(scorer, own, made.captions, batch)}, made.kind
 
 
-def _scores(scorer: Trained, vectors: Mapping[str, Floats], captions: Sequence[str], batch: Batch) -> Columns:
+def _scores(
+    scorer: Trained, vectors: Mapping[str, Floats], captions: Sequence[str], batch: Batch
+) -> Columns:
     outside = np.full(len(captions), -1)
     return rivals.compared(scorer, vectors, scorer.texts(captions).numpy(), batch, outside)
 
 
 @lru_cache(maxsize=4)
 def _facts(captions: tuple[str, ...]) -> Keys:
-    return rivals.facts(captions)  # the scorers of a pool share the captions that are truncated or generic
+    return rivals.facts(
+        captions
+    )  # the scorers of a pool share the captions that are truncated or generic
 
 
 def _groups(pool: str) -> dict[str, str]:
-    """Return the features of a pool that arms are fitted without, by the ends of the arms' names. Only images of
-    photographs have been read and masked."""
+    """Return the features of a pool that arms are fitted without, by the ends of the arms' names.
+    Only images of photographs have been read and masked."""
     absent = set() if pool.startswith("lettered") else {"masked", "text"}
     return {name: each for name, each in described(ABOUT)["groups"].items() if name not in absent}

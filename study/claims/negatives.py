@@ -1,10 +1,12 @@
-"""The claim of HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft enough.
+"""The claim of HN-NCE: weighting hard negatives improves retrieval if the initial logits are soft
+enough.
 
-beta sharpens the weights of negatives depending on the scale of the logits, which a short run hardly changes. So there
-are two pools of rows. `usual` has every beta at the usual initial scale. `tuned` has each beta at its best scale on one
-half of the held-out web pairs, found with other seeds at the nearest budget with a grid (rows of stage `tuning`;
-`best_scales`). Results are reported on the other half and on Flickr8k's test photographs. All arms train on the web's
-training pairs.
+beta sharpens the weights of negatives depending on the scale of the logits, which a short run
+hardly changes. So there are two pools of rows. `usual` has every beta at the usual initial scale.
+`tuned` has each beta at its best scale on one half of the held-out web pairs, found with other
+seeds at the nearest budget with a grid (rows of stage `tuning`; `best_scales`). Results are
+reported on the other half and on Flickr8k's test photographs. All arms train on the web's training
+pairs.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ CHOSEN_BY = "web-chosen/t2i/gm_rank"
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """Return the arms of the grid (only on a CPU at full scale), then the reported ones."""
-    about, on = described(ABOUT), track_of(ABOUT, track)
+    about = described(ABOUT)
+    on = track_of(ABOUT, track)
     data.wanted(web_set(on.side), "flickr8k")
     grid = [
         _arm(CPU, TUNING, beta, budget, seed, start)
@@ -40,7 +43,9 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         for start in about["grid"]
     ]
     budgets = on.budgets[scale].items()
-    return grid + [arm for budget, seeds in budgets for arm in reported(track, budget, range(seeds))]
+    return grid + [
+        arm for budget, seeds in budgets for arm in reported(track, budget, range(seeds))
+    ]
 
 
 def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
@@ -50,7 +55,10 @@ def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]
     return [
         _arm(track, pool, beta, budget, seed, start)
-        for pool, starts in (("usual", dict.fromkeys(about["betas"], about["usual"])), ("tuned", chosen))
+        for pool, starts in (
+            ("usual", dict.fromkeys(about["betas"], about["usual"])),
+            ("tuned", chosen),
+        )
         for seed in seeds
         for beta, start in starts.items()
     ]
@@ -60,28 +68,37 @@ def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: floa
     stage = {"stage": TUNING} if pool == TUNING else {}
     settings = {"beta": beta, "scale": start, **stage}
     name = f"beta-{beta:g}"
-    return Arm(claim=NAME, pool=pool, arm=name, budget=budget, seed=seed, settings=settings, track=track)
+    return Arm(
+        claim=NAME, pool=pool, arm=name, budget=budget, seed=seed, settings=settings, track=track
+    )
 
 
 def run(arm: Arm, data: Data) -> Result:
-    """Train with a beta and an initial scale. Arms of the grid rank the half of the held-out pairs that selects the
-    scale; others rank the other half and Flickr8k."""
+    """Train with a beta and an initial scale. Arms of the grid rank the half of the held-out pairs
+    that selects the scale; others rank the other half and Flickr8k."""
     on = track_of(ABOUT, arm.track)
     pairs, words = _pairs(data, on.side)
-    beta, start = arm.settings["beta"], arm.settings["scale"]
-    changed = {"loss": {"name": "hn_nce", "alpha": 1.0, "beta": float(beta)}, "model": {"temperature": 1 / start}}
+    beta = arm.settings["beta"]
+    start = arm.settings["scale"]
+    changed = {
+        "loss": {"name": "hn_nce", "alpha": 1.0, "beta": float(beta)},
+        "model": {"temperature": 1 / start},
+    }
     model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed)
     if arm.pool == TUNING:
         metrics, items = model.retrieval({"web-chosen": web_held(data.web(on.side), 0)})
     else:
         metrics, items = model.retrieval(retrieval_tests(data, on.side, half=1))
-    notes = {"pairs": len(pairs.captions), "last_scale": float(model.clip.logit_scale.detach().exp())}
+    notes = {
+        "pairs": len(pairs.captions),
+        "last_scale": float(model.clip.logit_scale.detach().exp()),
+    }
     return metrics, items, notes
 
 
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
-    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale. The mean over the grid's
-    seeds is geometric, too."""
+    """Return the geometric-mean rank on the selecting pairs by budget, beta and initial scale. The
+    mean over the grid's seeds is geometric, too."""
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:
@@ -89,7 +106,10 @@ def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, flo
             of_beta.setdefault(row.arm.settings["scale"], []).append(row.metrics[CHOSEN_BY])
     return {
         budget: {
-            beta: {start: float(np.exp(np.log(found).mean())) for start, found in sorted(starts.items())}
+            beta: {
+                start: float(np.exp(np.log(found).mean()))
+                for start, found in sorted(starts.items())
+            }
             for beta, starts in sorted(betas.items())
         }
         for budget, betas in sorted(ranks.items())
@@ -97,7 +117,8 @@ def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, flo
 
 
 def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
-    """Return the initial scale with the lowest rank by budget and beta: `chosen` in `negatives.yaml`."""
+    """Return the initial scale with the lowest rank by budget and beta: `chosen` in
+    `negatives.yaml`."""
     return {
         budget: {beta: min(ranks, key=lambda start: ranks[start]) for beta, ranks in betas.items()}
         for budget, betas in ranks_by_scale(rows).items()

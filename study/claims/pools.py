@@ -30,24 +30,30 @@ class Pool:
 
 
 def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
-    """Return the web's training pairs, with pixels of `side`, or features if it is None. `noise` adds pairs as in a
-    crawl: LAION's captions with images of other pairs, and images that show their caption. Raises `SetMissing`, and
-    with `noise` also `FilterFailed`."""
+    """Return the web's training pairs, with pixels of `side`, or features if it is None. `noise`
+    adds pairs as in a crawl: LAION's captions with images of other pairs, and images that show
+    their caption. Raises `SetMissing`, and with `noise` also `FilterFailed`."""
     web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
     if noise:
-        parts += [_strange(data, web), _web(drawn := data.drawn(side), np.arange(len(drawn.captions)), "drawn")]
+        parts += [
+            _strange(data, web),
+            _web(drawn := data.drawn(side), np.arange(len(drawn.captions)), "drawn"),
+        ]
     # Offset image indices by the images of the parts before.
     before = np.cumsum([0, *(len(part.pairs.images) for part in parts)])
     image = np.concatenate([part.pairs.image + at for part, at in zip(parts, before, strict=False)])
     images = np.concatenate([part.pairs.images for part in parts])
     captions = [text for part in parts for text in part.pairs.captions]
-    verdict, origin = (np.concatenate([getattr(part, name) for part in parts]) for name in ("verdict", "origin"))
+    verdict, origin = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("verdict", "origin")
+    )
     return Pool(Pairs(images, captions, image), verdict, origin)
 
 
 def web_held(web: Web, half: int | None = None) -> Pairs:
-    """Return the held-out web pairs. With a `half` of 0 or 1, return every second pair, from that index on."""
+    """Return the held-out web pairs. With a `half` of 0 or 1, return every second pair, from that
+    index on."""
     held = np.flatnonzero(web.split == "held")
     return _web(web, held if half is None else held[half::2], "web").pairs
 
@@ -56,7 +62,8 @@ def web_held(web: Web, half: int | None = None) -> Pairs:
 def retrieval_tests(
     data: Data, side: int | None = None, half: int | None = None, split: str = "test"
 ) -> dict[str, Pairs]:
-    """Return Flickr8k's photographs of a split and the held-out web pairs (or a `half`) by the names of the tests."""
+    """Return Flickr8k's photographs of a split and the held-out web pairs (or a `half`) by the
+    names of the tests."""
     photographs = data.flickr8k(split, side)
     return {
         f"flickr8k-{split}": Pairs.of_each(photographs.images, photographs.captions),
@@ -72,7 +79,9 @@ def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
 def _strange(data: Data, web: Web) -> Pool:
     """Return captions of LAION, each with the image of a web pair."""
     decided = data.laion
-    rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[: len(decided)]
+    rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[
+        : len(decided)
+    ]
     decided = decided[: len(rows)]
     pairs = Pairs(web.images[rows], [one.caption for one in decided], np.arange(len(rows)))
     return Pool(pairs, np.array([one.verdict for one in decided]), _origin("strange", len(rows)))

@@ -1,41 +1,45 @@
 """CAT and its rivals: compare how much equally large choices of pairs teach.
 
-Written before the first run. An arm learns from 30 % of its pool, or, if that is less, from as many pairs as the
-strictest filter of the pool keeps. A filter that keeps more is cut to that size at random; a score keeps its best
-pairs. Only `all`, `t-whole` and `masked-whole` have other sizes. All arms see as many samples. Arms of `rivals.yaml`:
+Written before the first run. An arm learns from 30 % of its pool, or, if that is less, from as many
+pairs as the strictest filter of the pool keeps. A filter that keeps more is cut to that size at
+random; a score keeps its best pairs. Only `all`, `t-whole` and `masked-whole` have other sizes. All
+arms see as many samples. Arms of `rivals.yaml`:
 
-    random, random-2          two draws
-    rules                     English, more than two words and more than five characters
-    ca, t, cat                C and A; T; all three (preset `paper`)
-    score                     cosine of image and caption
-    negcliploss               the same, corrected by other pairs (`open_diht.pipelines.stages.score`)
-    flipped                   the cosine of the mirror image, in which text cannot be read
-    masked                    all but the lowest masked cosines, as many as T rejects
-    ca-score, ca-masked, cat-score    of the pairs that CAT's filters keep, the best by a score
-    mix                       a logistic regression of all annotations, fitted on pairs of the same kind
-    t-whole, masked-whole     what T keeps; all but the lowest masked cosines, as many as wrong captions
+    random, random-2          two draws rules                     English, more than two words and
+    more than five characters ca, t, cat                C and A; T; all three (preset `paper`) score
+    cosine of image and caption negcliploss               the same, corrected by other pairs
+    (`open_diht.pipelines.stages.score`) flipped                   the cosine of the mirror image,
+    in which text cannot be read masked                    all but the lowest masked cosines, as
+    many as T rejects ca-score, ca-masked, cat-score    of the pairs that CAT's filters keep, the
+    best by a score mix                       a logistic regression of all annotations, fitted on
+    pairs of the same kind t-whole, masked-whole     what T keeps; all but the lowest masked
+    cosines, as many as wrong captions
 
-Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study, on pairs that no arm
-sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools with injected pairs have the probability
-that a true pair scores higher than an injected one.
+Scorers are trained as Data Filtering Networks are (arXiv 2309.17425), with the model of the study,
+on pairs that no arm sees, with three seeds; seed s of an arm uses scorer s mod 3. Notes on pools
+with injected pairs have the probability that a true pair scores higher than an injected one.
 
-Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix. `lettered-N` are
-photographs: 20 % have the caption of another photograph, as caption and written in; N % have their own caption written
-in; the others are unchanged. T and masks are decided by the filter's own OCR.
+Pools: `natural` and `injected` are those of the claim cat without the parts for scorers and mix.
+`lettered-N` are photographs: 20 % have the caption of another photograph, as caption and written
+in; N % have their own caption written in; the others are unchanged. T and masks are decided by the
+filter's own OCR.
 
-Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with another caption
-written in, which a model that reads gets wrong; and `rendered`, captions on plain color, which only a model that reads
-can find (a guess has a geometric-mean rank of about 370 of 1,000).
+Tests: Flickr8k's test photographs and held-out web pairs; `lettered-test`, test photographs with
+another caption written in, which a model that reads gets wrong; and `rendered`, captions on plain
+color, which only a model that reads can find (a guess has a geometric-mean rank of about 370 of
+1,000).
 
 Questions, each a table with Holm's correction for all of its lines:
 
 1. `rivals`: is an arm better than `random`? The line of `random-2` shows what chance does.
-2. `combined`: what does a score add to C and A, or to all of CAT? What does a combination add to the score alone?
-3. `masking`: is T or masking better as the fraction of useful text grows, at equal sizes and at their own?
+2. `combined`: what does a score add to C and A, or to all of CAT? What does a combination add to
+   the score alone?
+3. `masking`: is T or masking better as the fraction of useful text grows, at equal sizes and at
+   their own?
 4. `reading`: do models of arms that keep text read it?
 
-An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one (three seeds) says
-whether the sign stays.
+An answer is a corrected p value below 0.05 at the smaller budget (five seeds); the larger one
+(three seeds) says whether the sign stays.
 """
 
 from __future__ import annotations
@@ -81,9 +85,16 @@ RANKED = {
 """Arm that keeps the best pairs -> (the filter applied before, or None; the score)."""
 LARGEST_BATCH = 8192
 """Most pairs that the corrected score compares with."""
-ITEMS = ("flickr8k-test/t2i", "flickr8k-test/i2t", "web-held/t2i", "lettered-test/t2i", "rendered/t2i")
+ITEMS = (
+    "flickr8k-test/t2i",
+    "flickr8k-test/i2t",
+    "web-held/t2i",
+    "lettered-test/t2i",
+    "rendered/t2i",
+)
 """Names of the ranks that rows keep."""
-LEAST_WORDS, LEAST_CHARACTERS = 3, 6
+LEAST_WORDS = 3
+LEAST_CHARACTERS = 6
 
 Bools = NDArray[np.bool_]
 Keys = Mapping[str, NDArray[np.float64]]
@@ -104,7 +115,8 @@ class Choice:
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return all arms by budget, smallest first; at each budget, FEWEST seeds of all pools precede the others."""
+    """Return all arms by budget, smallest first; at each budget, FEWEST seeds of all pools precede
+    the others."""
     data.wanted("web", "flickr8k", "laion")
     return planned(track, scale)
 
@@ -131,37 +143,56 @@ def run(arm: Arm, data: Data) -> Result:
     rows = chosen(choice, arm.arm, arm.seed, described(ABOUT)["share"])
     metrics, items, notes = learned(arm, choice, rows, words, _tests(data))
     if choice.injected.any():
-        notes["separates"] = {name: separation(key, choice.injected) for name, key in scores.items()}
+        notes["separates"] = {
+            name: separation(key, choice.injected) for name, key in scores.items()
+        }
     return metrics, items, notes
 
 
 def learned(
-    arm: Arm, choice: Choice, rows: NDArray[np.int64], words: Sequence[str], tests: Mapping[str, Pairs]
+    arm: Arm,
+    choice: Choice,
+    rows: NDArray[np.int64],
+    words: Sequence[str],
+    tests: Mapping[str, Pairs],
 ) -> Result:
     """Train on rows of a pool, and rank the tests. Notes are about the rows."""
-    metrics, items = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed).retrieval(tests)
+    metrics, items = trained_on(choice.pairs.take(rows), words, arm.budget, arm.seed).retrieval(
+        tests
+    )
     # Comparisons need the other direction only where an image has several captions.
     items = {name: ranks for name, ranks in items.items() if name in ITEMS}
     origin, counts = np.unique(choice.origin[rows], return_counts=True)
-    notes: dict[str, Any] = {"pairs": len(rows), "repeats": arm.budget / len(rows), "pool": len(choice.origin)}
+    notes: dict[str, Any] = {
+        "pairs": len(rows),
+        "repeats": arm.budget / len(rows),
+        "pool": len(choice.origin),
+    }
     return metrics, items, notes | dict(zip(origin.tolist(), counts.tolist(), strict=True))
 
 
 def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int64]:
-    """Return the rows of a pool that an arm learns from. Arms of equal size get at most the fraction `share`."""
-    everything, scores = len(choice.origin), choice.scores[seed % len(choice.scores)]
+    """Return the rows of a pool that an arm learns from. Arms of equal size get at most the
+    fraction `share`."""
+    everything = len(choice.origin)
+    scores = choice.scores[seed % len(choice.scores)]
     if arm == "all":
         return np.arange(everything)
     size = min(round(share * everything), *(int(kept.sum()) for kept in choice.filters.values()))
     if arm in RANKED:
         first, score = RANKED[arm]
-        keep, key = choice.filters[first] if first else np.ones(everything, bool), scores[score]
+        keep = choice.filters[first] if first else np.ones(everything, bool)
+        key = scores[score]
     else:
         # Each arm draws for itself.
         key = np.random.default_rng([seed, zlib.crc32(arm.encode())]).random(everything)
         if arm.startswith("masked"):
             wrong = described(ABOUT)["lettered"]["other"] * everything
-            rejected = round(wrong) if arm == "masked-whole" else everything - int(choice.filters["t"].sum())
+            rejected = (
+                round(wrong)
+                if arm == "masked-whole"
+                else everything - int(choice.filters["t"].sum())
+            )
             keep = np.zeros(everything, bool)
             keep[np.argsort(-scores["masked"], kind="stable")[: everything - rejected]] = True
         else:
@@ -174,15 +205,18 @@ def chosen(choice: Choice, arm: str, seed: int, share: float) -> NDArray[np.int6
 
 
 def separation(key: NDArray[np.float64], injected: Bools) -> float:
-    """Return the probability that a true pair has a higher score (m,) than an injected one, where a tie counts half."""
+    """Return the probability that a true pair has a higher score (m,) than an injected one, where a
+    tie counts half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(~injected, key))
 
 
-def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return a scorer's cosines (m,) by view, and as `negcliploss` those of the view `score` corrected by other
-    pairs."""
+def scored(
+    model: Trained, views: Mapping[str, Floats], captions: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Return a scorer's cosines (m,) by view, and as `negcliploss` those of the view `score`
+    corrected by other pairs."""
     texts = model.texts(captions).numpy()
     images = {name: model.images(rows).numpy() for name, rows in views.items()}
     rows = np.random.default_rng(0).permutation(len(texts))[:LARGEST_BATCH]
@@ -193,31 +227,43 @@ def scored(model: Trained, views: Mapping[str, Floats], captions: Sequence[str])
 
 
 def compared(
-    model: Trained, images: Mapping[str, Floats], texts: Floats, batch: Batch, places: NDArray[np.int64]
+    model: Trained,
+    images: Mapping[str, Floats],
+    texts: Floats,
+    batch: Batch,
+    places: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the scores of `scored` from unit vectors (m, d). `places` (m,) are those of the pairs in the batch, or
-    -1."""
+    """Return the scores of `scored` from unit vectors (m, d). `places` (m,) are those of the pairs
+    in the batch, or -1."""
     cosines = {name: (rows * texts).sum(axis=1).astype(np.float64) for name, rows in images.items()}
     halves = images["score"].astype(np.float16), texts.astype(np.float16)
-    return cosines | {"negcliploss": cosines["score"] - batch.normalizers(*halves, places, model.temperature)}
+    return cosines | {
+        "negcliploss": cosines["score"] - batch.normalizers(*halves, places, model.temperature)
+    }
 
 
 def facts(captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return facts about each caption by itself, (m,) each."""
-    decided = decide_captions(CaptionAnnotator().annotate(list(captions)), load_preset("paper").captions)
+    decided = decide_captions(
+        CaptionAnnotator().annotate(list(captions)), load_preset("paper").captions
+    )
     return {
         "complexity": decided.complexity.astype(np.float64),
         "actions": decided.n_actions.astype(np.float64),
         "objects": np.array([len(row) for row in decided.objects.to_pylist()], float),
-        # A caption without a known language, such as numbers, counts as English, as in the preset `laion-paper`.
-        "english": np.array([language in (None, "en") for language, _ in identify(captions)], float),
+        # A caption without a known language, such as numbers, counts as English, as in the preset
+        # `laion-paper`.
+        "english": np.array(
+            [language in (None, "en") for language, _ in identify(captions)], float
+        ),
         "words": np.array([len(caption.split()) for caption in captions], float),
         "characters": np.array([len(caption) for caption in captions], float),
     }
 
 
 def mixed(fit: Keys, injected: Bools, wanted: Keys) -> NDArray[np.float64]:
-    """Return the log odds that a pair is true, (m,), of a logistic regression fitted on annotations of other pairs."""
+    """Return the log odds that a pair is true, (m,), of a logistic regression fitted on annotations
+    of other pairs."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -246,7 +292,9 @@ class Candidates:
 
     def choice(self, wanted: Bools) -> Choice:
         """Return the wanted pairs (n,) of the pool with their scores."""
-        pool, fit, found = self.in_pool & wanted, ~self.in_pool, []
+        pool = self.in_pool & wanted
+        fit = ~self.in_pool
+        found = []
         for scorer in self.scorers:
             of_pool, of_fit = (self._annotated(scorer, rows) for rows in (pool, fit))
             of_pool["mix"] = mixed(of_fit, self.injected[fit], of_pool)
@@ -262,17 +310,24 @@ class Candidates:
     def _annotated(self, scorer: Trained, rows: Bools) -> dict[str, NDArray[np.float64]]:
         captions = [self.pairs.captions[row] for row in np.flatnonzero(rows).tolist()]
         views = {name: each[self.pairs.image[rows]] for name, each in self.views.items()}
-        return {**{name: each[rows] for name, each in self.known.items()}, **scored(scorer, views, captions)}
+        return {
+            **{name: each[rows] for name, each in self.known.items()},
+            **scored(scorer, views, captions),
+        }
 
 
 def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
-    about, words = described(ABOUT)["scorer"], vocabulary(pairs.captions)
+    about = described(ABOUT)["scorer"]
+    words = vocabulary(pairs.captions)
     # No arm has these seeds.
-    return tuple(trained_on(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"]))
+    return tuple(
+        trained_on(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"])
+    )
 
 
 def trained_on(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:
-    few, trainer = batch_of_few(pairs), track_of(ABOUT, CPU).trainer
+    few = batch_of_few(pairs)
+    trainer = track_of(ABOUT, CPU).trainer
     return trained(trainer, pairs, words, budget=budget, seed=seed, changed=few)
 
 
@@ -283,21 +338,31 @@ def _rules(known: Keys) -> Bools:
 
 @lru_cache(maxsize=1)
 def _web(data: Data) -> Candidates:
-    """Return the pairs of `injected`. Without the injected ones, they are the pairs of `natural`."""
-    pool, parts = open_pool(data, None, noise=True), described(ABOUT)["parts"]["web"]
-    names, web = list(parts), pool.origin == "web"
+    """Return the pairs of `injected`. Without the injected ones, they are the pairs of
+    `natural`."""
+    pool = open_pool(data, None, noise=True)
+    parts = described(ABOUT)["parts"]["web"]
+    names = list(parts)
+    web = pool.origin == "web"
     # An image is in one part only, whatever its captions.
-    place = np.array([zlib.crc32(image.tobytes()) / 2**32 for image in pool.pairs.images])[pool.pairs.image]
+    place = np.array([zlib.crc32(image.tobytes()) / 2**32 for image in pool.pairs.images])[
+        pool.pairs.image
+    ]
     part = np.digitize(place, np.cumsum(list(parts.values()))[:-1])
     used = np.flatnonzero(part != names.index("scorer"))
-    pairs, verdict = pool.pairs.take(used), pool.verdict[used]
+    pairs = pool.pairs.take(used)
+    verdict = pool.verdict[used]
     known = facts(pairs.captions)
     return Candidates(
         pairs=pairs,
         origin=pool.origin[used],
         injected=~web[used],
         in_pool=(part == names.index("pool"))[used],
-        filters={"rules": _rules(known), "ca": ~np.isin(verdict, BY_CAPTION), "cat": verdict == "kept"},
+        filters={
+            "rules": _rules(known),
+            "ca": ~np.isin(verdict, BY_CAPTION),
+            "cat": verdict == "kept",
+        },
         views={"score": pairs.images},
         known=known,
         scorers=_scorers(pool.pairs.take(np.flatnonzero((part == names.index("scorer")) & web))),
@@ -306,12 +371,20 @@ def _web(data: Data) -> Candidates:
 
 @lru_cache(maxsize=1)
 def _photographs(data: Data) -> tuple[Plan, Seen, Keys, int, tuple[Trained, ...]]:
-    """Return what `lettered` pools share: plan, images with text, facts on captions, photographs per pool, scorers."""
-    about, parts = described(ABOUT)["lettered"], described(ABOUT)["parts"]["lettered"]
-    photographs, contents = data.flickr8k("train"), data.photographs("train")
+    """Return what `lettered` pools share: plan, images with text, facts on captions, photographs
+    per pool, scorers."""
+    about = described(ABOUT)["lettered"]
+    parts = described(ABOUT)["parts"]["lettered"]
+    photographs = data.flickr8k("train")
+    contents = data.photographs("train")
     count = len(contents)
     rest = count - round(parts["scorer"] * count)
-    made = plan([each[: about["captions"]] for each in photographs.captions[:rest]], about["most"], about["other"], 0)
+    made = plan(
+        [each[: about["captions"]] for each in photographs.captions[:rest]],
+        about["most"],
+        about["other"],
+        0,
+    )
     looked = seen([contents[at] for at in made.photograph.tolist()], made.text, data.cache, seed=0)
     scorers = _scorers(Pairs.of_each(photographs.images[rest:], photographs.captions[rest:]))
     return made, looked, facts(made.captions), round(parts["pool"] * count), scorers
@@ -344,7 +417,9 @@ def candidates_of(pool: str, data: Data) -> tuple[Candidates, Bools]:
     """Return the pairs that a pool is part of, and which of them (n,) may be in it."""
     kind, _, percent = pool.partition("-")
     candidates = _lettered(data, int(percent) / 100) if kind == "lettered" else _web(data)
-    return candidates, ~candidates.injected if kind == "natural" else np.ones(len(candidates.origin), bool)
+    return candidates, (
+        ~candidates.injected if kind == "natural" else np.ones(len(candidates.origin), bool)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -356,7 +431,8 @@ def _pool(name: str, data: Data) -> tuple[Choice, list[str]]:
 
 @lru_cache(maxsize=1)
 def _tests(data: Data) -> dict[str, Pairs]:
-    photographs, contents = data.flickr8k("test"), data.photographs("test")
+    photographs = data.flickr8k("test")
+    contents = data.photographs("test")
     first = [each[0] for each in photographs.captions]
     other = [*first[len(first) // 2 :], *first[: len(first) // 2]]
     numbers = np.arange(len(first))

@@ -1,9 +1,9 @@
-"""Selection: compare the rows and repeats that `make select` chooses with the kept pairs alone, and with all pairs read
-equally often.
+"""Selection: compare the rows and repeats that `make select` chooses with the kept pairs alone, and
+with all pairs read equally often.
 
-The rule is the product's own (`open_diht.pipelines.select.repeats`). Its two constants are the delay of rejected pairs
-and the readings that halve a pair's worth. They were fitted on one half of each pool; the results reported are of the
-other half.
+The rule is the product's own (`open_diht.pipelines.select.repeats`). Its two constants are the
+delay of rejected pairs and the readings that halve a pair's worth. They were fitted on one half of
+each pool; the results reported are of the other half.
 """
 
 from __future__ import annotations
@@ -32,11 +32,19 @@ _SEED = 7  # draws the halves
 
 
 def arms(track: str, scale: str, data: Data) -> list[Arm]:
-    """Return the arms that tune the delay (at full scale on a CPU), then those reported, smallest budgets first."""
+    """Return the arms that tune the delay (at full scale on a CPU), then those reported, smallest
+    budgets first."""
     about = described(ABOUT)
     data.wanted(web_set(track_of(ABOUT, track).side), "flickr8k")
     tuning = [
-        Arm(claim=NAME, pool=pool, arm=f"delay-{delay}", budget=budget, seed=seed, settings={"stage": TUNING})
+        Arm(
+            claim=NAME,
+            pool=pool,
+            arm=f"delay-{delay}",
+            budget=budget,
+            seed=seed,
+            settings={"stage": TUNING},
+        )
         for pool in about["pools"]
         for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())
         for seed in seeds
@@ -57,15 +65,17 @@ def run(arm: Arm, data: Data) -> Result:
     model = trained(on.trainer, chosen_pairs, words, budget=arm.budget, seed=arm.seed, changed=few)
     metrics, items = model.retrieval(retrieval_tests(data, on.side, half, split))
     kept = verdict == "kept"
-    seen = {name: arm.budget * float(repeats[mask].sum() / repeats.sum() / mask.sum()) for name, mask in
-            (("repeats", kept), ("repeats_of_rejected", ~kept))}  # fmt: skip
+    seen = {
+        name: arm.budget * float(repeats[mask].sum() / repeats.sum() / mask.sum())
+        for name, mask in (("repeats", kept), ("repeats_of_rejected", ~kept))
+    }
     return metrics, items, {"pairs": int((repeats > 0).sum()), **seen}
 
 
 def chosen(verdict: NDArray[np.str_], arm: str, budget: int, seed: int) -> NDArray[np.int64]:
-    """Return how often an epoch of an arm holds each pair of a pool, (m,). An arm is `all`, `kept`, `delay-N` (one
-    delay for all rejected pairs) or another (the product's delays). The seed draws the pairs of a group that are read
-    once more than others."""
+    """Return how often an epoch of an arm holds each pair of a pool, (m,). An arm is `all`, `kept`,
+    `delay-N` (one delay for all rejected pairs) or another (the product's delays). The seed draws
+    the pairs of a group that are read once more than others."""
     if arm in ("all", "delay-0"):
         return np.ones(len(verdict), np.int64)
     if arm == "kept":
@@ -78,7 +88,9 @@ def chosen(verdict: NDArray[np.str_], arm: str, budget: int, seed: int) -> NDArr
 
 
 @lru_cache(maxsize=4)
-def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, NDArray[np.str_], list[str]]:
+def _half(
+    name: str, data: Data, side: int | None, half: int
+) -> tuple[Pairs, NDArray[np.str_], list[str]]:
     """Return the pairs, decisions and words of one half of a pool."""
     pool = open_pool(data, side, **described(ABOUT)["pools"][name])
     rows = np.flatnonzero(np.random.default_rng(_SEED).permutation(len(pool.verdict)) % 2 == half)
@@ -87,16 +99,20 @@ def _half(name: str, data: Data, side: int | None, half: int) -> tuple[Pairs, ND
 
 
 def fitted(rows: Sequence[Row]) -> tuple[float, float]:
-    """Return the delay of rejected pairs and the readings that halve a pair's worth, by least squares on a grid. The
-    logarithm of the rank is taken to fall linearly with the logarithm of the samples' worth, with a line for each pool
-    and test set."""
+    """Return the delay of rejected pairs and the readings that halve a pair's worth, by least
+    squares on a grid. The logarithm of the rank is taken to fall linearly with the logarithm of the
+    samples' worth, with a line for each pool and test set."""
     tuning = [row for row in rows if row.arm.settings.get("stage") == TUNING]
     count: dict[str, tuple[float, float]] = {}
     series: dict[tuple[str, str], list[tuple[tuple[float, float], float]]] = {}
     for row in tuning:
         if row.arm.arm == "delay-99":
             kept = row.arm.budget / row.notes["repeats"]
-            whole = next(r.notes["pairs"] for r in tuning if (r.arm.pool, r.arm.arm) == (row.arm.pool, "delay-0"))
+            whole = next(
+                r.notes["pairs"]
+                for r in tuning
+                if (r.arm.pool, r.arm.arm) == (row.arm.pool, "delay-0")
+            )
             count[row.arm.pool] = (kept, whole - kept)
     for row in tuning:
         readings = (row.notes["repeats"], row.notes["repeats_of_rejected"])
@@ -108,9 +124,15 @@ def fitted(rows: Sequence[Row]) -> tuple[float, float]:
         delay, halves = constants
         total = 0.0
         for (pool, _), points in series.items():
-            x = [math.log(worth(count[pool], (0.0, delay), readings, halves)) for readings, _ in points]
+            x = [
+                math.log(worth(count[pool], (0.0, delay), readings, halves))
+                for readings, _ in points
+            ]
             y = [value for _, value in points]
             total += float(np.polyfit(x, y, 1, full=True)[1].sum())
         return total
 
-    return min(itertools.product(np.arange(0, 8.1, 0.5).tolist(), np.arange(0.5, 8.1, 0.5).tolist()), key=unexplained)
+    return min(
+        itertools.product(np.arange(0, 8.1, 0.5).tolist(), np.arange(0.5, 8.1, 0.5).tolist()),
+        key=unexplained,
+    )

@@ -15,7 +15,12 @@ def test_counting_counts_captions_and_not_occurrences() -> None:
 
 def test_the_command_writes_a_table_with_its_provenance(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red car\na blue car\n")
-    assert common_words.main(["--output", str(tmp_path / "table.txt"), f"two cars={tmp_path / 'captions.txt'}"]) == 0
+    assert (
+        common_words.main(
+            ["--output", str(tmp_path / "table.txt"), f"two cars={tmp_path / 'captions.txt'}"]
+        )
+        == 0
+    )
     table = (tmp_path / "table.txt").read_text()
     assert "two cars (2 captions)" in table
     assert "car\t1.0000" in table

@@ -17,13 +17,18 @@ def test_parts_run_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = json.loads(file.read_text())
     parts = {part["part"]: part["rows"] for part in found["parts"]}
     assert [*parts] == [*gpu_parts.PARTS] and all(parts.values())
-    precisions, losses = parts["precisions"], parts["losses"]
+    precisions = parts["precisions"]
+    losses = parts["losses"]
     assert [row["precision"] for row in precisions] == ["fp32", "bf16", "fp16"]
-    assert all(row["last loss"] < row["first loss"] and row["AdamW"] == "fused" for row in precisions)
+    assert all(
+        row["last loss"] < row["first loss"] and row["AdamW"] == "fused" for row in precisions
+    )
     exact = {row["loss"]: row for row in losses}
     assert exact["HN-NCE tiles"]["error of loss"] < 1e-5
     if not torch.cuda.is_available():
-        assert exact["HN-NCE triton"]["ms"] == "needs CUDA" and parts["nccl"] == [{"nccl": "needs CUDA"}]
+        assert exact["HN-NCE triton"]["ms"] == "needs CUDA" and parts["nccl"] == [
+            {"nccl": "needs CUDA"}
+        ]
     said = capsys.readouterr().out
     assert found["device"] in said and "**losses**" in said and "| HN-NCE tiles | 64 |" in said
 

@@ -11,10 +11,15 @@ CORES = (2, 16, 256)
 
 
 def tables(path: str, heading: str = "") -> dict[str, list[str]]:
-    """Return the cells behind the first one of each row of all tables of a section or page, by the first one."""
+    """Return the cells behind the first one of each row of all tables of a section or page, by the
+    first one."""
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     text = text.partition(heading)[2].partition("\n## ")[0] if heading else text
-    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line[:1] == "|"
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -23,21 +28,40 @@ def number(cell: str) -> float:
 
 
 def test_the_rates_are_the_committed_figures() -> None:
-    page, results = tables("docs/cost.md"), tables("benchmarks/RESULTS.md", "## On paper: LAION-2B")
+    page = tables("docs/cost.md")
+    results = tables("benchmarks/RESULTS.md", "## On paper: LAION-2B")
     text = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
-    rate, without, with_text = re.findall(r"--caption-rate (\d+) --image-ms ([\d.]+) ([\d.]+)", text)[0]
+    rate, without, with_text = re.findall(
+        r"--caption-rate (\d+) --image-ms ([\d.]+) ([\d.]+)", text
+    )[0]
     assert number(page["captions per core-second"][0]) == number(rate)
-    assert page["OCR, image without text (ms)"][0] == without and page["OCR, image with text (ms)"][0] == with_text
-    assert f"{page['rows whose image is read (%)'][0]} % pass `paper`, `balanced` or `strict`" in " ".join(text.split())
-    assert page["downloads per core-second"][0] == "180" and re.search(r"^\| ours \| 180 \|", text, re.MULTILINE)
+    assert (
+        page["OCR, image without text (ms)"][0] == without
+        and page["OCR, image with text (ms)"][0] == with_text
+    )
+    assert (
+        f"{page['rows whose image is read (%)'][0]} % pass `paper`, `balanced` or `strict`"
+        in " ".join(text.split())
+    )
+    assert page["downloads per core-second"][0] == "180" and re.search(
+        r"^\| ours \| 180 \|", text, re.MULTILINE
+    )
     for part in ("captions", "OCR", "decisions and export"):
         assert page[part][2:] == results[part], part
     kept = 438 / 1_985  # of the paper's pairs
-    assert "438 million of the 1,985 million pairs" in (REPOSITORY / "docs/cost.md").read_text(encoding="utf-8")
+    assert "438 million of the 1,985 million pairs" in (REPOSITORY / "docs/cost.md").read_text(
+        encoding="utf-8"
+    )
     assert f"rows x {100 * kept:.0f} %" in page["`shards` (TiB)"][2]
-    assert page["`shards` (TiB)"][:2] == [f"{rows * kept * 25e3 / 2**40:.1f}" for rows in ROWS.values()]
-    assert page["`shards` (TiB)"][1] == "11.6" and "11.6 TiB, if an image takes 25 kB" in " ".join(text.split())
-    stored = sum(number(results[name][2]) for name in ("`work/captions`, annotations", "`work/spotting`"))
+    assert page["`shards` (TiB)"][:2] == [
+        f"{rows * kept * 25e3 / 2**40:.1f}" for rows in ROWS.values()
+    ]
+    assert page["`shards` (TiB)"][1] == "11.6" and "11.6 TiB, if an image takes 25 kB" in " ".join(
+        text.split()
+    )
+    stored = sum(
+        number(results[name][2]) for name in ("`work/captions`, annotations", "`work/spotting`")
+    )
     assert number(page["annotations (GiB)"][1]) == stored
 
 
@@ -49,7 +73,9 @@ def test_the_products_are_those_of_the_rates() -> None:
         assert [number(cell) for cell in page[part][:2]] == [
             round(number(cell) * few / many) for cell in page[part][2:]
         ]
-    downloads = [rows * read / number(page["downloads per core-second"][0]) / 3600 for rows in ROWS.values()]
+    downloads = [
+        rows * read / number(page["downloads per core-second"][0]) / 3600 for rows in ROWS.values()
+    ]
     assert page["download"] == [f"{hours:,.0f}" for hours in downloads for _ in ("low", "high")]
     parts = ("captions", "download", "OCR", "decisions and export")
     hours = [sum(number(page[part][column]) for part in parts) for column in range(4)]
@@ -61,7 +87,9 @@ def test_the_products_are_those_of_the_rates() -> None:
         digits = 1 if cores > 16 else 0
         assert page[str(cores)] == [f"{each / cores:,.{digits}f}" for each in hours]
     images = [rows * read for rows in ROWS.values()]
-    assert page["images over the network (TB)"][:2] == [f"{each * 25e3 / 1e12:.1f}" for each in images]
+    assert page["images over the network (TB)"][:2] == [
+        f"{each * 25e3 / 1e12:.1f}" for each in images
+    ]
     assert f"| all | {' | '.join(f'{rows / 3.6e6:,.0f}' for rows in ROWS.values())} |" in text
     passing = page["those that a run of `paper` reads"]
     assert passing == [f"{each / 3.6e6:,.0f}" for each in images]
@@ -78,19 +106,31 @@ def test_the_table_of_presets_has_the_committed_figures() -> None:
     presets = re.findall(r"^\| `(\w+)` \|" + r" ([\d.]+) \|" * 5, page, re.MULTILINE)
     assert [preset for preset, *_ in presets] == ["paper", "balanced", "strict", "precise"]
     for preset, *people, precision, recall, keeps in presets:
-        assert people == [of_people("FACTUAL, test", column)[f"`{preset}`"] for column in ("precision", "recall")]
-        assert re.search(rf"^\| `{preset}` \| 3,886 of LAION \|.* {keeps} \|$", results, re.MULTILINE)
+        assert people == [
+            of_people("FACTUAL, test", column)[f"`{preset}`"] for column in ("precision", "recall")
+        ]
         assert re.search(
-            rf"^\| `{preset}`[^|]*\| [\d. ]*\| {precision} \| {recall} \| 0.\d+ \|$", results, re.MULTILINE
+            rf"^\| `{preset}` \| 3,886 of LAION \|.* {keeps} \|$", results, re.MULTILINE
+        )
+        assert re.search(
+            rf"^\| `{preset}`[^|]*\| [\d. ]*\| {precision} \| {recall} \| 0.\d+ \|$",
+            results,
+            re.MULTILINE,
         )
     assert page.count("tried on models") == 1
 
 
 def of_people(name: str, column: str) -> dict[str, str]:
     """Return a column of the tables of a set of labels by people, by rule."""
-    section = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8").partition(f"\n{name} (")[2]
+    section = (
+        (REPOSITORY / "benchmarks/RESULTS.md")
+        .read_text(encoding="utf-8")
+        .partition(f"\n{name} (")[2]
+    )
     for table in section.split("\n\n")[1:]:
-        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        head, _, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        )
         if column in head:
             return {row[0]: row[head.index(column)] for row in rows}
     raise AssertionError(f"{name} has no {column}")
@@ -99,18 +139,27 @@ def of_people(name: str, column: str) -> dict[str, str]:
 def test_what_people_say_is_quoted_as_measured() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     f1 = of_people("FACTUAL, test", "F1")
-    assert f"its actions have an F1 of {f1['`paper`']}, those of `precise` {f1['`precise`']} " in readme
+    assert (
+        f"its actions have an F1 of {f1['`paper`']}, those of `precise` {f1['`precise`']} "
+        in readme
+    )
     page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
-    visible = {rule: f"{100 * float(cell):.1f} %" for rule, cell in of_people("Clue", "visible").items()}
+    visible = {
+        rule: f"{100 * float(cell):.1f} %" for rule, cell in of_people("Clue", "visible").items()
+    }
     assert f"{visible['`paper`']} of the captions that `paper` keeps say what is visible" in page
-    assert f"{visible['all pairs']} of all captions and {visible['`precise`']} of those that `precise` keeps" in page
+    assert (
+        f"{visible['all pairs']} of all captions and {visible['`precise`']} of those that `precise`"
+        " keeps" in page
+    )
 
 
 def test_what_is_said_of_stricter_presets_is_as_measured() -> None:
     page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
     presets = [f"`{name}`" for name in ("paper", "balanced", "strict", "precise")]
     actions, complexity = (
-        [of_people("FACTUAL, test", name)[each] for each in presets] for name in ("F1", "F1 of complexity")
+        [of_people("FACTUAL, test", name)[each] for each in presets]
+        for name in ("F1", "F1 of complexity")
     )
     assert sorted(actions) == actions and sorted(complexity, reverse=True) == complexity
     for said in (actions, complexity):
@@ -127,14 +176,19 @@ def test_what_is_said_of_stricter_presets_is_as_measured() -> None:
 
 
 def test_pages_give_the_costs_of_the_committed_figures() -> None:
-    page, text = tables("docs/cost.md"), (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    page = tables("docs/cost.md")
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
     caption = 1e6 / number(page["captions per core-second"][0])
     ocr = [1e3 * number(page[f"OCR, image {kind} text (ms)"][0]) for kind in ("without", "with")]
     assert (
-        f"OCR, which costs {ocr[0] / caption:.0f} to {ocr[1] / caption:.0f} times as much as stage `captions`" in text
+        f"OCR, which costs {ocr[0] / caption:.0f} to {ocr[1] / caption:.0f} times as much as stage"
+        " `captions`" in text
     )
     run = tables("benchmarks/RESULTS.md", "### Ten million pairs")["captions"]
-    assert f"Stage `captions` takes {caption:.0f} \u00b5s, and {number(run[0]) / 10:.0f} \u00b5s in" in text
+    assert (
+        f"Stage `captions` takes {caption:.0f} \u00b5s, and {number(run[0]) / 10:.0f} \u00b5s in"
+        in text
+    )
 
 
 def test_figures_that_are_older_than_their_code_are_counted() -> None:
@@ -147,11 +201,15 @@ def test_figures_that_are_older_than_their_code_are_counted() -> None:
 def test_every_section_of_figures_says_how_they_were_made() -> None:
     text = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     head, _, rest = text.partition("\n## ")
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([0-9a-f]{8}) \| ([^|]+) \| (yes|no) \|$", head, re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([0-9a-f]{8}) \| ([^|]+) \| (yes|no) \|$", head, re.MULTILINE
+    )
     assert len(rows) == len(re.findall(r"^\| .* \|$", head, re.MULTILINE)) - 1  # the header
     linked = set(re.findall(r"\]\(#([\w-]+)\)", " ".join(name for name, *_ in rows)))
     headings = re.findall(r"^#{2,3} (.+)$", f"## {rest}", re.MULTILINE)
-    assert linked == {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert linked == {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
     assert max(line.count("|") for line in text.splitlines() if line.startswith("|")) <= 8
 
 
@@ -159,10 +217,18 @@ def test_what_each_effort_finds_is_quoted_as_measured() -> None:
     results = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
     count = r"(\d+) \+ (\d+) of (\d+) \| "
-    rows = re.findall(rf"^\| (low|medium|high) \| {count}{count}{count}.*?\| ([\d.]+) \(", results, re.MULTILINE)
+    rows = re.findall(
+        rf"^\| (low|medium|high) \| {count}{count}{count}.*?\| ([\d.]+) \(", results, re.MULTILINE
+    )
     assert [row[0] for row in rows] == ["low", "medium", "high"]
     low, medium, high = (int(row[7]) + int(row[8]) for row in rows)
-    assert f"Of {rows[0][9]} captions" in page and f"`low` finds {low}, `medium` {medium} and `high` {high}," in page
+    assert (
+        f"Of {rows[0][9]} captions" in page
+        and f"`low` finds {low}, `medium` {medium} and `high` {high}," in page
+    )
     legible = [int(row[1]) + int(row[2]) for row in rows]
-    assert f"Of the {rows[0][3]} of these words" in page and "they find {}, {} and {}.".format(*legible) in page
+    assert (
+        f"Of the {rows[0][3]} of these words" in page
+        and "they find {}, {} and {}.".format(*legible) in page
+    )
     assert f"take {rows[1][10]} and {rows[2][10]} times as long" in page

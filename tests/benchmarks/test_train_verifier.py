@@ -26,7 +26,8 @@ def samples() -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, samples: Path) -> Any:
-    """Runs the command; returns the rows that each part was given, and what verifier.json says about them."""
+    """Runs the command; returns the rows that each part was given, and what verifier.json says
+    about them."""
     from benchmarks import train_opinion
 
     given: dict[str, list[Labelled]] = {}
@@ -46,7 +47,9 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, samples: Path) -> A
         words = ["train_verifier", "--captions", str(samples), "--out", str(tmp_path), *arguments]
         monkeypatch.setattr("sys.argv", words)
         train_verifier.main()
-        told: dict[str, Any] = json.loads((tmp_path / "verifier.json").read_text(encoding="utf-8"))["trained on"]
+        told: dict[str, Any] = json.loads((tmp_path / "verifier.json").read_text(encoding="utf-8"))[
+            "trained on"
+        ]
         return given, told
 
     return run
@@ -69,14 +72,20 @@ def test_rows_removed_from_the_files_are_removed_from_training(trained, tmp_path
     shutil.copytree(label_set.HERE / "labels", here / "labels")
     gone = {row.row for row in before["verifier"][:50]}
     for name in ("laion400m_sample.tsv", "laion400m_actions.tsv", "laion400m_complex.tsv"):
-        head, *lines = (here / "labels" / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        head, *lines = (
+            (here / "labels" / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        )
         kept = [line for line in lines if int(line.split("\t")[0]) not in gone]
         (here / "labels" / name).write_text(head + "".join(kept), encoding="utf-8")
     monkeypatch.setattr(label_set, "HERE", here)
     after, told_after = trained()
     for rows in after.values():
         assert not gone & {row.row for row in rows}
-        assert len(rows) == told["laion400m_sample.tsv"]["rows"] - 50 == told_after["laion400m_sample.tsv"]["rows"]
+        assert (
+            len(rows)
+            == told["laion400m_sample.tsv"]["rows"] - 50
+            == told_after["laion400m_sample.tsv"]["rows"]
+        )
     name = "sha256 of the row numbers"
     assert told["laion400m_sample.tsv"][name] != told_after["laion400m_sample.tsv"][name]
 
@@ -90,7 +99,8 @@ def test_captions_without_lenient_labels_keep_their_strict_ones(samples, tmp_pat
 
 
 def test_a_written_graph_computes_what_it_says(tmp_path: Path) -> None:
-    graph, rng = Graph(), np.random.default_rng(0)
+    graph = Graph()
+    rng = np.random.default_rng(0)
     table = rng.normal(size=(9, 4)).astype(np.float32)
     graph.input("ids")
     rows = graph.op("Gather", [graph.constant(table, "table"), "ids"])
@@ -111,7 +121,10 @@ def minilm() -> dict[str, Any]:
     def some(*shape: int) -> Any:
         return torch.randn(*shape, generator=generator) * 0.05
 
-    found = {f"embeddings.{name}_embeddings.weight": some(n, width) for name, n in (("word", 40), ("position", 512))}
+    found = {
+        f"embeddings.{name}_embeddings.weight": some(n, width)
+        for name, n in (("word", 40), ("position", 512))
+    }
     found["embeddings.token_type_embeddings.weight"] = some(2, width)
     sizes = {"attention.output.dense": (width, width), "intermediate.dense": (4 * width, width)}
     sizes |= {"output.dense": (width, 4 * width)}
@@ -120,9 +133,15 @@ def minilm() -> dict[str, Any]:
         for name, shape in sizes.items():
             found[f"encoder.layer.{layer}.{name}.weight"] = some(*shape)
             found[f"encoder.layer.{layer}.{name}.bias"] = some(shape[0])
-    norms = ["embeddings", *(f"encoder.layer.{n}.{part}output" for n in range(6) for part in ("attention.", ""))]
+    norms = [
+        "embeddings",
+        *(f"encoder.layer.{n}.{part}output" for n in range(6) for part in ("attention.", "")),
+    ]
     for name in norms:
-        found[f"{name}.LayerNorm.weight"], found[f"{name}.LayerNorm.bias"] = 1 + some(width), some(width)
+        found[f"{name}.LayerNorm.weight"], found[f"{name}.LayerNorm.bias"] = (
+            1 + some(width),
+            some(width),
+        )
     return found
 
 
@@ -135,7 +154,10 @@ def test_the_int8_model_is_the_trained_one() -> None:
         torch.nn.init.normal_(head.weight, std=0.05, generator=torch.Generator().manual_seed(1))
     rng = np.random.default_rng(0)
     lengths = [*rng.integers(3, 24, 60).tolist(), LONGEST]
-    texts = [Encoded(rng.integers(1, 40, n).tolist(), rng.integers(0, 3, n).tolist(), [1]) for n in lengths]
+    texts = [
+        Encoded(rng.integers(1, 40, n).tolist(), rng.integers(0, 3, n).tolist(), [1])
+        for n in lengths
+    ]
     content = train_opinion.model_of(net, texts, [f"piece{n}" for n in range(40)])
     session = onnxruntime.InferenceSession(content)
     assert session.get_modelmeta().custom_metadata_map[VOCABULARY].split("\n")[39] == "piece39"
@@ -143,7 +165,9 @@ def test_the_int8_model_is_the_trained_one() -> None:
     assert ids.shape[1] % BUCKET == 0
     words, captions = session.run(None, {"ids": ids, "kinds": kinds})
     with torch.no_grad():
-        true_words, true_captions = (one.numpy() for one in net(torch.from_numpy(ids), torch.from_numpy(kinds)))
+        true_words, true_captions = (
+            one.numpy() for one in net(torch.from_numpy(ids), torch.from_numpy(kinds))
+        )
     real = ids != 0
     assert np.corrcoef(words[real], true_words[real])[0, 1] > 0.99
     for column in range(2):

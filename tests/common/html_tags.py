@@ -2,12 +2,16 @@
 
 from html.parser import HTMLParser
 
-HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800|"
+HOSTILE = (
+    "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x"
+    " onerror=alert(1)>\x00\ud800|"
+)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes and the text of the page, and whether all are closed in order."""
+    """Every tag with its attributes and the text of the page, and whether all are closed in
+    order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Charts say all that was measured, keep their labels apart, and a file of one is SVG that any viewer reads."""
+"""Charts say all that was measured, keep their labels apart, and a file of one is SVG that any
+viewer reads."""
 
 import re
 from itertools import pairwise
@@ -35,7 +36,9 @@ def test_all_points_and_names_are_in_the_picture() -> None:
     name = "{http://www.w3.org/2000/svg}"
     dots = found.findall(f".//{name}circle")
     assert len(dots) == 4
-    assert all(0 < float(dot.attrib["cx"]) < WIDE and 0 < float(dot.attrib["cy"]) < HIGH for dot in dots)
+    assert all(
+        0 < float(dot.attrib["cx"]) < WIDE and 0 < float(dot.attrib["cy"]) < HIGH for dot in dots
+    )
     texts = [text.text for text in found.findall(f".//{name}text")]
     assert {"Title", "k", "points", "up", "down & <out>", "1", "2", "4", "0"} <= set(texts)
 
@@ -50,10 +53,14 @@ def test_a_long_name_makes_room_for_itself() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_names_at_the_ends_do_not_cover_each_other(count: int) -> None:
-    lines = [Series(f"line {number}", (Point(1, 5, 5, 5), Point(2, 5, 5, 5))) for number in range(count)]
+    lines = [
+        Series(f"line {number}", (Point(1, 5, 5, 5), Point(2, 5, 5, 5))) for number in range(count)
+    ]
     svg = line_chart("Title", "k", "points", lines, (1, 2), zero=False)
     heights = sorted(float(y) for y in re.findall(r'y="([\d.]+)">line', svg))
-    assert len(heights) == count and all(after - before >= 14.9 for before, after in pairwise(heights))
+    assert len(heights) == count and all(
+        after - before >= 14.9 for before, after in pairwise(heights)
+    )
 
 
 def test_the_line_at_zero_is_shown_where_it_is_asked_for() -> None:
@@ -86,14 +93,22 @@ def test_bars_stay_inside() -> None:
     assert "left:100.00%" in interval_bar(1.0, 0.99, 1.0, None)
     assert "left:0.00%;width:1.00%" in interval_bar(-0.02, -0.05, 0.01, None)
     assert "chance" not in interval_bar(0.5, None, None, None)
-    assert re.findall(r' width="([\d.]+)"', bar([("left", 0.7), ("took", 0.9), ("dead", -1)])) == ["70.000", "30.000"]
+    assert re.findall(r' width="([\d.]+)"', bar([("left", 0.7), ("took", 0.9), ("dead", -1)])) == [
+        "70.000",
+        "30.000",
+    ]
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
-    [({0: 1, 2: 3}, [("0", 1), ("1", 0), ("2", 3)]), ({3: 1}, [("0", 0), ("1", 0), ("2", 0), ("3", 1)])],
+    [
+        ({0: 1, 2: 3}, [("0", 1), ("1", 0), ("2", 3)]),
+        ({3: 1}, [("0", 0), ("1", 0), ("2", 0), ("3", 1)]),
+    ],
 )
-def test_few_values_are_columns_of_their_own(counts: dict[int, int], expected: list[tuple[str, int]]) -> None:
+def test_few_values_are_columns_of_their_own(
+    counts: dict[int, int], expected: list[tuple[str, int]]
+) -> None:
     assert bin_counts(counts) == expected
 
 

@@ -9,7 +9,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from open_diht.common.command_line import Parser, WrongUse, add_fields, complain, exit_status, given_fields, number, say
+from open_diht.common.command_line import (
+    Parser,
+    WrongUse,
+    add_fields,
+    complain,
+    exit_status,
+    given_fields,
+    number,
+    say,
+)
 from open_diht.common.fields import Count, Positive, Share
 
 
@@ -24,12 +33,18 @@ def parser() -> Parser:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--ouput=x"], r"unrecognized arguments: --ouput=x \(did you mean '--output'\?\) \(see --help\)$"),
+        (
+            ["--ouput=x"],
+            r"unrecognized arguments: --ouput=x \(did you mean '--output'\?\) \(see --help\)$",
+        ),
         (["--out", "x"], r"unrecognized arguments: --out x"),  # not half a name
         (["--zzz"], r"unrecognized arguments: --zzz \(see --help\)$"),
         (["--count", "0"], r"argument --count: the value is 0; it must be at least 1"),
         (["--workers=-1"], r"argument --workers: the value is -1; it must be at least 0"),
-        (["--output", "-1/3"], r"expected one argument; a value that begins with - follows a =, as in --output=-1 \("),
+        (
+            ["--output", "-1/3"],
+            r"expected one argument; a value that begins with - follows a =, as in --output=-1 \(",
+        ),
     ],
 )
 def test_wrong_words_are_wrong_use(words: list[str], message: str) -> None:
@@ -54,17 +69,25 @@ class _Wait:
     quiet: bool = False
 
 
-def test_options_are_fields_with_their_range_default_and_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_fields_with_their_range_default_and_first_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     found = parser()
     add_fields(found, _Wait, "at_most", "name_sent", prefix="wait-")
     given = found.parse_args(["--wait-name-sent", "you"])
     assert given_fields(given, _Wait, "wait-") == {"at_most": 7, "name_sent": "you"}
-    with pytest.raises(WrongUse, match="argument --wait-at-most: the value is 0; it must be at least 1"):
+    with pytest.raises(
+        WrongUse, match="argument --wait-at-most: the value is 0; it must be at least 1"
+    ):
         found.parse_args(["--wait-at-most", "0"])
     with pytest.raises(SystemExit):
         found.parse_args(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "seconds to wait (default: 7)" in said and "name that is sent (default: me)" in said and "90" not in said
+    assert (
+        "seconds to wait (default: 7)" in said
+        and "name that is sent (default: me)" in said
+        and "90" not in said
+    )
 
 
 class _Broken(RuntimeError):
@@ -82,11 +105,14 @@ class _Broken(RuntimeError):
 )
 def test_errors_become_a_line_and_a_status(error, status, line, capsys):
     do = Mock(side_effect=error)
-    assert exit_status(do, wrong_use=(KeyError,), failed=(_Broken,), stopped="stopped; once more") == status
+    assert (
+        exit_status(do, wrong_use=(KeyError,), failed=(_Broken,), stopped="stopped; once more")
+        == status
+    )
     assert capsys.readouterr().err == line
 
 
-def test_what_is_done_well_has_its_own_status_and_bugs_pass_and_ctrl_c_where_it_is_not_expected() -> None:
+def test_what_is_done_well_has_its_own_status_and_bugs_pass_and_unexpected_ctrl_c() -> None:
     assert exit_status(lambda: 143) == 143
     with pytest.raises(ZeroDivisionError):
         exit_status(lambda: 1 // 0, failed=(_Broken,))
@@ -94,7 +120,9 @@ def test_what_is_done_well_has_its_own_status_and_bugs_pass_and_ctrl_c_where_it_
         exit_status(Mock(side_effect=KeyboardInterrupt), stopped=None)
 
 
-def test_a_command_ends_quietly_where_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_ends_quietly_where_nobody_reads_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as nobody:
@@ -114,7 +142,10 @@ def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys)
             say("a line")
         monkeypatch.undo()
     assert ended.value.code == 1
-    assert "error: standard output cannot be written (No space left on device)" in capsys.readouterr().err
+    assert (
+        "error: standard output cannot be written (No space left on device)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,15 +179,23 @@ def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(tmp_path, monke
                 assert exit_status(Mock(side_effect=WrongUse(message))) == 2
     assert capsys.readouterr().err == "error: a\nerror: b\n"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/error.json")  # a user's own
-    assert exit_status(Mock(side_effect=WrongUse("a"))) == 2 and capsys.readouterr().err == "error: a\n"
+    assert (
+        exit_status(Mock(side_effect=WrongUse("a"))) == 2
+        and capsys.readouterr().err == "error: a\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.ENOSPC, "Make room"), (errno.EROFS, "Make its file system writable"), (errno.EIO, "Check the disk")],
+    [
+        (errno.ENOSPC, "Make room"),
+        (errno.EROFS, "Make its file system writable"),
+        (errno.EIO, "Check the disk"),
+    ],
 )
 def test_a_disk_that_fails_is_one_line_in_every_command(number, remedy, capsys):
-    """Also where nothing but the exit of the command looks: the log of a training, the tables of a selection."""
+    """Also where nothing but the exit of the command looks: the log of a training, the tables of a
+    selection."""
 
     def fail() -> int:
         raise OSError(number, os.strerror(number), "/data/log.jsonl")

@@ -8,7 +8,14 @@ import torch
 
 from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
-from open_diht.common.devices import Claim, check_device, computes_bf16, device_here, gpus_of, has_bf16
+from open_diht.common.devices import (
+    Claim,
+    check_device,
+    computes_bf16,
+    device_here,
+    gpus_of,
+    has_bf16,
+)
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 
@@ -37,7 +44,11 @@ def test_jobs_that_number_their_gpus_alike_do_not_take_them_for_the_same(tmp_pat
 
 def test_what_a_devices_name_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert gpus_of("cuda") == GPUS and gpus_of("cuda:1") == ["cuda:1"] and gpus_of("cpu") == gpus_of("mps") == []
+    assert (
+        gpus_of("cuda") == GPUS
+        and gpus_of("cuda:1") == ["cuda:1"]
+        and gpus_of("cpu") == gpus_of("mps") == []
+    )
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert device_here() == name
@@ -48,7 +59,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     check_device("cpu")
     with pytest.raises(WrongUse, match="--device cuda:1: torch sees no GPU on this machine"):
         check_device("cuda:1")
-    with pytest.raises(WrongUse, match=r"^--score-device cuda: torch sees no GPU .* or give --score-device cpu$"):
+    with pytest.raises(
+        WrongUse, match=r"^--score-device cuda: torch sees no GPU .* or give --score-device cpu$"
+    ):
         check_device("cuda", prefix="score-")
 
 
@@ -68,14 +81,20 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
     check_device("cpu", "fp32")
     check_device("cpu", "auto")
-    with pytest.raises(WrongUse, match=r"^--score-precision bf16: cpu .* give --score-precision fp32$"):
+    with pytest.raises(
+        WrongUse, match=r"^--score-precision bf16: cpu .* give --score-precision fp32$"
+    ):
         check_device("cpu", "bf16", prefix="score-")
     assert not computes_bf16("cpu") and not computes_bf16("mps")
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx512f avx512_vnni", False)],
+    [
+        ("fpu avx512f avx512_bf16", True),
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx512f avx512_vnni", False),
+    ],
 )
 def test_the_processor_says_what_it_has(tmp_path: Path, flags: str, expected: bool) -> None:
     file = tmp_path / "cpuinfo"

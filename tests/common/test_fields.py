@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from open_diht.common.fields import BadValue, Count, Positive, Range, Share, build, check_fields, shown
+from open_diht.common.fields import (
+    BadValue,
+    Count,
+    Positive,
+    Range,
+    Share,
+    build,
+    check_fields,
+    shown,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +45,20 @@ class Outer:
 
 
 def test_what_is_given_is_what_is_held() -> None:
-    values: dict[str, Any] = {"count": 3, "speed": 2, "least": None, "inner": None, "inners": [{"share": 1}, Inner()]}
+    values: dict[str, Any] = {
+        "count": 3,
+        "speed": 2,
+        "least": None,
+        "inner": None,
+        "inners": [{"share": 1}, Inner()],
+    }
     values |= {"pairs": [[1, 0.5]], "words": ["a"], "table": {"x": ["y"]}, "free": {"n": [1, {}]}}
     made = build(Outer, values, name="mine")
-    held: dict[str, Any] = {"inners": (Inner(share=1.0), Inner()), "pairs": ((1, 0.5),), "words": ("a",)}
+    held: dict[str, Any] = {
+        "inners": (Inner(share=1.0), Inner()),
+        "pairs": ((1, 0.5),),
+        "words": ("a",),
+    }
     held |= {"table": {"x": ("y",)}, "free": {"n": [1, {}]}}
     assert made == Outer(name="mine", count=3, speed=2.0, **held)
     assert type(made.speed) is float and type(made.inners[0].share) is float
@@ -60,7 +79,10 @@ def test_what_is_given_is_what_is_held() -> None:
         ({"least": 0}, "least is 0; it must be at least 1"),
         ({"kind": "on"}, r"kind is 'on' \(did you mean 'one'\?\); choose one, two"),
         ({"inner": {"share": float("nan")}}, "inner.share is nan; it must be a number"),
-        ({"inner": {"share": float("inf")}}, "inner.share is inf; it must be at least 0 and at most 1"),
+        (
+            {"inner": {"share": float("inf")}},
+            "inner.share is inf; it must be at least 0 and at most 1",
+        ),
         ({"inner": {"half_open": 1}}, "inner.half_open is 1.0; it must be at least 0 and below 1"),
         ({"inner": []}, r"inner is \[\]; it must be a section"),
         ({"inners": [{}, {"share": 2}]}, r"inners\[1\].share is 2.0"),

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from open_diht.common.files import publish_bytes, publish_json, published, published_folder, read_json, sha256_file
+from open_diht.common.files import (
+    publish_bytes,
+    publish_json,
+    published,
+    published_folder,
+    read_json,
+    sha256_file,
+)
 
 
 def test_a_file_appears_at_the_end_and_replaces_the_one_before(tmp_path: Path) -> None:
@@ -38,7 +45,9 @@ def test_an_error_leaves_what_was_there(publish, tmp_path):
     (tmp_path / "there").write_text("as it was")
     with pytest.raises(OSError, match="the disk is full"), publish(tmp_path / "there"):
         raise OSError("the disk is full")
-    assert [*tmp_path.iterdir()] == [tmp_path / "there"] and (tmp_path / "there").read_text() == "as it was"
+    assert [*tmp_path.iterdir()] == [tmp_path / "there"] and (
+        tmp_path / "there"
+    ).read_text() == "as it was"
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:

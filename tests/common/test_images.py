@@ -13,24 +13,38 @@ from PIL import Image
 
 from open_diht.common.image_parts import MAX_SCANS, exif_orientation, jpeg_parts
 from open_diht.common.images import BadImage, BadImageReason, ImageLimits, open_image
-from tests.common.hostile_images import BOMBS, KINDS, decoded_within, encode, exif_of_everything, noise, scanned
+from tests.common.hostile_images import (
+    BOMBS,
+    KINDS,
+    decoded_within,
+    encode,
+    exif_of_everything,
+    noise,
+    scanned,
+)
 
 LIMITS = ImageLimits()
 REASONS = {str(reason) for reason in BadImageReason}
-BATCHES, BATCH = 12, 4_000
+BATCHES = 12
+BATCH = 4_000
 """Of mutated images in the long test; minutes."""
 
 
 @pytest.mark.slow
 def test_bombs_cost_nothing(tmp_path: Path) -> None:
-    """200 MB and a minute of a processor for all of them; as Pillow reads them, single ones take gigabytes or hours."""
+    """200 MB and a minute of a processor for all of them; as Pillow reads them, single ones take
+    gigabytes or hours."""
     names = {f"{place:02d}": name for place, name in enumerate(BOMBS)}
     files = {place: BOMBS[name][0]() for place, name in names.items()}
     found = decoded_within(files, tmp_path, megabytes=200, seconds=60)
-    assert {names[place]: said for place, said in found.items()} == {name: said for name, (_, said) in BOMBS.items()}
+    assert {names[place]: said for place, said in found.items()} == {
+        name: said for name, (_, said) in BOMBS.items()
+    }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG", "GIF", "WEBP", "lossless WEBP", "BMP"])
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "progressive JPEG", "PNG", "GIF", "WEBP", "lossless WEBP", "BMP"]
+)
 def test_what_is_accepted_takes_36_bytes_a_pixel(kind: str, tmp_path: Path) -> None:
     side = 2_500
     ways: dict[str, dict[str, Any]] = {
@@ -41,7 +55,9 @@ def test_what_is_accepted_takes_36_bytes_a_pixel(kind: str, tmp_path: Path) -> N
     mode = {"GIF": "P", "PNG": "RGBA", "lossless WEBP": "RGBA"}.get(kind, "RGB")
     image = Image.new(mode, (side, side))
     files = {"a": encode(image, kind.split()[-1], **options)}
-    assert decoded_within(files, tmp_path, megabytes=36 * side**2 // 2**20, seconds=60) == {"a": "ok"}
+    assert decoded_within(files, tmp_path, megabytes=36 * side**2 // 2**20, seconds=60) == {
+        "a": "ok"
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +67,8 @@ def test_ordinary_images_are_what_pillow_makes_of_them(kind: str) -> None:
         with pytest.raises(BadImage, match=r"which is not accepted; convert it to one of JPEG"):
             open_image(data, LIMITS)
         return
-    ours, theirs = open_image(data, LIMITS).decode(), Image.open(io.BytesIO(data))
+    ours = open_image(data, LIMITS).decode()
+    theirs = Image.open(io.BytesIO(data))
     assert (ours.mode, ours.size) == (theirs.mode, theirs.size)
     assert np.array_equal(np.asarray(ours.convert("RGBA")), np.asarray(theirs.convert("RGBA")))
 
@@ -91,12 +108,15 @@ def test_limits_name_what_is_wrong() -> None:
 def _mutated(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
     out = bytearray(data)
     for _ in range(draw.randint(1, 5)):
-        at, length = draw.randrange(len(out)), draw.randint(1, 40)
+        at = draw.randrange(len(out))
+        length = draw.randint(1, 40)
         match draw.randrange(8):
             case 0 | 1:
                 out[at] = draw.randrange(256)
             case 2:
-                out[at : at + 4] = draw.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff\xda"])
+                out[at : at + 4] = draw.choice(
+                    [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff\xda"]
+                )
             case 3:
                 del out[at : at + length]
             case 4:
@@ -114,15 +134,21 @@ def _mutated(data: bytes, others: list[bytes], draw: random.Random) -> bytes:
 
 @pytest.mark.soak
 def test_many_mutations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image or a reason, within 250 MB and seconds; `decoded_within` raises where any ends otherwise."""
-    draw, kinds = random.Random(11), [make() for make in KINDS.values()]
+    """An image or a reason, within 250 MB and seconds; `decoded_within` raises where any ends
+    otherwise."""
+    draw = random.Random(11)
+    kinds = [make() for make in KINDS.values()]
     found: Counter[str] = Counter()
     for batch in range(BATCHES):
         folder = tmp_path / str(batch)
         folder.mkdir()
-        files = {f"{index:05d}": _mutated(draw.choice(kinds), kinds, draw) for index in range(BATCH)}
+        files = {
+            f"{index:05d}": _mutated(draw.choice(kinds), kinds, draw) for index in range(BATCH)
+        }
         found.update(decoded_within(files, folder, megabytes=250, seconds=200).values())
     with capsys.disabled():
         print(f"\n{found.total():,} mutated images: {dict(found.most_common())}")
     assert found.total() == BATCHES * BATCH and set(found) <= {"ok", *REASONS}
-    assert {"ok", "not_an_image", "truncated", "corrupt", "too_many_pixels"} <= set(found), "it reaches every part"
+    assert {"ok", "not_an_image", "truncated", "corrupt", "too_many_pixels"} <= set(found), (
+        "it reaches every part"
+    )

@@ -14,7 +14,8 @@ from open_diht.common.installation import install_command, remedy
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the metadata of an installation from an index by pip, outside of any checkout."""
+    """The folder of the metadata of an installation from an index by pip, outside of any
+    checkout."""
     folder = tmp_path / "site" / "open_diht-0.1.0.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: open-diht\nVersion: 0.1.0\n")
@@ -30,14 +31,24 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("record", "words"),
     [
         (None, "'open-diht[train]'"),
-        ({"url": "file:///src/open%20diht", "dir_info": {"editable": True}}, "-e '/src/open diht[train]'"),
+        (
+            {"url": "file:///src/open%20diht", "dir_info": {"editable": True}},
+            "-e '/src/open diht[train]'",
+        ),
         ({"url": "file:///src/diht", "dir_info": {}}, "'/src/diht[train]'"),
         (
-            {"url": "https://a.org/diht", "vcs_info": {"vcs": "git", "commit_id": "b", "requested_revision": "v1"}},
+            {
+                "url": "https://a.org/diht",
+                "vcs_info": {"vcs": "git", "commit_id": "b", "requested_revision": "v1"},
+            },
             "'open-diht[train] @ git+https://a.org/diht@v1'",
         ),
         (
-            {"url": "https://a.org/diht", "vcs_info": {"vcs": "git", "commit_id": "b"}, "subdirectory": "in"},
+            {
+                "url": "https://a.org/diht",
+                "vcs_info": {"vcs": "git", "commit_id": "b"},
+                "subdirectory": "in",
+            },
             "'open-diht[train] @ git+https://a.org/diht@b#subdirectory=in'",
         ),
         (
@@ -59,7 +70,9 @@ def test_a_remedy_names_where_the_installation_came_from(installed, record, word
 def test_a_checkout_that_is_not_installed_is_named_by_its_path(installed, tmp_path, monkeypatch):
     (tmp_path / "checkout" / "common").mkdir(parents=True)
     (tmp_path / "checkout" / "setup.py").touch()
-    monkeypatch.setattr(installation, "__file__", str(tmp_path / "checkout" / "common" / "installation.py"))
+    monkeypatch.setattr(
+        installation, "__file__", str(tmp_path / "checkout" / "common" / "installation.py")
+    )
     monkeypatch.setattr(sys, "path", [])
     assert remedy("view", "score") == f"python -m pip install -e '{tmp_path}/checkout[view,score]'"
 
@@ -80,7 +93,9 @@ def test_uv_installs_what_it_installed_and_where_there_is_no_pip(installed, tmp_
 
 def test_without_pip_and_uv_python_brings_pip_or_uv_is_fetched(installed, monkeypatch):
     monkeypatch.setattr(installation, "uv_command", lambda: None)
-    monkeypatch.setattr(installation, "find_spec", lambda name: object() if name == "ensurepip" else None)
+    monkeypatch.setattr(
+        installation, "find_spec", lambda name: object() if name == "ensurepip" else None
+    )
     assert install_command("openvino") == "python -m ensurepip && python -m pip install openvino"
     monkeypatch.setattr(installation, "find_spec", lambda name: None)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
@@ -92,8 +107,15 @@ def test_the_remedy_of_an_environment_without_pip_runs(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     python = tmp_path / "bare" / "bin" / "python"
     code = "from open_diht.common.installation import install_command as c; print(c('--help'))"
-    environment = {"PATH": str(python.parent), "PYTHONPATH": str(Path(installation.__file__).parents[1])}
+    environment = {
+        "PATH": str(python.parent),
+        "PYTHONPATH": str(Path(installation.__file__).parents[1]),
+    }
     asked = [str(python), "-c", code]
-    command = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    command = subprocess.run(
+        asked, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "pip install" in done.stdout, done.stderr

@@ -37,11 +37,21 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
 
 
 def _others(
-    fs: Any, renewed: float | None = None, taken: float = 0.0, shared: bool = False, name: str = "other"
+    fs: Any,
+    renewed: float | None = None,
+    taken: float = 0.0,
+    shared: bool = False,
+    name: str = "other",
 ) -> str:
     path = f"{FOLDER}/{name}.json"
     renewed = time.time() if renewed is None else renewed
-    content = {"holder": name, "shard": "1-of-2", "shared": shared, "taken": taken, "renewed": renewed}
+    content = {
+        "holder": name,
+        "shard": "1-of-2",
+        "shared": shared,
+        "taken": taken,
+        "renewed": renewed,
+    }
     fs.pipe_file(path, json.dumps(content).encode())
     return path
 
@@ -53,7 +63,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     pause = time.sleep
 
     def sleep(seconds: float) -> None:
-        if threading.current_thread() is not threading.main_thread():  # of something else in this process
+        if (
+            threading.current_thread() is not threading.main_thread()
+        ):  # of something else in this process
             return pause(seconds)
         assert happen, "it would wait for ever"
         happen.pop(0)()
@@ -62,8 +74,11 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     return happen
 
 
-def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callable[[], object]]) -> None:
-    one, other = lease_in(leases), lease_in(leases)
+def test_a_lease_given_back_may_be_taken_again(
+    leases: Any, pauses: list[Callable[[], object]]
+) -> None:
+    one = lease_in(leases)
+    other = lease_in(leases)
     assert one.take(shared=True) and other.take(shared=True)
     one.release()
     assert other.take_alone()
@@ -74,7 +89,8 @@ def test_a_lease_given_back_may_be_taken_again(leases: Any, pauses: list[Callabl
 
 
 def test_the_last_shard_waits_for_the_lease_of_a_killed_one(leases, pauses, monkeypatch):
-    """A shard that was killed and started again finds its own lease of before, and nobody else would complete."""
+    """A shard that was killed and started again finds its own lease of before, and nobody else
+    would complete."""
     _others(leases, shared=True)
     said: list[str] = []
     lease = Lease(leases, FOLDER, "memory://locking", "0-of-2", said.append)
@@ -95,8 +111,11 @@ def test_a_run_that_renews_its_lease_is_not_waited_for(behind, leases, pauses):
     assert leases.ls(FOLDER, detail=False) == [f"{FOLDER}/other.json"]
 
 
-def test_a_run_that_only_asks_again_and_again_is_waited_for(leases: Any, pauses: list[Callable[[], object]]) -> None:
-    """Else of many shards that end together each would take the others for at work, and none would complete."""
+def test_a_run_that_only_asks_again_and_again_is_waited_for(
+    leases: Any, pauses: list[Callable[[], object]]
+) -> None:
+    """Else of many shards that end together each would take the others for at work, and none would
+    complete."""
     began = time.time()
     met = _others(leases, began, taken=began)
     pauses += [lambda: _others(leases, began + 30, taken=began + 30), lambda: leases.rm_file(met)]
@@ -116,7 +135,9 @@ def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(MemoryFileSystem, "modified", at)
 
 
-def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_runs_lease_runs_out_within_a_minute(
+    leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _others(leases)
     lease = lease_in(leases)
     assert not lease.take(shared=True) and not lease.take(shared=False)
@@ -130,7 +151,9 @@ def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: 
 def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(leases, monkeypatch):
     """By two at a time too; not by one that is refused, and not those that may only be late."""
     paths = [_others(leases, shared=True, name=f"other-{number}") for number in range(5)]
-    one, another, alone = lease_in(leases), lease_in(leases), lease_in(leases)
+    one = lease_in(leases)
+    another = lease_in(leases)
+    alone = lease_in(leases)
     _at(monkeypatch, 3_000)
     assert one.take(shared=True) and all(leases.exists(path) for path in paths)
     one.release()
@@ -178,7 +201,9 @@ def test_its_age_is_told_by_the_stores_clock(leases: Any, monkeypatch: pytest.Mo
 
 
 def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:
-    one, other, run = lease_in(leases, "0-of-2"), lease_in(leases, "1-of-2"), lease_in(leases)
+    one = lease_in(leases, "0-of-2")
+    other = lease_in(leases, "1-of-2")
+    run = lease_in(leases)
     assert one.take(shared=True) and other.take(shared=True)
     assert one.at_work() == other.at_work() == {"0-of-2", "1-of-2"}
     assert not run.take(shared=False)
@@ -188,9 +213,13 @@ def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["at work", "ended"])
-def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the run that took it has ended meanwhile, in each process that writes, and whatever is renewed."""
-    lease, other = lease_in(leases), lease_in(leases)
+def test_a_lease_that_ran_out_and_was_taken_is_lost(
+    gone: bool, leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the run that took it has ended meanwhile, in each process that writes, and whatever
+    is renewed."""
+    lease = lease_in(leases)
+    other = lease_in(leases)
     assert lease.take(shared=False)
     worker = pickle.loads(pickle.dumps(lease.fence))
     worker.check()
@@ -199,7 +228,9 @@ def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, mon
     if gone:
         other.release()
     for check in (lease.fence.check, worker.check):
-        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since.*Run the same"):
+        with pytest.raises(
+            LeaseLost, match=f"{other._name} has taken memory://locking since.*Run the same"
+        ):
             check()
     lease.release()
     other.release()
@@ -209,18 +240,23 @@ def test_a_lease_that_ran_out_and_was_taken_is_lost(gone: bool, leases: Any, mon
 @pytest.mark.parametrize("before", [1, 3])
 def test_a_lease_in_a_folder_that_was_removed_is_lost(before: int, leases: Any) -> None:
     """Also if a run makes the folder again, where the numbers of tokens begin at 1 again."""
-    lease, other = lease_in(leases), lease_in(leases)
+    lease = lease_in(leases)
+    other = lease_in(leases)
     for _ in range(before):
         assert lease.take(shared=False)
     worker = pickle.loads(pickle.dumps(lease.fence))
     worker.check()
     leases.rm(FOLDER, recursive=True)
     for check in (lease.fence.check, worker.check):
-        with pytest.raises(Removed, match=r"memory://locking was removed .* run the same command to start over"):
+        with pytest.raises(
+            Removed, match=r"memory://locking was removed .* run the same command to start over"
+        ):
             check()
     assert other.take(shared=False) and other.fence.token == 1
     for check in (lease.fence.check, worker.check):
-        with pytest.raises(LeaseLost, match=f"{other._name} has taken memory://locking since") as lost:
+        with pytest.raises(
+            LeaseLost, match=f"{other._name} has taken memory://locking since"
+        ) as lost:
             check()
         assert not isinstance(lost.value, Removed)
     other.fence.check()
@@ -232,7 +268,8 @@ def test_a_lease_in_a_folder_that_was_removed_is_lost(before: int, leases: Any) 
 def test_nothing_is_published_in_a_folder_that_was_removed(tmp_path: Path) -> None:
     """Nor in one that was made again."""
     folder = tmp_path / "out"
-    path, whole = folder / "deep" / "a", folder / "b"
+    path = folder / "deep" / "a"
+    whole = folder / "b"
     with held(folder):
         publish_bytes(path, b"ours")
         shutil.rmtree(folder)
@@ -245,10 +282,14 @@ def test_nothing_is_published_in_a_folder_that_was_removed(tmp_path: Path) -> No
         for target, publish in ((folder / "a", publish_bytes), (whole, _publish_folder)):
             with pytest.raises(LeaseLost, match=f"{folder} was removed and made again"):
                 publish(target, b"ours")
-    assert [path.name for path in folder.iterdir()] == ["a"] and (folder / "a").read_bytes() == b"theirs"
+    assert [path.name for path in folder.iterdir()] == ["a"] and (
+        folder / "a"
+    ).read_bytes() == b"theirs"
 
 
-def test_a_file_that_is_being_written_is_not_published_in_a_folder_made_again(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_not_published_in_a_folder_made_again(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "out"
     with held(folder), pytest.raises(LeaseLost), published(folder / "a") as temporary:
         shutil.rmtree(folder)
@@ -270,7 +311,9 @@ def test_a_lease_that_nobody_took_is_not_lost(leases: Any, monkeypatch: pytest.M
     lease.release()
 
 
-def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(leases, pauses, monkeypatch):
+def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_next(
+    leases, pauses, monkeypatch
+):
     one, other, third, late = (lease_in(leases, f"{i}-of-4-f") for i in range(4))
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda lease: lease.take(shared=True), (one, other)))
@@ -290,7 +333,9 @@ def test_shards_at_work_share_a_token_and_those_that_come_after_them_get_the_nex
 
 
 def test_shards_of_other_settings_are_refused(leases: Any) -> None:
-    one, other, third = lease_in(leases, "0-of-2-f"), lease_in(leases, "1-of-2-g"), lease_in(leases, "1-of-4-f")
+    one = lease_in(leases, "0-of-2-f")
+    other = lease_in(leases, "1-of-2-g")
+    third = lease_in(leases, "1-of-4-f")
     assert one.take(shared=True) and not other.take(shared=True) and third.take(shared=True)
     one.release()
     third.release()
@@ -298,7 +343,9 @@ def test_shards_of_other_settings_are_refused(leases: Any) -> None:
     other.release()
 
 
-def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_is_renewed_also_after_a_failure(
+    leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "RENEW_S", 0.01)
     monkeypatch.setattr(module, "AGAIN_S", 0.01)
     lease = lease_in(leases)
@@ -317,7 +364,8 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
         return float(json.loads(leases.cat_file(path))["renewed"])
 
     monkeypatch.setattr(leases, "pipe_file", failing)
-    before, deadline = renewed(), time.monotonic() + 20
+    before = renewed()
+    deadline = time.monotonic() + 20
     while renewed() == before:
         assert time.monotonic() < deadline, "it was not renewed"
         time.sleep(0.01)
@@ -325,10 +373,13 @@ def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytes
     lease.release()
 
 
-def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_reported(
+    leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, seconds in {"RENEW_S": 0.01, "AGAIN_S": 0.01, "RENEWAL_SLOW_S": 0.05}.items():
         monkeypatch.setattr(module, name, seconds)
-    answers, reported = threading.Event(), threading.Event()
+    answers = threading.Event()
+    reported = threading.Event()
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -338,7 +389,11 @@ def test_a_store_that_does_not_answer_is_reported(leases: Any, monkeypatch: pyte
     lease = Lease(leases, FOLDER, "memory://locking", say=say)
     assert lease.take(shared=True)
     pipe_file = MemoryFileSystem.pipe_file
-    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, *more: answers.wait(60) and pipe_file(self, *more))
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "pipe_file",
+        lambda self, *more: answers.wait(60) and pipe_file(self, *more),
+    )
     assert reported.wait(60) and "memory://locking" in said[0]
     answers.set()
     lease.release()

@@ -37,7 +37,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, 0, {}, "0 images  0/s  ETA -"),
     ],
 )
-def test_work_that_goes_on_is_never_done(done: int, total: int | None, more: dict[str, Any], said: str) -> None:
+def test_work_that_goes_on_is_never_done(
+    done: int, total: int | None, more: dict[str, Any], said: str
+) -> None:
     assert running(done, total, "images", 9.0, **more).strip() == said
 
 

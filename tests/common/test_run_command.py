@@ -27,13 +27,21 @@ def runs(forks, tmp_path: Path) -> Iterator[ForkedStarter]:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    rows = [{"url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(20_000)]
+    rows = [
+        {"url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"}
+        for n in range(20_000)
+    ]
     return write_tsv(tmp_path / "rows.tsv", rows)
 
 
 def _start(runs: ForkedStarter, manifest: Path, workers: int) -> tuple[Forked, Path]:
     output = manifest.with_name("out")
-    return runs.start(manifest, output, "--stages", "captions", "--unit-rows", "20000", workers=workers), output
+    return (
+        runs.start(
+            manifest, output, "--stages", "captions", "--unit-rows", "20000", workers=workers
+        ),
+        output,
+    )
 
 
 def _wait_for(there: Callable[[], bool]) -> None:
@@ -48,7 +56,9 @@ def _is_at_work(output: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGHUP)])
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (2, signal.SIGHUP)]
+)
 def test_a_signal_at_work_ends_the_command_and_its_workers(runs, manifest, workers, number):
     """^C and the end of a terminal reach the whole group, SIGTERM mostly the driver alone."""
     process, output = _start(runs, manifest, workers)
@@ -76,10 +86,18 @@ def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs
 
 @pytest.mark.parametrize("number", list(SAID))
 @pytest.mark.parametrize("command", ["filter", "train"])
-def test_a_signal_while_it_starts_is_one_line(command: str, number: signal.Signals, tmp_path: Path) -> None:
-    words, environment = [sys.executable, "-m", "open_diht", command], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+def test_a_signal_while_it_starts_is_one_line(
+    command: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "open_diht", command]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None and process.stdout.readline() == f"{LOADING}\n"
     process.send_signal(number)
@@ -101,7 +119,9 @@ def test_nothing_outlives_a_driver_that_is_killed(runs, manifest):
 @pytest.mark.slow
 def test_what_was_ignored_from_the_beginning_stays_ignored(tmp_path: Path) -> None:
     """As nohup asks for, and shells that start a command in the background."""
-    manifest = write_tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
+    manifest = write_tsv(
+        tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}]
+    )
     with closing(Starter(str(tmp_path))) as runs:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -117,9 +137,11 @@ def test_what_was_ignored_from_the_beginning_stays_ignored(tmp_path: Path) -> No
 def test_standard_files_that_are_closed_are_opened_first() -> None:
     """Else another file gets the number 2, and the log of a stage is written over it."""
     code = (
-        "import os, sys; from open_diht.common.run_command import _open_standard_files as opened; opened(); "
-        "sys.stderr.write('x'); assert os.path.samestat(os.fstat(2), os.stat(os.devnull)); "
-        "assert os.get_inheritable(2); sys.exit(7)"
+        "import os, sys; from open_diht.common.run_command import _open_standard_files as opened;"
+        " opened(); sys.stderr.write('x'); assert os.path.samestat(os.fstat(2),"
+        " os.stat(os.devnull)); assert os.get_inheritable(2); sys.exit(7)"
     )
-    done = subprocess.run([sys.executable, "-c", code], preexec_fn=lambda: os.close(2), cwd=REPOSITORY, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], preexec_fn=lambda: os.close(2), cwd=REPOSITORY, check=False
+    )
     assert done.returncode == 7

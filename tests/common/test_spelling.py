@@ -1,4 +1,5 @@
-"""Commands in messages are spelled as the user typed them, and each of those that the code names is understood."""
+"""Commands in messages are spelled as the user typed them, and each of those that the code names is
+understood."""
 
 import ast
 import os
@@ -19,7 +20,9 @@ from tests.test_makefile import MAKEFILE, QUIET, TARGETS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("open_diht", "common", "filters", "pipelines", "trainer", "eval")
-FILES = sorted(path for name in PACKAGES for path in (REPOSITORY / name).rglob("*.py") if not path.is_symlink())
+FILES = sorted(
+    path for name in PACKAGES for path in (REPOSITORY / name).rglob("*.py") if not path.is_symlink()
+)
 VARIABLES = re.findall(r"^([A-Z]+) *\?=", MAKEFILE, re.MULTILINE)
 COMMANDS = "|".join(sorted(cli.COMMANDS, key=len, reverse=True))
 BY_HAND = re.compile(rf"(make|open-diht) ({COMMANDS})\b(?! concept)|\b({'|'.join(VARIABLES)})=[^=]")
@@ -27,12 +30,13 @@ BY_HAND = re.compile(rf"(make|open-diht) ({COMMANDS})\b(?! concept)|\b({'|'.join
 
 
 def read() -> tuple[list[tuple[str, int, str]], dict[str, list[tuple[str, ast.Call]]]]:
-    """The texts of all files but docstrings, with file and line; the calls of functions that spell, by name and place.
-    Each file is parsed once."""
+    """The texts of all files but docstrings, with file and line; the calls of functions that spell,
+    by name and place. Each file is parsed once."""
     texts: list[tuple[str, int, str]] = []
     calls: dict[str, list[tuple[str, ast.Call]]] = {"spelled": [], "spelled_option": []}
     for path in FILES:
-        file, nodes = path.relative_to(REPOSITORY).as_posix(), [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        file = path.relative_to(REPOSITORY).as_posix()
+        nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes:
             match node:
@@ -80,12 +84,18 @@ def by_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_shell(command: str, cwd: Path = REPOSITORY) -> list[str]:
-    """The words of a command after a shell has read it; of a target of make, those of the command that it runs."""
+    """The words of a command after a shell has read it; of a target of make, those of the command
+    that it runs."""
     words = shlex.split(command)
     if words[0] != "make":
         return words
     done = subprocess.run(
-        [words[0], "-n", *words[1:]], cwd=cwd, env=os.environ | QUIET, capture_output=True, text=True, check=False
+        [words[0], "-n", *words[1:]],
+        cwd=cwd,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return shlex.split(done.stdout.splitlines()[-1].rpartition("set -f && ")[2])
@@ -97,7 +107,11 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_message_spells_no_command_by_itself() -> None:
-    found = [f"{file}:{line}: {text}" for file, line, text in TEXTS if file not in SPELLING and BY_HAND.search(text)]
+    found = [
+        f"{file}:{line}: {text}"
+        for file, line, text in TEXTS
+        if file not in SPELLING and BY_HAND.search(text)
+    ]
     assert found == []
 
 
@@ -106,9 +120,12 @@ def test_templates_and_settings_spell_no_command() -> None:
         path
         for name in PACKAGES
         for path in (REPOSITORY / name).rglob("*")
-        if path.suffix in (".j2", ".js", ".yaml") and not path.name.endswith(".md.j2")  # pages of the documentation
+        if path.suffix in (".j2", ".js", ".yaml")
+        and not path.name.endswith(".md.j2")  # pages of the documentation
     ]
-    lines = [line.strip() for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.strip() for path in files for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     found = [line for line in lines if BY_HAND.search(line) and not line.startswith("#")]
     assert len(lines) > 2_000 and all("<h1>open-diht view</h1>" in line for line in found)
 
@@ -146,15 +163,25 @@ def test_every_option_in_a_message_is_one(monkeypatch: pytest.MonkeyPatch) -> No
     columns = filter_parser("filter").format_help()  # which has an option for each role of a column
     calls = CALLS["spelled_option"]
     names = {value(call.args[0]) for _, call in calls if isinstance(call.args[0], ast.Constant)}
-    assert len(names) > 5 and all(f'"--{name}"' in helps or f"--{name} " in columns for name in names)
+    assert len(names) > 5 and all(
+        f'"--{name}"' in helps or f"--{name} " in columns for name in names
+    )
 
 
 @pytest.mark.usefixtures("by_command")
 def test_the_command_is_spelled_for_those_who_typed_it() -> None:
     assert spelled("filter") == "open-diht filter"
-    assert spelled("train", "loss.beta=1", data="/a b") == "open-diht train --data '/a b' loss.beta=1"
-    assert spelled("filter", shard="-1/3", max_dead_share=0.5) == "open-diht filter --shard=-1/3 --max-dead-share 0.5"
-    assert (spelled_option("stages"), spelled_option("images-root", "/")) == ("--stages", "--images-root /")
+    assert (
+        spelled("train", "loss.beta=1", data="/a b") == "open-diht train --data '/a b' loss.beta=1"
+    )
+    assert (
+        spelled("filter", shard="-1/3", max_dead_share=0.5)
+        == "open-diht filter --shard=-1/3 --max-dead-share 0.5"
+    )
+    assert (spelled_option("stages"), spelled_option("images-root", "/")) == (
+        "--stages",
+        "--images-root /",
+    )
 
 
 @pytest.mark.usefixtures("by_make")
@@ -163,14 +190,22 @@ def test_make_is_spelled_for_those_who_typed_it() -> None:
     assert spelled("train", "loss.beta=1", data="/a b") == "make train DATA='/a b' ARGS=loss.beta=1"
     assert spelled("filter", max_dead_share=0.5) == "make filter ARGS='--max-dead-share 0.5'"
     assert spelled("weights", wheel="FILE") == ".venv/bin/open-diht weights --wheel FILE"
-    assert (spelled_option("stages"), spelled_option("stages", "captions")) == ("STAGES", "STAGES=captions")
+    assert (spelled_option("stages"), spelled_option("stages", "captions")) == (
+        "STAGES",
+        "STAGES=captions",
+    )
     assert spelled_option("cap") == "--cap"
     assert spelled_option("images-root", "/a b") == "ARGS='--images-root '\"'\"'/a b'\"'\"''"
 
 
 def test_make_says_that_it_started_the_command() -> None:
     shown = subprocess.run(
-        ["make", "-n", "filter"], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True, check=True
+        ["make", "-n", "filter"],
+        cwd=REPOSITORY,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     (names,) = re.findall(f"export {MAKE_VARIABLES}='([^']*)'", shown)
     assert {"DATASET", "STAGES", "SAMPLES", "ARGS"} <= {*names.split()} <= {*VARIABLES}

@@ -12,7 +12,10 @@ from open_diht.common.statistics import chance_of_hit, wilson
 
 
 class TestWilson:
-    @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
+    @given(
+        st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+        st.floats(0.5, 0.999),
+    )
     def test_equals_scipy(self, counts: tuple[int, int], level: float) -> None:
         hits, n = counts
         theirs = binomtest(hits, n).proportion_ci(level, method="wilson")
@@ -33,6 +36,8 @@ def test_chance_is_what_drawing_without_replacement_gives() -> None:
     assert chance_of_hit(1, np.array([5, 7]), 100) == pytest.approx(0.06)
     assert chance_of_hit(10, np.array([3]), 8) == 1.0
     generator = np.random.default_rng(0)
-    drawn = [(generator.permutation(30)[:5] < 4).any() for _ in range(4000)]  # 4 right ones among 30
+    drawn = [
+        (generator.permutation(30)[:5] < 4).any() for _ in range(4000)
+    ]  # 4 right ones among 30
     assert chance_of_hit(5, np.array([4]), 30) == pytest.approx(np.mean(drawn), abs=0.02)
     assert chance_of_hit(3, [2], 10) == pytest.approx(1 - math.comb(8, 3) / math.comb(10, 3))

@@ -18,16 +18,21 @@ def header(size: int) -> bytes:
     ("name", "sample"),
     [
         ("a.jpg", ("a", "jpg")), ("deep/00.0/a.SEG.png", ("deep/00.0/a", "seg.png")),
-        ("read me.txt", ("read me", "txt")), ("README", None), ("./._a.jpg", None), (".hidden", None),
+        ("read me.txt", ("read me", "txt")), ("README", None), ("./._a.jpg", None),
+        (".hidden", None),
     ],
 )  # fmt: skip
-def test_a_sample_is_what_stands_before_the_first_dot(name: str, sample: tuple[str, str] | None) -> None:
+def test_a_sample_is_what_stands_before_the_first_dot(
+    name: str, sample: tuple[str, str] | None
+) -> None:
     assert Member(name, 0, 512, 1).sample() == sample
 
 
 @pytest.mark.parametrize("size", [-512, 2**50])
 @pytest.mark.parametrize("seekable", [True, False])
-def test_a_size_that_cannot_be_neither_hangs_nor_fills_the_memory(size: int, seekable: bool) -> None:
+def test_a_size_that_cannot_be_neither_hangs_nor_fills_the_memory(
+    size: int, seekable: bool
+) -> None:
     content = header(size) + bytes(2048)
     tar = TarStream(io.BytesIO(content), size=len(content) if seekable else None)
     with pytest.raises(BrokenTar, match=r"a size of -512 bytes|ends inside"):
@@ -37,14 +42,24 @@ def test_a_size_that_cannot_be_neither_hangs_nor_fills_the_memory(size: int, see
 def extended(records: bytes) -> bytes:
     """A pax header with these records, followed by `a.jpg` with 3 bytes."""
     entry = tarfile.TarInfo("pax")
-    entry.type, entry.size = tarfile.XHDTYPE, len(records)
-    return entry.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512) + header(3) + b"abc" + bytes(1533)
+    entry.type = tarfile.XHDTYPE
+    entry.size = len(records)
+    return (
+        entry.tobuf(tarfile.USTAR_FORMAT)
+        + records
+        + bytes(-len(records) % 512)
+        + header(3)
+        + b"abc"
+        + bytes(1533)
+    )
 
 
 def sparse(name: str) -> bytes:
-    """A member as `tar --sparse --format=gnu` writes it: 3 bytes of content at an offset in the header."""
+    """A member as `tar --sparse --format=gnu` writes it: 3 bytes of content at an offset in the
+    header."""
     entry = tarfile.TarInfo(name)
-    entry.type, entry.size = tarfile.GNUTYPE_SPARSE, 3
+    entry.type = tarfile.GNUTYPE_SPARSE
+    entry.size = 3
     return entry.tobuf(tarfile.GNU_FORMAT) + b"abc" + bytes(509) + header(3) + b"abc" + bytes(1533)
 
 

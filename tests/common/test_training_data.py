@@ -8,7 +8,11 @@ import pytest
 from open_diht.common.training_data import TRAINING_DATA, decontaminated, record_of
 from open_diht.eval.results import note_of
 
-CHECKED = {"sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}], "rule": {"distance": 22}, "compared": 9}
+CHECKED = {
+    "sets": [{"name": "pets", "tasks": ["pets", "pets_i2t"]}],
+    "rule": {"distance": 22},
+    "compared": 9,
+}
 
 
 @pytest.fixture
@@ -20,7 +24,9 @@ def place(tmp_path) -> Path:
 
 @pytest.mark.parametrize("within", ["", "shards", "shards/*.tar", "shards/0-0.tar"])
 @pytest.mark.parametrize("chosen", [False, True])
-def test_the_record_of_filtering_is_found_from_what_a_training_names(place, within, chosen, tmp_path):
+def test_the_record_of_filtering_is_found_from_what_a_training_names(
+    place, within, chosen, tmp_path
+):
     record = record_of([str(place / within)], chosen)
     (tmp_path / TRAINING_DATA).write_text(json.dumps(record))
     if chosen:  # rejected rows may be among them
@@ -32,7 +38,9 @@ def test_the_record_of_filtering_is_found_from_what_a_training_names(place, with
 
 
 def test_what_no_record_says_is_unknown(place, tmp_path):
-    started = record_of([str(place)], False, ["package:weights"])  # these weights may have seen anything
+    started = record_of(
+        [str(place)], False, ["package:weights"]
+    )  # these weights may have seen anything
     assert started[-1] == {"path": "package:weights", "checked": None}
     other = record_of([str(place), str(tmp_path / "other")], False)
     for record in (started, other, [], "nonsense", [{"checked": 3}]):
@@ -54,15 +62,24 @@ def test_weights_with_a_record_are_as_clean_as_it_says(place, tmp_path):
 
 @pytest.mark.parametrize(
     ("compared", "said"),
-    [(0, "not decontaminated against pets"), (None, "unknown"), (1, "decontaminated against pets:")],
+    [
+        (0, "not decontaminated against pets"),
+        (None, "unknown"),
+        (1, "decontaminated against pets:"),
+    ],
 )
 def test_data_of_which_no_image_was_compared_is_not_decontaminated(compared, said, tmp_path):
     checked = [CHECKED, {**CHECKED, "compared": compared}]
-    (tmp_path / TRAINING_DATA).write_text(json.dumps([{"path": "a", "checked": one} for one in checked]))
+    (tmp_path / TRAINING_DATA).write_text(
+        json.dumps([{"path": "a", "checked": one} for one in checked])
+    )
     assert decontaminated(tmp_path, "pets").startswith(said)
 
 
 def test_models_whose_training_data_differs_are_compared_without_a_note():
-    a, b = ({"rules": 1, "training_data": said} for said in ("unknown", "not decontaminated against pets"))
+    a, b = (
+        {"rules": 1, "training_data": said}
+        for said in ("unknown", "not decontaminated against pets")
+    )
     assert note_of("", a, b) == ""
     assert note_of("", a, {**b, "rules": 2}) == "the protocols differ in rules"

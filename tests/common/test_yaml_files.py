@@ -1,4 +1,5 @@
-"""YAML: what is refused is refused in one line with its place, and what is written is what is read."""
+"""YAML: what is refused is refused in one line with its place, and what is written is what is
+read."""
 
 from pathlib import Path
 
@@ -28,10 +29,37 @@ def test_values_are_those_of_yaml() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *[("010", "010"), ("-07", "-07"), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("10:00:00", "10:00:00"), ("0", 0)],
-        *[("1_000", 1000), ("-12", -12), ("0x1F", 31), ("0b11", 3), ("0.5", 0.5), (".5", 0.5), ("1.", 1.0)],
-        *[("-.inf", float("-inf")), ("1e3", 1000.0), ("08", "08"), ("1.2.3", "1.2.3"), ("00.5", 0.5)],
-        *[("no", "no"), ("on", "on"), ("Yes", "Yes"), ("off", "off"), ("y", "y")],  # no is Norwegian
+        *[
+            ("010", "010"),
+            ("-07", "-07"),
+            ("1:30", "1:30"),
+            ("1:30.5", "1:30.5"),
+            ("10:00:00", "10:00:00"),
+            ("0", 0),
+        ],
+        *[
+            ("1_000", 1000),
+            ("-12", -12),
+            ("0x1F", 31),
+            ("0b11", 3),
+            ("0.5", 0.5),
+            (".5", 0.5),
+            ("1.", 1.0),
+        ],
+        *[
+            ("-.inf", float("-inf")),
+            ("1e3", 1000.0),
+            ("08", "08"),
+            ("1.2.3", "1.2.3"),
+            ("00.5", 0.5),
+        ],
+        *[
+            ("no", "no"),
+            ("on", "on"),
+            ("Yes", "Yes"),
+            ("off", "off"),
+            ("y", "y"),
+        ],  # no is Norwegian
         *[("true", True), ("True", True), ("FALSE", False), ("false", False)],
     ],
 )
@@ -59,13 +87,22 @@ def test_a_merged_key_may_be_given_anew() -> None:
         ('"a\\nb": 1\n"a\\nb": 2', "key 'a b' is given twice; remove one of them"),
         ("- {x: 1}\n- {y: 1, y: 1}\n", "line 2, column 10: key 'y' is given twice"),
         ("a: [1, 2\nb: 3\n", "line 2, column 2: not YAML"),
-        *[(f"a: !!{tagged}", "a value cannot be read") for tagged in ("bool no thing", "int ''", "timestamp foo")],
-        ("a: b: c\n", "line 1, column 5: not YAML, mapping values are not allowed here; write `key: value`"),
+        *[
+            (f"a: !!{tagged}", "a value cannot be read")
+            for tagged in ("bool no thing", "int ''", "timestamp foo")
+        ],
+        (
+            "a: b: c\n",
+            "line 1, column 5: not YAML, mapping values are not allowed here; write `key: value`",
+        ),
         ("a:\n\tb: 1\n", "line 2, column 1: not YAML, found character"),
         ("a: 'open\n", "line 2, column 1: not YAML, found unexpected end of stream"),
         ("a: 1\n---\nb: 2\n", "line 2, column 1: not YAML"),
         ("a: *none\n", "line 1, column 4: not YAML, found undefined alias"),
-        ("a: !!python/name:os.system x\n", "line 1, column 4: not YAML, could not determine a constructor"),
+        (
+            "a: !!python/name:os.system x\n",
+            "line 1, column 4: not YAML, could not determine a constructor",
+        ),
         ("{[1]: 2}", "line 1, column 2: not YAML"),
         ("a: 1\nb: \x07\n", "line 2: not YAML, character U+0007; remove it"),
         ("[" * 5_000, "nested too deeply"),
@@ -96,7 +133,9 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(b"a: \xe9\n")
     with pytest.raises(BadYaml, match=r"mine\.yaml is not UTF-8 text \(byte 3\); save it as such"):
         read_yaml(path)
-    with pytest.raises(BadYaml, match=r"none\.yaml: No such file or directory; give the path of a readable file"):
+    with pytest.raises(
+        BadYaml, match=r"none\.yaml: No such file or directory; give the path of a readable file"
+    ):
         read_yaml(tmp_path / "none.yaml")
     with pytest.raises(BadYaml, match=r"Is a directory; give"):
         read_yaml(tmp_path)

@@ -1,4 +1,5 @@
-"""`make dask-up` and `make dask-down`: a scheduler and two workers of this machine, up and gone again."""
+"""`make dask-up` and `make dask-down`: a scheduler and two workers of this machine, up and gone
+again."""
 
 import os
 import socket
@@ -26,7 +27,15 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProces
 
     def run(word: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "deploy.dask.cluster", word, f"--state={state}", f"--port={port}", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "deploy.dask.cluster",
+                word,
+                f"--state={state}",
+                f"--port={port}",
+                *arguments,
+            ],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
@@ -41,15 +50,21 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProces
 
 @pytest.mark.cluster
 @pytest.mark.kill
-def test_a_cluster_comes_up_with_two_workers_replaces_a_dead_one_and_goes_down(command: Any) -> None:
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[dask]'")
+def test_a_cluster_comes_up_with_two_workers_replaces_a_dead_one_and_goes_down(
+    command: Any,
+) -> None:
+    distributed = pytest.importorskip(
+        "distributed", reason="Dask is not installed: pip install '.[dask]'"
+    )
     cluster = command.cluster
     up = command("up")
     assert up.returncode == 0 and f"is up: 2 workers, {cluster.address}" in up.stdout, up.stderr
     running = cluster.running()
     assert sorted(running) == ["scheduler", "worker"]
     again = command("up")
-    assert "is already running" in again.stdout and cluster.running() == running, "it is the same cluster"
+    assert "is already running" in again.stdout and cluster.running() == running, (
+        "it is the same cluster"
+    )
 
     processes = [process for pid in running.values() for process in family(pid)]
     listening = {
@@ -88,13 +103,17 @@ def alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize(("cluster", "daemon"), [("dask", "worker"), ("flink", "taskmanager")])
-def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(cluster: str, daemon: str, tmp_path: Path) -> None:
+def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(
+    cluster: str, daemon: str, tmp_path: Path
+) -> None:
     """After a reboot a number in a stale file may be anybody's."""
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         (tmp_path / f"{daemon}.pid").write_text(f"{bystander.pid}\n", encoding="ascii")
         command = [sys.executable, "-m", f"deploy.{cluster}.cluster", "down", f"--state={tmp_path}"]
-        down = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False)
+        down = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False
+        )
         assert down.returncode == 0 and f"no {cluster.capitalize()} runs" in down.stdout
         assert bystander.poll() is None, "the bystander lives"
     finally:
@@ -102,12 +121,16 @@ def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(cluster: str, 
         bystander.wait()
 
 
-def test_a_state_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path, capsys: Any) -> None:
+def test_a_state_folder_that_cannot_be_written_is_said_in_one_line(
+    tmp_path: Path, capsys: Any
+) -> None:
     (tmp_path / "file").touch()
     state = tmp_path / "file" / "state"
     assert Cluster(state, 1, 1).do("up") == 2
-    assert capsys.readouterr().err == (
-        f"error: the state folder {state} cannot be written (Not a directory); choose another with --state\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: the state folder {state} cannot be written (Not a directory); choose another"
+        " with --state\n"
     )
 
 
@@ -116,4 +139,8 @@ def test_a_port_that_somebody_else_has_is_said_in_one_line(command: Any) -> None
     with socket.create_server(("127.0.0.1", command.cluster.port)):
         up = command("up")
     assert up.returncode == 2 and up.stdout == ""
-    assert up.stderr == f"error: port {command.cluster.port} is taken by another process; choose another with --port\n"
+    assert (
+        up.stderr
+        == f"error: port {command.cluster.port} is taken by another process; choose another with"
+        " --port\n"
+    )

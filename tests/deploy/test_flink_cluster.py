@@ -1,4 +1,5 @@
-"""`make flink-up` and `make flink-down`: a standalone Flink of this machine, up with its slots and gone again."""
+"""`make flink-up` and `make flink-down`: a standalone Flink of this machine, up with its slots and
+gone again."""
 
 import os
 import re
@@ -30,7 +31,15 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProces
 
     def run(word: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "deploy.flink.cluster", word, f"--state={state}", *ports, *arguments],
+            [
+                sys.executable,
+                "-m",
+                "deploy.flink.cluster",
+                word,
+                f"--state={state}",
+                *ports,
+                *arguments,
+            ],
             cwd=REPOSITORY,
             env={**os.environ, **variables},
             capture_output=True,
@@ -45,7 +54,8 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProces
 
 
 def packages(state: Path) -> None:
-    """Let a state folder use the packages that `make flink-up` has downloaded into the checkout, where it has."""
+    """Let a state folder use the packages that `make flink-up` has downloaded into the checkout,
+    where it has."""
     there = Path(os.environ.get("FLINK_PACKAGES") or REPOSITORY / ".flink" / "packages")
     if there.is_dir():
         state.mkdir(parents=True)
@@ -75,7 +85,11 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
         for connection in psutil.Process(pid).net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert listening and set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, "only this machine is served"
+    assert listening and set(listening) <= {
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+    }, "only this machine is served"
 
     down = command("down")
     assert down.returncode == 0 and down.stdout.strip() == "stopped jobmanager and taskmanager"

@@ -1,4 +1,5 @@
-"""The recipes in deploy/: they parse, their numbers agree with each other and with the code, their options exist."""
+"""The recipes in deploy/: they parse, their numbers agree with each other and with the code, their
+options exist."""
 
 import ast
 import json
@@ -24,13 +25,17 @@ from tests.imports import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
-BEAM = re.search(r'"apache-beam==([\d.]+)"', (REPOSITORY / "setup.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+BEAM = re.search(r'"apache-beam==([\d.]+)"', (REPOSITORY / "setup.py").read_text(encoding="utf-8"))[
+    1
+]  # type: ignore[index]
 PARSER = filter_parser("make filter")
 OURS = {name for action in PARSER._actions for name in action.option_strings}
 
 
 def files(*endings: str) -> list[Path]:
-    return sorted(path for path in DEPLOY.rglob("*") if path.is_file() and str(path).endswith(endings))
+    return sorted(
+        path for path in DEPLOY.rglob("*") if path.is_file() and str(path).endswith(endings)
+    )
 
 
 def shown(path: Path) -> str:
@@ -42,12 +47,16 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def by_name(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(document["kind"], document["metadata"]["name"]): document for document in documents(name)}
+    return {
+        (document["kind"], document["metadata"]["name"]): document for document in documents(name)
+    }
 
 
 def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command in an environment with these variables on top."""
-    return subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        words, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("path", files(".yaml", ".yml", ".json"), ids=shown)  # JSON is YAML
@@ -60,7 +69,11 @@ def test_documents_parse(path: Path) -> None:
 @pytest.mark.parametrize("path", files(".sh", ".sbatch", "README.md"), ids=shown)
 def test_shell_parses(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if path.suffix == ".md" else [text]:
+    for block in (
+        re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if path.suffix == ".md"
+        else [text]
+    ):
         done = run("bash", "-n", "-c", block)
         assert done.returncode == 0 and done.stderr == ""
 
@@ -80,7 +93,9 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
     assert "pip check" in text, "what does not fit together is found when the image is built"
     copied = set(re.findall(r"^COPY (\w+) /src/\1$", text, re.MULTILINE))
     runs = ("trainer", "eval") if path.name.startswith("train") else ("pipelines", "filters")
-    assert copied == {"open_diht"} | imported_from(*runs), "the packages that a run imports, and no more"
+    assert copied == {"open_diht"} | imported_from(*runs), (
+        "the packages that a run imports, and no more"
+    )
 
 
 @pytest.mark.parametrize("path", files("/Dockerfile"), ids=shown)
@@ -93,16 +108,26 @@ def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
     assert "load_tool()" in text, "and it loads"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
-    assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))
+    assert all(
+        version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text)
+    )
 
 
-def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_filtering_does_without() -> None:
+def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_only_what_filtering_needs() -> (
+    None
+):
     text = (DEPLOY / "dataflow" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     stages = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
-    assert stages == [f"apache/beam_python3.11_sdk:{BEAM}", "python:3.11-slim-bookworm"], "of Beam's, what is copied"
+    assert stages == [
+        f"apache/beam_python3.11_sdk:{BEAM}",
+        "python:3.11-slim-bookworm",
+    ], "of Beam's, what is copied"
     assert 'ENTRYPOINT ["/opt/apache/beam/boot"]' in text
     assert "COPY --from=beam /opt/apache/beam /opt/apache/beam" in text
-    assert "python_template_launcher" in text and "FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py" in text
+    assert (
+        "python_template_launcher" in text
+        and "FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py" in text
+    )
     template = json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))
     assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
@@ -111,7 +136,15 @@ def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_fi
     assert "uv pip install" in text and "--compile-bytecode" not in text
     found = installed_with("open-diht", {"download"})
     assert {"apache-beam", "spacy", "onnxruntime", "img2dataset"} <= found
-    heavy = {"torch", "torchvision", "paddlepaddle", "paddleocr", "tensorflow", "transformers", "dask"}
+    heavy = {
+        "torch",
+        "torchvision",
+        "paddlepaddle",
+        "paddleocr",
+        "tensorflow",
+        "transformers",
+        "dask",
+    }
     assert not heavy & found
 
 
@@ -126,7 +159,9 @@ def installed_with(distribution: str, extras: set[str]) -> set[str]:
         except PackageNotFoundError:
             continue
         for one in requirements:
-            wanted = one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in (*asked, ""))
+            wanted = one.marker is None or any(
+                one.marker.evaluate({"extra": extra}) for extra in (*asked, "")
+            )
             if wanted and canonicalize_name(one.name) not in found:
                 found.add(canonicalize_name(one.name))
                 left.append((one.name, frozenset(one.extras)))
@@ -141,11 +176,14 @@ def test_versions_in_recipes_are_those_of_the_code(path: Path) -> None:
 
 def imported_from(*starts: str) -> set[str]:
     """Those packages of the checkout, and the ones that they import."""
-    found, left = set(), set(starts)
+    found = set()
+    left = set(starts)
     while left:
         found.add(top := left.pop())
         for path in (REPOSITORY / top).rglob("*.py"):
-            left |= {name for name in packages(path) if (REPOSITORY / name / "__init__.py").is_file()} - found
+            left |= {
+                name for name in packages(path) if (REPOSITORY / name / "__init__.py").is_file()
+            } - found
     return found
 
 
@@ -160,7 +198,10 @@ def test_the_indexed_job_has_as_many_shards_as_completions() -> None:
     (container,) = spec["template"]["spec"]["containers"]
     assert spec["completionMode"] == "Indexed"
     assert f"--shard=$(JOB_COMPLETION_INDEX)/{spec['completions']}" in container["args"]
-    check_arguments([argument.replace("$(JOB_COMPLETION_INDEX)", "0") for argument in container["args"]], "direct")
+    check_arguments(
+        [argument.replace("$(JOB_COMPLETION_INDEX)", "0") for argument in container["args"]],
+        "direct",
+    )
 
 
 def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
@@ -169,7 +210,10 @@ def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
     ports = {port["name"]: port["port"] for port in master["spec"]["ports"]}
     for key, text in found["ConfigMap", "diht-flink"]["data"].items():
         assert yaml.safe_load(text)["jobmanager.rpc.address"] == master["metadata"]["name"], key
-    for name, component in (("diht-flink-jobmanager", "jobmanager"), ("diht-flink-taskmanager", "taskmanager")):
+    for name, component in (
+        ("diht-flink-jobmanager", "jobmanager"),
+        ("diht-flink-taskmanager", "taskmanager"),
+    ):
         spec = found["Deployment", name]["spec"]
         assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
         assert spec["template"]["spec"]["containers"][0]["args"] == [component]
@@ -177,7 +221,11 @@ def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
     (driver,) = found["Job", "diht-filter"]["spec"]["template"]["spec"]["containers"]
     assert f"--flink_master={master['metadata']['name']}:{ports['rest']}" in driver["args"]
     check_arguments(driver["args"], "flink")
-    (boot,) = (argument.split("=")[1] for argument in driver["args"] if argument.startswith("--boot-command"))
+    (boot,) = (
+        argument.split("=")[1]
+        for argument in driver["args"]
+        if argument.startswith("--boot-command")
+    )
     assert f"chmod 755 {boot}" in (DEPLOY / "flink" / "Dockerfile").read_text(encoding="utf-8")
 
 
@@ -192,27 +240,48 @@ def test_the_dask_cluster_of_the_manifest_fits_together() -> None:
     assert service["spec"]["selector"]["component"] == "scheduler"
     workers = found["Deployment", "diht-dask-worker"]["spec"]
     (worker,) = workers["template"]["spec"]["containers"]
-    assert address in worker["args"] and "--nthreads=1" in worker["args"], "which RUNNER=dask asks for"
+    assert address in worker["args"] and "--nthreads=1" in worker["args"], (
+        "which RUNNER=dask asks for"
+    )
     (driver,) = found["Job", "diht-filter"]["spec"]["template"]["spec"]["containers"]
-    assert f"--dask-scheduler={address}" in driver["args"] and f"--workers={workers['replicas']}" in driver["args"]
+    assert (
+        f"--dask-scheduler={address}" in driver["args"]
+        and f"--workers={workers['replicas']}" in driver["args"]
+    )
     check_arguments(driver["args"], "dask")
     image = (DEPLOY / "kubernetes" / "Dockerfile").read_text(encoding="utf-8")
     assert "--build-arg EXTRAS=download,cloud,dask" in image and '"/src[$EXTRAS]"' in image
 
 
 def test_dask_workers_of_slurm_are_processes_of_one_thread_and_get_the_whole_of_a_job() -> None:
-    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install dask-jobqueue")
+    pytest.importorskip(
+        "dask_jobqueue", reason="dask-jobqueue is not installed: pip install dask-jobqueue"
+    )
     typed = ["--jobs=8", "--cores=16", "--memory=32GB", "--queue=long", "--"]
     options = slurm.parser().parse_args([*typed, "--input=/data/a *.tsv", "--output=/data/o"])
-    with slurm.cluster_of(options, scheduler_options={"host": "127.0.0.1", "dashboard_address": None}) as cluster:
+    with slurm.cluster_of(
+        options, scheduler_options={"host": "127.0.0.1", "dashboard_address": None}
+    ) as cluster:
         script = cluster.job_script()
-    assert "#SBATCH -p long" in script and "#SBATCH --cpus-per-task=16" in script and "#SBATCH -t 24:00:00" in script
+    assert (
+        "#SBATCH -p long" in script
+        and "#SBATCH --cpus-per-task=16" in script
+        and "#SBATCH -t 24:00:00" in script
+    )
     assert f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:" in script
-    assert "--nthreads 1 " in script and "--nworkers 16 " in script and "export OMP_NUM_THREADS=1" in script
+    assert (
+        "--nthreads 1 " in script
+        and "--nworkers 16 " in script
+        and "export OMP_NUM_THREADS=1" in script
+    )
     command = slurm.run_command(options, "tcp://10.0.0.1:4000")
     assert command[1:3] == ["-m", "open_diht.pipelines"]
     asked = PARSER.parse_args(command[3:])
-    assert (asked.runner, asked.dask_scheduler, asked.workers) == ("dask", "tcp://10.0.0.1:4000", 128)
+    assert (asked.runner, asked.dask_scheduler, asked.workers) == (
+        "dask",
+        "tcp://10.0.0.1:4000",
+        128,
+    )
     assert asked.input == "/data/a *.tsv"
 
 
@@ -227,7 +296,9 @@ def test_template_parameters_are_options_and_their_patterns_compile() -> None:
     assert template["sdkInfo"]["language"] == "PYTHON"
 
 
-def words_to_python(folder: Path, script: str, array: dict[str, int], words: list[str]) -> list[str]:
+def words_to_python(
+    folder: Path, script: str, array: dict[str, int], words: list[str]
+) -> list[str]:
     """What a script for Slurm, which has these words, gives to Python in a task of an array."""
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -235,7 +306,9 @@ def words_to_python(folder: Path, script: str, array: dict[str, int], words: lis
     python.chmod(0o755)
     variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
     variables |= {"SLURM_SUBMIT_DIR": str(folder), "SLURM_CPUS_PER_TASK": "16"}
-    return run("bash", DEPLOY / "slurm" / f"{script}.sbatch", *words, **variables).stdout.splitlines()
+    return run(
+        "bash", DEPLOY / "slurm" / f"{script}.sbatch", *words, **variables
+    ).stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +321,9 @@ def words_to_python(folder: Path, script: str, array: dict[str, int], words: lis
         ({"ID": 7, "MIN": 3, "COUNT": 3, "STEP": 2}, "2/3"),
     ],
 )
-def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[str, int], shard: str) -> None:
+def test_a_slurm_array_counts_its_shards_from_zero(
+    tmp_path: Path, array: dict[str, int], shard: str
+) -> None:
     words = ["custom", "/data/a *.tsv", "/data/out", "--preset", "strict"]
     module, name, *words = words_to_python(tmp_path, "filter", array, words)
     assert (module, name) == ("-m", "open_diht.pipelines")
@@ -268,7 +343,10 @@ def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["filter", "concepts"])
 def test_an_array_that_is_a_list_is_refused_where_a_task_would_be_no_shard(name: str) -> None:
-    variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in {"ID": "5", "MIN": "0", "COUNT": "3"}.items()}
+    variables = {
+        f"SLURM_ARRAY_TASK_{name}": value
+        for name, value in {"ID": "5", "MIN": "0", "COUNT": "3"}.items()
+    }
     done = run("bash", DEPLOY / "slurm" / f"{name}.sbatch", "custom", "in.tsv", "out", **variables)
     assert done.returncode == 2 and done.stderr.endswith("give a range, as in 0-2\n")
 
@@ -283,11 +361,15 @@ def test_make_builds_prism_of_the_sdks_own_version() -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
-    done = subprocess.run([make, "-n", "prism"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [make, "-n", "prism"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("file", ["kubernetes/filter.yaml", "kubernetes/train.yaml", "dask/kubernetes.yaml"])
+@pytest.mark.parametrize(
+    "file", ["kubernetes/filter.yaml", "kubernetes/train.yaml", "dask/kubernetes.yaml"]
+)
 def test_pods_of_nobody_may_write_on_their_volume(file: str) -> None:
     for document in yaml.safe_load_all((DEPLOY / file).read_text(encoding="utf-8")):
         pod = document["spec"].get("template", {}).get("spec", {})

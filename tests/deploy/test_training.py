@@ -1,5 +1,6 @@
-"""The recipes for training: their words are those of torchrun and of the trainer, their numbers agree. The script for
-Slurm queues itself again where its time is up: with stand-ins for Slurm's commands."""
+"""The recipes for training: their words are those of torchrun and of the trainer, their numbers
+agree. The script for Slurm queues itself again where its time is up: with stand-ins for Slurm's
+commands."""
 
 import os
 import signal
@@ -45,8 +46,17 @@ def granted(value: str, monkeypatch: pytest.MonkeyPatch) -> int | None:
 def test_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "deploy" / "torchrun" / "train.sh"
     program(script, (DEPLOY / "torchrun" / "train.sh").read_text(encoding="utf-8"))
-    program(tmp_path / ".venv" / "bin" / "python", 'printf "%s\\n" "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" "$@"\n')
-    done = subprocess.run([script, *WORDS], capture_output=True, text=True, check=True, env={**os.environ, "GPUS": "4"})
+    program(
+        tmp_path / ".venv" / "bin" / "python",
+        'printf "%s\\n" "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" "$@"\n',
+    )
+    done = subprocess.run(
+        [script, *WORDS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "GPUS": "4"},
+    )
     timeout, module, name, *words = done.stdout.splitlines()
     assert granted(timeout, monkeypatch) == 600
     assert (module, name) == ("-m", "torch.distributed.run")
@@ -59,7 +69,8 @@ class Slurm:
     """A job of two nodes in `folder`, with programs that stand in for Slurm's."""
 
     def __init__(self, folder: Path):
-        self.folder, tools = folder, folder / "tools"
+        self.folder = folder
+        tools = folder / "tools"
         program(
             tools / "srun",
             f'echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > {folder}/timeout\n'
@@ -68,9 +79,13 @@ class Slurm:
         )
         program(
             tools / "scontrol",
-            f'[ "$1 $2" = "show hostnames" ] && printf "node-7\\nnode-9\\n" || echo "$@" > {folder}/said\n',
+            '[ "$1 $2" = "show hostnames" ] && printf "node-7\\nnode-9\\n" || echo "$@" >'
+            f" {folder}/said\n",
         )
-        program(tools / "scancel", f'[ "$*" = "--signal=TERM 4321" ] && kill -TERM $(cat {folder}/pid)\n')
+        program(
+            tools / "scancel",
+            f'[ "$*" = "--signal=TERM 4321" ] && kill -TERM $(cat {folder}/pid)\n',
+        )
         self.environment = {
             **os.environ,
             "PATH": f"{tools}:{os.environ['PATH']}",
@@ -81,7 +96,10 @@ class Slurm:
 
     def start(self) -> subprocess.Popen[str]:
         job = subprocess.Popen(
-            ["bash", DEPLOY / "slurm" / "train.sbatch", *WORDS], env=self.environment, stderr=subprocess.PIPE, text=True
+            ["bash", DEPLOY / "slurm" / "train.sbatch", *WORDS],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         until = time.monotonic() + 60
         while not (self.folder / "pid").exists() or not (self.folder / "pid").read_text():
@@ -105,7 +123,9 @@ def test_a_job_that_ends_by_itself_is_not_queued_again(slurm, status, monkeypatc
     job = slurm.start()
     (slurm.folder / "end").write_text(str(status))
     assert job.wait(60) == status and not slurm.requeued
-    assert granted((slurm.folder / "timeout").read_text(), monkeypatch) == 300  # as `--signal=B:USR1@300`
+    assert (
+        granted((slurm.folder / "timeout").read_text(), monkeypatch) == 300
+    )  # as `--signal=B:USR1@300`
     words = (slurm.folder / "words").read_text().splitlines()
     python = words.index(".venv/bin/python")
     assert words[:python] == ["--kill-on-bad-exit=1"]
@@ -134,13 +154,18 @@ def test_a_preempted_job_waits_for_its_training(slurm: Slurm) -> None:
 
 @pytest.mark.parametrize("name", ["slurm/train.sbatch", "torchrun/train.sh"])
 def test_without_words_it_says_how_to_use_it(name: str) -> None:
-    done = subprocess.run(["bash", DEPLOY / name, "/data/cat"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", DEPLOY / name, "/data/cat"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
 
 def test_the_pods_of_the_indexed_job_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    service, job = yaml.safe_load_all((DEPLOY / "kubernetes" / "train.yaml").read_text(encoding="utf-8"))
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    service, job = yaml.safe_load_all(
+        (DEPLOY / "kubernetes" / "train.yaml").read_text(encoding="utf-8")
+    )
+    spec = job["spec"]
+    pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["command"] == ["python", "-m", "torch.distributed.run"]
     (timeout,) = container["env"]
@@ -149,10 +174,17 @@ def test_the_pods_of_the_indexed_job_find_each_other(monkeypatch: pytest.MonkeyP
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
     launcher, _ = trained(words)
     assert spec["completionMode"] == "Indexed"
-    assert launcher.nnodes == str(spec["completions"]) == str(spec["parallelism"]) and launcher.node_rank == 1
+    assert (
+        launcher.nnodes == str(spec["completions"]) == str(spec["parallelism"])
+        and launcher.node_rank == 1
+    )
     assert launcher.nproc_per_node == container["resources"]["limits"]["nvidia.com/gpu"]
     assert launcher.master_addr == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
-    assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
+    assert (
+        pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
+    )
     assert launcher.master_port == service["spec"]["ports"][0]["port"]
     assert service["spec"]["selector"] == spec["template"]["metadata"]["labels"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }

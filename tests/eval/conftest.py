@@ -13,10 +13,13 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def needed(module: str) -> Any:
-    """The module; where it is not installed an error in CI, which must not look well untested, a skip elsewhere."""
+    """The module; where it is not installed an error in CI, which must not look well untested, a
+    skip elsewhere."""
     if IN_CI:
         return importlib.import_module(module)
-    return pytest.importorskip(module, reason=f"{module} is not installed: make test, or pip install '.[eval,dev]'")
+    return pytest.importorskip(
+        module, reason=f"{module} is not installed: make test, or pip install '.[eval,dev]'"
+    )
 
 
 def not_at_hand(what: Exception) -> NoReturn:
@@ -67,7 +70,10 @@ def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
     """A task on the set of that name, in the webdataset layout."""
     given = {"title": name.capitalize(), "license": "CC0-1.0", "get": "paint some"}
     return Task(
-        name=name, kind=kind, metric=metric, **{**given, "sources": (Source(layout="webdataset", path=name),), **more}
+        name=name,
+        kind=kind,
+        metric=metric,
+        **{**given, "sources": (Source(layout="webdataset", path=name),), **more},
     )
 
 
@@ -87,14 +93,24 @@ def paint(path: Path, colour: str, number: int) -> None:
 def colour_set(tmp_path) -> Callable[..., Path]:
     """Writes `n` coloured images of three classes as a webdataset; returns the data root."""
 
-    def write(name: str = "colours", n: int = 12, names: Sequence[str] = tuple(COLOURS), split: str = "test") -> Path:
+    def write(
+        name: str = "colours",
+        n: int = 12,
+        names: Sequence[str] = tuple(COLOURS),
+        split: str = "test",
+    ) -> Path:
         root = tmp_path / "data"
         samples = (
             (f"s{index:04d}", {"jpg": jpeg(image(names[index % 3], index)), "cls": str(index % 3)})
             for index in range(n)
         )
         write_webdataset(
-            root / name, samples, split=split, class_names=names, templates=["a {c} thing.", "{c}!"], per_shard=5
+            root / name,
+            samples,
+            split=split,
+            class_names=names,
+            templates=["a {c} thing.", "{c}!"],
+            per_shard=5,
         )
         return root
 

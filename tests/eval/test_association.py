@@ -1,4 +1,5 @@
-"""Cues and the images that go with them: read as WinoGAViL is published, counted by hand, shown in the report."""
+"""Cues and the images that go with them: read as WinoGAViL is published, counted by hand, shown in
+the report."""
 
 import csv
 import dataclasses
@@ -39,7 +40,8 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
         table = csv.DictWriter(out, ["candidates", "cue", "associations"])
         table.writeheader()
         table.writerows(
-            {**row, **{name: json.dumps(row[name]) for name in ("candidates", "associations")}} for row in rows
+            {**row, **{name: json.dumps(row[name]) for name in ("candidates", "associations")}}
+            for row in rows
         )
 
 
@@ -50,7 +52,13 @@ def data(tmp_path, memo) -> DataSet:
     for board in range(3):
         names = NAMES[board : board + 6]
         rows.append({"candidates": names, "cue": f"Apple {board}", "associations": names[1:3]})
-        rows.append({"candidates": names[::-1], "cue": f"sky {board}", "associations": [names[4], names[0], names[5]]})
+        rows.append(
+            {
+                "candidates": names[::-1],
+                "cue": f"sky {board}",
+                "associations": [names[4], names[0], names[5]],
+            }
+        )
     write(tmp_path / "data" / "winogavil", rows)
     return open_task(TASK, tmp_path / "data", memo)
 
@@ -59,7 +67,11 @@ def test_rows_become_cues_with_the_right_images_first(data):
     found = data.associations
     assert found is not None and data.items == len(found) == 6
     names = [Path(data.images.keys[one]).stem for one in found[1].images]
-    assert names[:3] == [NAMES[4], NAMES[0], NAMES[5]] and found[1].right == 3 and sorted(names) == sorted(NAMES[:6])
+    assert (
+        names[:3] == [NAMES[4], NAMES[0], NAMES[5]]
+        and found[1].right == 3
+        and sorted(names) == sorted(NAMES[:6])
+    )
     assert [one.cluster for one in found] == [0, 0, 1, 1, 2, 2]
 
 
@@ -67,7 +79,8 @@ def test_the_nearest_images_are_chosen_as_many_as_people_chose(cache, data):
     outcome = evaluate_association(TASK, data, cache)
     first, plain = outcome.results
     assert (first.metric, plain.metric, first.n) == ("jaccard", "jaccard ({})", 6)
-    images, expected = cache.images(data.images).all(), []
+    images = cache.images(data.images).all()
+    expected = []
     for one in data.associations or ():
         cosines = images[list(one.images)] @ cache.texts([prompt("{A} {}", one.cue)]).all()[0]
         chosen = np.isin(np.arange(len(cosines)), np.argsort(cosines)[-one.right :])
@@ -76,7 +89,8 @@ def test_the_nearest_images_are_chosen_as_many_as_people_chose(cache, data):
     assert first.value == pytest.approx(np.mean(expected))
     kept = estimate_of(outcome.items, "jaccard")
     assert kept is not None and kept.value == first.value and len(kept.units) == 3
-    # Two of six: 8 of 15 draws share one, a third each, and one shares both; three of six: 9 of 20 share one, 9 two.
+    # Two of six: 8 of 15 draws share one, a third each, and one shares both; three of six: 9 of 20
+    # share one, 9 two.
     chance = ((8 / 15) / 3 + 1 / 15 + (9 / 20) / 5 + (9 / 20) / 2 + 1 / 20) / 2
     assert first.protocol["chance"] == pytest.approx(chance)
 
@@ -87,7 +101,9 @@ def test_cues_are_asked_with_their_article_in_lower_case():
 
 
 def test_a_collapsed_model_finds_nothing(tmp_path, tiny, data):
-    outcome = evaluate_association(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
+    outcome = evaluate_association(
+        TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
+    )
     assert {one.value for one in outcome.results} == {0.0}
 
 
@@ -108,7 +124,10 @@ def test_a_sample_keeps_cues_whole(data):
     ],
 )
 def test_rows_that_cannot_be_asked_are_named(tmp_path, memo, changed, message):
-    write(tmp_path / "winogavil", [{"candidates": NAMES[:4], "cue": "x", "associations": NAMES[:1], **changed}])
+    write(
+        tmp_path / "winogavil",
+        [{"candidates": NAMES[:4], "cue": "x", "associations": NAMES[:1], **changed}],
+    )
     with pytest.raises(DataBroken, match=message):
         open_task(TASK, tmp_path, memo)
 
@@ -133,4 +152,8 @@ def test_examples_show_the_images_offered(cache, data, tmp_path):
     found = KINDS["association"].examples(TASK, data, outcome.items, cache)
     write_report([one.row() for one in outcome.results], tmp_path, examples={"winogavil": found})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Association" in page and page.count("<figure") == len(found) and "the last of its 2 images" in page
+    assert (
+        "Association" in page
+        and page.count("<figure") == len(found)
+        and "the last of its 2 images" in page
+    )

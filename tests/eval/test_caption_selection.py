@@ -1,4 +1,5 @@
-"""Captions chosen for images: accuracy over questions and categories, clustered by photograph, on ranks and blind."""
+"""Captions chosen for images: accuracy over questions and categories, clustered by photograph, on
+ranks and blind."""
 
 import ast
 import csv
@@ -26,7 +27,8 @@ from tests.eval.conftest import COLOURS, a_task, paint
 from tests.eval.test_zeroshot import collapsed
 
 OPTIONS = {
-    "files": ["items.jsonl"], "image": "{image}", "right": ["{right}"], "wrong": ["{wrong}"], "category": "{kind}",
+    "files": ["items.jsonl"], "image": "{image}", "right": ["{right}"], "wrong": ["{wrong}"],
+    "category": "{kind}",
 }  # fmt: skip
 TASK = a_task(
     "chosen", "caption_selection", "accuracy",
@@ -42,9 +44,25 @@ def data(tmp_path, memo) -> DataSet:
         colour, other = (list(COLOURS)[(index + step) % 3] for step in (0, 1))
         path = tmp_path / "data" / "chosen" / f"{index}.png"
         paint(path, colour, index)
-        rows.append({"image": path.name, "right": f"a {colour} {index}", "wrong": f"a {other} {index}", "kind": "hue"})
-        rows.append({"image": path.name, "right": f"{index} left", "wrong": f"{index} right", "kind": "place"})
-    (tmp_path / "data" / "chosen" / "items.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        rows.append(
+            {
+                "image": path.name,
+                "right": f"a {colour} {index}",
+                "wrong": f"a {other} {index}",
+                "kind": "hue",
+            }
+        )
+        rows.append(
+            {
+                "image": path.name,
+                "right": f"{index} left",
+                "wrong": f"{index} right",
+                "kind": "place",
+            }
+        )
+    (tmp_path / "data" / "chosen" / "items.jsonl").write_text(
+        "\n".join(map(json.dumps, rows)), encoding="utf-8"
+    )
     return open_task(TASK, tmp_path / "data", memo)
 
 
@@ -60,8 +78,14 @@ def test_accuracy_is_that_of_the_products(cache, data):
     ]
     assert outcome.items is not None and outcome.items.hits.tolist() == [float(hit) for hit in hits]
     assert found["accuracy"].value == pytest.approx(np.mean(hits)) and found["accuracy"].n == 24
-    assert found["accuracy (hue)"].value == pytest.approx(np.mean(hits[::2])) and found["accuracy (hue)"].n == 12
-    assert found["accuracy"].protocol["chance"] == 0.5 and found["accuracy"].protocol["ties"] == "wrong"
+    assert (
+        found["accuracy (hue)"].value == pytest.approx(np.mean(hits[::2]))
+        and found["accuracy (hue)"].n == 12
+    )
+    assert (
+        found["accuracy"].protocol["chance"] == 0.5
+        and found["accuracy"].protocol["ties"] == "wrong"
+    )
     assert set(found["accuracy"].protocol["blind"]) == {"shorter", "longer", "likelier"}
 
 
@@ -77,33 +101,49 @@ def test_questions_about_one_photograph_are_one_observation(cache, data, tmp_pat
 
 
 def test_clusters_widen_the_mean_over_categories_where_questions_agree():
-    hits, category = np.tile([1.0, 1.0, 0.0, 0.0], 10), np.tile([0, 1], 20)
+    hits = np.tile([1.0, 1.0, 0.0, 0.0], 10)
+    category = np.tile([0, 1], 20)
     alone = estimates.mean_per_class(hits, category)
     together = estimates.mean_per_class(hits, category, np.repeat(np.arange(20), 2))
-    assert together.value == alone.value and together.variance == pytest.approx(2 * alone.variance, rel=0.06)
+    assert together.value == alone.value and together.variance == pytest.approx(
+        2 * alone.variance, rel=0.06
+    )
     apart = estimates.mean_per_class(hits, category, np.arange(40))
-    assert (apart.variance, apart.df, apart.most) == pytest.approx((alone.variance, alone.df, alone.most))
+    assert (apart.variance, apart.df, apart.most) == pytest.approx(
+        (alone.variance, alone.df, alone.most)
+    )
 
 
 def test_a_collapsed_model_gets_nothing_right(tmp_path, tiny, data):
-    outcome = evaluate_caption_selection(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
+    outcome = evaluate_caption_selection(
+        TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
+    )
     assert outcome.results[0].value == 0.0
 
 
 def test_of_two_right_captions_both_have_to_be_ahead_and_the_text_is_asked_alone(cache, data):
     assert data.choices is not None
     two = tuple(
-        dataclasses.replace(one, captions=(one.captions[0], f"{one.captions[0]}!", one.captions[1]), right=2)
+        dataclasses.replace(
+            one, captions=(one.captions[0], f"{one.captions[0]}!", one.captions[1]), right=2
+        )
         for one in data.choices
     )
     found = {
         one.metric: one
-        for one in evaluate_caption_selection(TASK, dataclasses.replace(data, choices=two), cache).results
+        for one in evaluate_caption_selection(
+            TASK, dataclasses.replace(data, choices=two), cache
+        ).results
     }
-    assert found["accuracy"].protocol["chance"] == found["text_only"].protocol["chance"] == pytest.approx(1 / 3)
+    assert (
+        found["accuracy"].protocol["chance"]
+        == found["text_only"].protocol["chance"]
+        == pytest.approx(1 / 3)
+    )
     texts = {text: cache.texts([text]).all()[0] for one in two for text in one.captions}
     alike = [
-        texts[a] @ texts[b] > max(texts[a] @ texts[c], texts[b] @ texts[c]) for a, b, c in (one.captions for one in two)
+        texts[a] @ texts[b] > max(texts[a] @ texts[c], texts[b] @ texts[c])
+        for a, b, c in (one.captions for one in two)
     ]
     assert found["text_only"].value == pytest.approx(np.mean(alike))
 
@@ -153,7 +193,9 @@ class TestBlind:
         return Choice(str(number), number, (right, wrong), 1, "", number)
 
     def test_the_shorter_one_and_the_longer_one(self):
-        found = blind_accuracy([self.choice(0, "a cat", "a cat and a dog"), self.choice(1, "a dog", "the dog")])
+        found = blind_accuracy(
+            [self.choice(0, "a cat", "a cat and a dog"), self.choice(1, "a dog", "the dog")]
+        )
         assert found["shorter"] == 0.75 and found["longer"] == 0.25
 
     def test_words_that_follow_each_other_elsewhere(self):
@@ -168,7 +210,10 @@ class TestBlind:
 def samples(name: str) -> Path:
     folder = os.environ.get("DIHT_SAMPLES")
     if not folder:
-        pytest.skip("DIHT_SAMPLES does not name a folder with the captions of SugarCrepe and ARO (CONTRIBUTING.md)")
+        pytest.skip(
+            "DIHT_SAMPLES does not name a folder with the captions of SugarCrepe and ARO"
+            " (CONTRIBUTING.md)"
+        )
     return Path(folder) / name
 
 
@@ -183,7 +228,13 @@ def sugarcrepe() -> list[Choice]:
     return choices
 
 
-COUNTS = {"add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652, "replace_rel": 1406}
+COUNTS = {
+    "add_att": 692,
+    "add_obj": 2062,
+    "replace_att": 788,
+    "replace_obj": 1652,
+    "replace_rel": 1406,
+}
 COUNTS |= {"swap_att": 666, "swap_obj": 245}
 
 
@@ -195,25 +246,39 @@ class TestPublished:
         assert Counter(choice.category for choice in choices) == COUNTS
         (task,) = [task for task in load_suite("compositional").tasks if task.name == "sugarcrepe"]
         assert task.items == len(choices)
-        assert {name.removesuffix(".json") for name in task.sources[0].options["files"]} == set(COUNTS)
+        assert {name.removesuffix(".json") for name in task.sources[0].options["files"]} == set(
+            COUNTS
+        )
         assert not any(choice.captions[0] == choice.captions[1] for choice in choices)
 
     def test_added_words_give_sugarcrepe_s_wrong_captions_away_and_little_else_does(self):
         found = {}
         choices = sugarcrepe()
         for category in COUNTS:
-            found[category] = blind_accuracy([choice for choice in choices if choice.category == category])
+            found[category] = blind_accuracy(
+                [choice for choice in choices if choice.category == category]
+            )
         assert all(found[name]["shorter"] > 0.98 for name in ("add_att", "add_obj"))
-        assert all(0.5 < found[name]["shorter"] < 0.62 for name in found if not name.startswith("add"))
+        assert all(
+            0.5 < found[name]["shorter"] < 0.62 for name in found if not name.startswith("add")
+        )
         assert all(found[name]["likelier"] < 0.62 for name in found if not name.startswith("add"))
 
     def test_captions_shuffled_by_program_are_told_by_their_words(self):
-        """The negatives of the authors of ARO: no sentences, which a table of word pairs sees in six of seven."""
+        """The negatives of the authors of ARO: no sentences, which a table of word pairs sees in
+        six of seven."""
         with (samples("aro") / "valid_neg_clip.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         assert len(rows) == 4839
         choices = [
-            Choice(str(place), place, (row["title"], ast.literal_eval(row["neg_caption"])[0]), 1, "", place)
+            Choice(
+                str(place),
+                place,
+                (row["title"], ast.literal_eval(row["neg_caption"])[0]),
+                1,
+                "",
+                place,
+            )
             for place, row in enumerate(rows)
         ]
         found = blind_accuracy(choices)

@@ -1,7 +1,8 @@
-"""The numbers of clip_benchmark's own command line equal ours, on sets whose images are stored in every odd way.
+"""The numbers of clip_benchmark's own command line equal ours, on sets whose images are stored in
+every odd way.
 
-Left out is what one of the two lacks: theirs has no 11-point mAP and no ROC-AUC, and top5 of at most five classes is 1;
-ours has no captioning, and their linear probe needs CUDA.
+Left out is what one of the two lacks: theirs has no 11-point mAP and no ROC-AUC, and top5 of at
+most five classes is 1; ours has no captioning, and their linear probe needs CUDA.
 """
 
 import contextlib
@@ -51,7 +52,10 @@ STORED: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
     "la": ("png", lambda shot: encode(transparent(shot).convert("LA"), "PNG")),
     "l": ("jpeg", lambda shot: encode(shot.convert("L"), "JPEG")),
     "1": ("png", lambda shot: encode(shot.convert("1"), "PNG")),
-    "i16": ("png", lambda shot: encode(Image.fromarray(np.asarray(shot.convert("L"), dtype=np.uint16)), "PNG")),
+    "i16": (
+        "png",
+        lambda shot: encode(Image.fromarray(np.asarray(shot.convert("L"), dtype=np.uint16)), "PNG"),
+    ),
     "cmyk": ("jpg", lambda shot: encode(shot.convert("CMYK"), "JPEG")),
     "exif": ("jpg", turned),
 }
@@ -65,7 +69,9 @@ def shots(repeats: int = 3) -> Iterator[tuple[str, str, bytes]]:
             index = number * len(STORED) + place
             size = (41, 64) if number % 2 else (70, 38)
             noise = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            shot = Image.blend(image(("red", "green", "blue")[index % 3], index, size), scaled(noise, size), 0.7)
+            shot = Image.blend(
+                image(("red", "green", "blue")[index % 3], index, size), scaled(noise, size), 0.7
+            )
             yield f"{index:03d}-{mode}", extension, store(shot)
 
 
@@ -80,10 +86,22 @@ def theirs(tmp_path, tiny_folder, monkeypatch) -> Callable[..., dict[str, float]
 
     def run(name: str, task: str) -> dict[str, float]:
         told = tmp_path / f"{name}.json"
-        words = f"eval --no_amp --quiet --num_workers 0 --batch_size 7 --recall_k 1 5 10 --task zeroshot_{task}".split()
-        places = ["--dataset", f"wds/{name}", "--dataset_root", str(tmp_path / name), "--output", str(told)]
+        words = (
+            "eval --no_amp --quiet --num_workers 0 --batch_size 7 --recall_k 1 5 10 --task"
+            f" zeroshot_{task}".split()
+        )
+        places = [
+            "--dataset",
+            f"wds/{name}",
+            "--dataset_root",
+            str(tmp_path / name),
+            "--output",
+            str(told),
+        ]
         model = ["--model", f"local-dir:{tiny_folder}", "--pretrained", ""]
-        monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # it takes a GPU where there is one
+        monkeypatch.setattr(
+            "torch.cuda.is_available", lambda: False
+        )  # it takes a GPU where there is one
         monkeypatch.setattr(sys, "argv", ["clip_benchmark", *words, *places, *model])
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
             command.main()
@@ -114,9 +132,15 @@ def close(value: float) -> Any:
 
 
 def test_classification(tmp_path, theirs, ours):
-    samples = [(key, {extension: content, "cls": str(int(key[:3]) * 3 % 7)}) for key, extension, content in shots()]
-    write_webdataset(tmp_path / "odd", samples, class_names=NAMES, templates=TEMPLATES, per_shard=11)
-    other, own = theirs("odd", "classification"), ours(a_task("odd", "classification", "top1"))
+    samples = [
+        (key, {extension: content, "cls": str(int(key[:3]) * 3 % 7)})
+        for key, extension, content in shots()
+    ]
+    write_webdataset(
+        tmp_path / "odd", samples, class_names=NAMES, templates=TEMPLATES, per_shard=11
+    )
+    other = theirs("odd", "classification")
+    own = ours(a_task("odd", "classification", "top1"))
     assert own["top1"] == close(other["acc1"]) and own["top5"] == close(other["acc5"])
     assert own["mean_per_class"] == close(other["mean_per_class_recall"])
 
@@ -127,16 +151,22 @@ def test_several_classes_an_image(tmp_path, theirs, ours):
         (key, {extension: content, "npy": numbers_member(*row.astype(np.int64))})
         for (key, extension, content), row in zip(shots(), flags, strict=True)
     ]
-    write_webdataset(tmp_path / "many", samples, kind="multilabel", class_names=NAMES, templates=TEMPLATES)
+    write_webdataset(
+        tmp_path / "many", samples, kind="multilabel", class_names=NAMES, templates=TEMPLATES
+    )
     own = ours(a_task("many", "classification", "map"))
     assert own["map"] == close(theirs("many", "classification")["mean_average_precision"])
 
 
 def told(copies: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Samples with one to three captions; each image is there `copies` times, under captions of its own."""
+    """Samples with one to three captions; each image is there `copies` times, under captions of its
+    own."""
     for place, (key, extension, content) in enumerate(shots()):
         for copy in range(copies):
-            lines = (f"{NAMES[(place + n) % 7]} number {place}, told {copy} {n}" for n in range(1 + place % 3))
+            lines = (
+                f"{NAMES[(place + n) % 7]} number {place}, told {copy} {n}"
+                for n in range(1 + place % 3)
+            )
             yield f"{key}-{copy}", {extension: content, "txt": "\n".join(lines)}
 
 
@@ -158,7 +188,8 @@ def test_retrieval_both_ways(tmp_path, theirs, ours):
 def test_where_images_are_equal_the_numbers_differ_by_no_more_than_what_ties_can_change(
     tmp_path, theirs, ours, cache, memo
 ):
-    """They rank equal scores as they come, we rank the lower index first; nothing but these may set the two apart."""
+    """They rank equal scores as they come, we rank the lower index first; nothing but these may set
+    the two apart."""
     write_webdataset(tmp_path / "twice", told(copies=2), kind="retrieval", per_shard=11)
     task = a_task("twice", "retrieval", "recall@1", direction="text_to_image")
     data: Any = open_task(task, tmp_path, memo)
@@ -166,10 +197,13 @@ def test_where_images_are_equal_the_numbers_differ_by_no_more_than_what_ties_can
     texts = cache.texts([caption for captions in data.captions for caption in captions]).all()
     scores = texts @ cache.images(data.images).all().T
     right = scores[np.arange(len(scores)), image_of][:, None]
-    ahead, not_behind = (scores > right + ROUNDING).sum(axis=1), (scores >= right - ROUNDING).sum(axis=1) - 1
-    other, own = theirs("twice", "retrieval"), ours(task)
+    ahead = (scores > right + ROUNDING).sum(axis=1)
+    not_behind = (scores >= right - ROUNDING).sum(axis=1) - 1
+    other = theirs("twice", "retrieval")
+    own = ours(task)
     for k in (1, 5, 10):
-        worst, best = np.mean(not_behind < k) - ROUNDING, np.mean(ahead < k) + ROUNDING
+        worst = np.mean(not_behind < k) - ROUNDING
+        best = np.mean(ahead < k) + ROUNDING
         assert worst <= other[f"image_retrieval_recall@{k}"] <= best, k
         assert worst <= own[f"recall@{k}"] <= best, k
     assert np.mean(not_behind < 1) == 0 < np.mean(ahead < 1), "every image has an equal one"

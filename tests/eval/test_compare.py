@@ -23,7 +23,9 @@ from open_diht.eval.statistics import mcnemar
 Rows = list[dict[str, Any]]
 
 
-def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, **extra: Any) -> Items:
+def items(
+    hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, **extra: Any
+) -> Items:
     hits = np.asarray(hits, dtype=float)
     return Items(
         keys=np.array([f"k{number:04}" for number in range(len(hits))] if keys is None else keys),
@@ -35,11 +37,20 @@ def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, 
     )
 
 
-def row(task: str, metric: str, value: float | None, kind: str = "classification", **protocol: Any) -> dict[str, Any]:
+def row(
+    task: str, metric: str, value: float | None, kind: str = "classification", **protocol: Any
+) -> dict[str, Any]:
     base = {"data": {"images_sha256": "p", "labels_sha256": "l"}, "model": {"name": "x"}}
     return asdict(
         Result(
-            task=task, kind=kind, metric=metric, value=value, low=None, high=None, n=0, protocol={**base, **protocol}
+            task=task,
+            kind=kind,
+            metric=metric,
+            value=value,
+            low=None,
+            high=None,
+            n=0,
+            protocol={**base, **protocol},
         )
     )
 
@@ -81,7 +92,11 @@ def test_captions_are_compared_by_image(tmp_path, hits):
     a, b = hits
     images = np.arange(600) // 5
     folders = [
-        write(tmp_path / name, [row("flickr", "recall@1", float(x.mean()), "retrieval")], {"flickr": items(x, images)})
+        write(
+            tmp_path / name,
+            [row("flickr", "recall@1", float(x.mean()), "retrieval")],
+            {"flickr": items(x, images)},
+        )
         for name, x in (("a", a), ("b", b))
     ]
     (found,) = compare(*folders).tasks
@@ -99,30 +114,45 @@ def test_metrics_that_are_no_means(tmp_path, metric):
         right = ((scores > 0.5) == label).astype(float)
         extra: dict[str, Any] = {"scores": scores}
         if metric == "map":
-            extra = {"scores": np.stack([-scores, scores], 1), "labels": np.stack([label == 0, label == 1], 1)}
+            extra = {
+                "scores": np.stack([-scores, scores], 1),
+                "labels": np.stack([label == 0, label == 1], 1),
+            }
         kept = items(right, label=label, **extra)
         of = estimate_of(kept, metric)
         assert of is not None
         folders.append(write(tmp_path / name, [row("t", metric, of.value)], {"t": kept}))
     (found,) = compare(*folders).tasks
     assert found.test == "paired t" and found.low is not None and found.low > 0
-    assert found.a is not None and found.b is not None and found.difference == pytest.approx(found.b - found.a)
+    assert (
+        found.a is not None
+        and found.b is not None
+        and found.difference == pytest.approx(found.b - found.a)
+    )
 
 
 def test_a_roc_auc_without_one_of_its_classes_is_not_compared(tmp_path, hits):
     kept = {"t": items(hits[0], scores=hits[0]), "cats": items(hits[0])}
     rows = [row("t", "roc_auc", 0.5), top1(hits[0])]
     broken, tested = compare(*(write(tmp_path / name, rows, kept) for name in "ab")).tasks
-    assert (broken.p, broken.difference, tested.difference) == (None, None, 0) and "class" in broken.note
+    assert (broken.p, broken.difference, tested.difference) == (
+        None,
+        None,
+        0,
+    ) and "class" in broken.note
 
 
 def test_several_tasks_are_corrected_and_averaged(tmp_path, hits):
     a, b = hits
     same = np.tile([0, 1, 1], 100)
     one = write(
-        tmp_path / "a", [top1(a), top1(same, "dogs"), row("cats", "top5", 1.0)], {"cats": items(a), "dogs": items(same)}
+        tmp_path / "a",
+        [top1(a), top1(same, "dogs"), row("cats", "top5", 1.0)],
+        {"cats": items(a), "dogs": items(same)},
     )
-    other = write(tmp_path / "b", [top1(b), top1(same, "dogs")], {"cats": items(b), "dogs": items(same)})
+    other = write(
+        tmp_path / "b", [top1(b), top1(same, "dogs")], {"cats": items(b), "dogs": items(same)}
+    )
     comparison = compare(one, other)
     cats, dogs = comparison.tasks
     assert cats.p is not None and cats.p_holm == pytest.approx(2 * cats.p)
@@ -141,14 +171,17 @@ def test_tasks_on_the_same_images_share_their_luck_in_the_average(tmp_path, hits
         for name, of in (("a", a), ("b", b)):
             data = {"images_sha256": other_images, "labels_sha256": "l"}
             rows = [top1(of), row("again", "top1", float(of.mean()), data=data)]
-            folders.append(write(tmp_path / kind / name, rows, {"cats": items(of), "again": items(of)}))
+            folders.append(
+                write(tmp_path / kind / name, rows, {"cats": items(of), "again": items(of)})
+            )
         average = compare(*folders).average
         assert average is not None and average.low is not None and average.high is not None
         widths[kind] = average.high - average.low
     assert widths["shared"] == pytest.approx(np.sqrt(2) * widths["apart"], rel=0.01)
 
 
-ONES, HALF = np.ones(20), np.tile([0, 1], 10)
+ONES = np.ones(20)
+HALF = np.tile([0, 1], 10)
 OTHER = {"images_sha256": "q", "labels_sha256": "l"}
 
 
@@ -166,10 +199,17 @@ OTHER = {"images_sha256": "q", "labels_sha256": "l"}
         (
             row("cats", "top1", 0.95),
             items(HALF),
-            r"^the items of B are of another run than its number \(0.5000, 0.9500\); run `open-diht bench`",
+            (
+                r"^the items of B are of another run than its number \(0.5000, 0.9500\); run"
+                r" `open-diht bench`"
+            ),
         ),
         (row("cats", "top5", 1.0), items(ONES), "^A has top1, B has top5$"),
-        (row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats"), None, "data not found"),
+        (
+            row("cats", "top1", None, missing="data not found: open-diht bench-data --task cats"),
+            None,
+            "data not found",
+        ),
         (top1(ONES), None, "B has no items"),
         (None, None, "^not evaluated by B$"),
         (top1(ONES), items(ONES, keys=["k"] * 20), "repeated"),
@@ -200,7 +240,11 @@ class TestCommand:
         assert main([str(one), str(other)]) == 0
         text = (other / "compare.md").read_text()
         assert capsys.readouterr().out.strip() == text.strip()
-        assert NOT_SEED_NOISE in text and "| cats, top1 |" in text and "not compared: not evaluated by A" in text
+        assert (
+            NOT_SEED_NOISE in text
+            and "| cats, top1 |" in text
+            and "not compared: not evaluated by A" in text
+        )
         written = json.loads((other / "compare.json").read_text())
         assert written["tasks"][0]["difference"] == pytest.approx(b.mean() - a.mean())
         assert written["average"] is None
@@ -218,20 +262,26 @@ class TestCommand:
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "results.json"]
 
     def test_the_current_folder_is_a_folder(self, tmp_path, monkeypatch):
-        one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
+        one, other = (
+            write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab"
+        )
         monkeypatch.chdir(one)
         assert main([".", str(other)]) == 0
         assert json.loads((other / "compare.json").read_text())["a"] == "."
 
     def test_an_output_that_cannot_be_written_is_one_line(self, tmp_path, capsys):
-        one, other = (write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab")
+        one, other = (
+            write(tmp_path / name, [top1(np.ones(4))], {"cats": items(np.ones(4))}) for name in "ab"
+        )
         (tmp_path / "file").touch()
         assert main([str(one), str(other), "--output", str(tmp_path / "file" / "c")]) == 1
         said = capsys.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1 and f"{tmp_path}/file" in said
         assert "check --output" in said
 
-    def test_nothing_comparable_is_a_failure_and_a_folder_without_results_says_what_to_name(self, tmp_path):
+    def test_nothing_comparable_is_a_failure_and_a_folder_without_results_says_what_to_name(
+        self, tmp_path
+    ):
         one = write(tmp_path / "a", [row("cats", "top1", 0.5)], {})
         other = write(tmp_path / "b", [row("dogs", "top1", 0.5)], {})
         assert main([str(one), str(other)]) == 1
@@ -256,7 +306,11 @@ class TestItems:
         kept = items([0, 1, 0.5], scores=np.array([0.1, 0.2, 0.3]))
         kept.write(tmp_path / "t.npz")
         read = read_items(tmp_path / "t.npz")
-        assert read.keys.tolist() == kept.keys.tolist() and read.extra["scores"].tolist() == [0.1, 0.2, 0.3]
+        assert read.keys.tolist() == kept.keys.tolist() and read.extra["scores"].tolist() == [
+            0.1,
+            0.2,
+            0.3,
+        ]
 
     def test_anything_else_is_refused(self, tmp_path):
         path = tmp_path / "t.npz"
@@ -293,10 +347,18 @@ class TestItems:
 @pytest.mark.parametrize(
     ("value", "hits", "says"),
     [
-        (float("nan"), [1.0, 0.0], r"the value of result 0 \(cats\) is nan, not a number; run `open-diht bench`"),
+        (
+            float("nan"),
+            [1.0, 0.0],
+            r"the value of result 0 \(cats\) is nan, not a number; run `open-diht bench`",
+        ),
         (float("inf"), [1.0, 0.0], "is inf, not a number"),
         ("high", [1.0, 0.0], "is 'high', not a number"),
-        (0.5, [1.0, float("nan")], r"cats.npz holds no items, or hits that are not finite; remove it and run"),
+        (
+            0.5,
+            [1.0, float("nan")],
+            r"cats.npz holds no items, or hits that are not finite; remove it and run",
+        ),
         (0.5, [], "cats.npz holds no items"),
     ],
 )
@@ -310,7 +372,9 @@ def test_results_that_are_no_numbers_are_one_line(value, hits, says, tmp_path, c
 
 def test_items_of_other_images_are_not_tested(tmp_path, capsys):
     a, b = (
-        write(tmp_path / name, [row("cats", "top1", 0.5)], {"cats": items([1, 0], clusters=clusters)})
+        write(
+            tmp_path / name, [row("cats", "top1", 0.5)], {"cats": items([1, 0], clusters=clusters)}
+        )
         for name, clusters in (("a", [0, 1]), ("b", [0, 0]))
     )
     assert main([str(a), str(b)]) == 1
@@ -323,9 +387,15 @@ def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path):
     b = write(tmp_path / "b", [top1(~hits)], {"cats": items(~hits)})
     assert main([str(a), str(b)]) == 0
     page, text = ((b / f"compare.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
-    for cells in (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| cats")):
+    for cells in (
+        line.strip("|").split("|") for line in text.splitlines() if line.startswith("| cats")
+    ):
         assert all(html.escape(one.strip()) in page for one in cells)
-    assert "not evaluated by B" in page and html.escape("<b>only</b>") in page and "<b>only" not in page
+    assert (
+        "not evaluated by B" in page
+        and html.escape("<b>only</b>") in page
+        and "<b>only" not in page
+    )
     assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
 
 

@@ -1,4 +1,5 @@
-"""Every metric with the part of each image: the value is the metric's, the variance that of drawing other images."""
+"""Every metric with the part of each image: the value is the metric's, the variance that of drawing
+other images."""
 
 from collections.abc import Callable
 
@@ -25,13 +26,17 @@ def by_class(generator: np.random.Generator) -> Estimate:
 
 def by_f1(generator: np.random.Generator) -> Estimate:
     labels = np.repeat(np.arange(6), [4, 5, 10, 20, 40, 60])
-    said = np.where(generator.random(len(labels)) < 0.7, labels, generator.integers(6, size=len(labels)))
+    said = np.where(
+        generator.random(len(labels)) < 0.7, labels, generator.integers(6, size=len(labels))
+    )
     return estimates.macro_f1(said, labels)
 
 
 def by_group(generator: np.random.Generator) -> Estimate:
     groups = np.repeat(np.arange(4), 50)
-    return estimates.worst_group(generator.random(200) < np.array([0.8, 0.4, 0.9, 0.95])[groups], groups)
+    return estimates.worst_group(
+        generator.random(200) < np.array([0.8, 0.4, 0.9, 0.95])[groups], groups
+    )
 
 
 def area(generator: np.random.Generator) -> Estimate:
@@ -63,32 +68,47 @@ def test_the_parts_add_up_to_the_variance_over_other_images(draw):
 def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur():
     for seed in range(20):
         generator = np.random.default_rng(seed)
-        labels, said = generator.integers(9, size=40), generator.integers(12, size=40)
-        expected = f1_score(labels, said, average="macro", labels=np.unique(labels), zero_division=0)
+        labels = generator.integers(9, size=40)
+        said = generator.integers(12, size=40)
+        expected = f1_score(
+            labels, said, average="macro", labels=np.unique(labels), zero_division=0
+        )
         assert estimates.macro_f1(said, labels).value == pytest.approx(expected)
-    assert estimates.macro_f1([7, 7, 3], [7, 7, 3]).value == 1 and estimates.macro_f1([9], [3]).value == 0
+    assert (
+        estimates.macro_f1([7, 7, 3], [7, 7, 3]).value == 1
+        and estimates.macro_f1([9], [3]).value == 0
+    )
 
 
 def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from_below():
     many = np.repeat([0, 1], 1000)
     hits = np.concatenate([np.arange(1000) < 500, np.arange(1000) < 900])
-    apart, alone = estimates.worst_group(hits, many), estimates.mean(hits[:1000])
-    found, own = apart.interval(), alone.interval()
+    apart = estimates.worst_group(hits, many)
+    alone = estimates.mean(hits[:1000])
+    found = apart.interval()
+    own = alone.interval()
     assert found is not None and own is not None
     assert found.low == own.low and own.high < found.high < own.high + 0.02
     # Of four images nobody can say that they are the worst: the others bound it.
-    tiny = estimates.worst_group(np.concatenate([hits, [0, 0, 0, 0]]), np.concatenate([many, [2] * 4])).interval()
+    tiny = estimates.worst_group(
+        np.concatenate([hits, [0, 0, 0, 0]]), np.concatenate([many, [2] * 4])
+    ).interval()
     assert tiny is not None and tiny.low == 0 and 0.5 < tiny.high < 0.55
     one = estimates.worst_group(np.concatenate([hits, [1]]), np.concatenate([many, [2]])).interval()
     assert one is not None and one.low == 0 and one.high > 0.5
 
 
 def test_images_of_one_burst_are_one_observation_of_a_group_too():
-    hits, groups, bursts = np.repeat([1, 0, 1, 0], 50), np.repeat([0, 1], 100), np.repeat(np.arange(20), 10)
+    hits = np.repeat([1, 0, 1, 0], 50)
+    groups = np.repeat([0, 1], 100)
+    bursts = np.repeat(np.arange(20), 10)
     single, together = (estimates.worst_group(hits, groups, of).interval() for of in (None, bursts))
     assert single is not None and together is not None
     assert together.high - together.low > 2 * (single.high - single.low)
-    assert estimates.macro_f1(hits, groups, bursts).variance > 5 * estimates.macro_f1(hits, groups).variance
+    assert (
+        estimates.macro_f1(hits, groups, bursts).variance
+        > 5 * estimates.macro_f1(hits, groups).variance
+    )
 
 
 def test_leaving_out_an_image_in_closed_form_is_leaving_it_out():
@@ -123,14 +143,20 @@ def test_a_small_perfect_class_next_to_a_large_one_is_as_unsure_as_it_is_alone()
 
 @pytest.mark.parametrize(
     ("sizes", "rates"),
-    [([1000, 5], [0.7, 0.95]), ([1000, 1000, 3, 3], [0.7, 0.7, 0.95, 0.95]), ([200] * 10 + [2] * 10, [0.99, 0.98])],
+    [
+        ([1000, 5], [0.7, 0.95]),
+        ([1000, 1000, 3, 3], [0.7, 0.7, 0.95, 0.95]),
+        ([200] * 10 + [2] * 10, [0.99, 0.98]),
+    ],
 )
 def test_intervals_of_means_over_classes_of_unequal_sizes_hold(sizes, rates):
     truth = np.repeat(rates, len(sizes) // len(rates))
     held = []
     for seed in range(150):
         right = np.random.default_rng(seed).binomial(sizes, truth)
-        ends = estimates.mean_per_class(*classes_hit(*zip(right.tolist(), sizes, strict=True))).interval()
+        ends = estimates.mean_per_class(
+            *classes_hit(*zip(right.tolist(), sizes, strict=True))
+        ).interval()
         held.append(ends is not None and ends.low <= truth.mean() <= ends.high)
     assert np.mean(held) > 0.93
 
@@ -139,15 +165,27 @@ def test_a_difference_knows_that_a_small_class_without_a_change_says_little():
     hits, labels = classes_hit((700, 1000), (5, 5))
     better = hits.copy()
     better[np.flatnonzero(hits[:1000] == 0)[:40]] = 1
-    found = difference(estimates.mean_per_class(hits, labels), estimates.mean_per_class(better, labels))
+    found = difference(
+        estimates.mean_per_class(hits, labels), estimates.mean_per_class(better, labels)
+    )
     alone = difference(estimates.mean(np.ones(5)), estimates.mean(np.ones(5)))
     assert found.difference == pytest.approx(0.02) and alone.reach is not None
-    assert found.reach is not None and found.reach > alone.reach / 2 and found.p is not None and found.p > 0.05
+    assert (
+        found.reach is not None
+        and found.reach > alone.reach / 2
+        and found.p is not None
+        and found.p > 0.05
+    )
     # Over tasks it is as unsure, and over draws of shots.
     averaged = average_difference([("set", *2 * (estimates.mean_per_class(hits, labels),))])
-    assert averaged.reach is not None and averaged.reach >= alone.reach / 2 and averaged.detectable is None
+    assert (
+        averaged.reach is not None
+        and averaged.reach >= alone.reach / 2
+        and averaged.detectable is None
+    )
     drawn = [estimates.mean_per_class(one, labels) for one in (hits, better, hits)]
-    ends, own = crossed_interval(drawn), drawn[0].interval()
+    ends = crossed_interval(drawn)
+    own = drawn[0].interval()
     assert ends is not None and own is not None and ends.low <= own.low + 0.02
 
 

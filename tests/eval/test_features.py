@@ -1,4 +1,5 @@
-"""The feature cache: nothing is encoded twice, nothing stale is used, and what lies there is whole."""
+"""The feature cache: nothing is encoded twice, nothing stale is used, and what lies there is
+whole."""
 
 import copy
 import os
@@ -26,7 +27,10 @@ class Counted:
     """Wraps a model and counts what its encoders are given."""
 
     def __init__(self, model: Any, stop_after: int | None = None) -> None:
-        self._model, self._stop, self.images_seen, self.texts_seen = model, stop_after, 0, 0
+        self._model = model
+        self._stop = stop_after
+        self.images_seen = 0
+        self.texts_seen = 0
 
     def __getattr__(self, name: Any) -> Any:
         return getattr(self._model, name)
@@ -79,7 +83,10 @@ def test_an_interrupted_run_goes_on_and_encodes_no_image_twice(tmp_path, tiny, d
 
 def test_the_same_images_serve_every_task(tmp_path, tiny, colour_set, memo):
     classes = read_webdataset(colour_set(n=6) / "colours", "test", "labels", memo, "colours")
-    captions = [(f"s{i:04d}", {"jpg": jpeg(image(("red", "green", "blue")[i % 3], i)), "txt": "x"}) for i in range(6)]
+    captions = [
+        (f"s{i:04d}", {"jpg": jpeg(image(("red", "green", "blue")[i % 3], i)), "txt": "x"})
+        for i in range(6)
+    ]
     write_webdataset(tmp_path / "texts", captions, kind="retrieval")
     retrieval = read_webdataset(tmp_path / "texts", "test", "captions", memo, "texts")
     model = counted_model(tiny)
@@ -101,7 +108,10 @@ def test_other_weights_or_another_preprocessing_are_encoded_anew(tmp_path, tiny,
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_and_what_was_encoded_before_stays(tmp_path, tiny, memo, workers):
-    samples = [(f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(image("red", i)), "cls": "0"}) for i in range(7)]
+    samples = [
+        (f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(image("red", i)), "cls": "0"})
+        for i in range(7)
+    ]
     write_webdataset(tmp_path / "broken", samples, class_names=["red"])
     data = read_webdataset(tmp_path / "broken", "test", "labels", memo, "broken")
     model = counted_model(tiny)
@@ -111,7 +121,9 @@ def test_a_broken_image_is_named_and_what_was_encoded_before_stays(tmp_path, tin
         assert model.images_seen == expected
 
 
-@pytest.mark.parametrize("damage", ["not a number", "another number", "another batch", "no array", "torn"])
+@pytest.mark.parametrize(
+    "damage", ["not a number", "another number", "another batch", "no array", "torn"]
+)
 def test_a_damaged_batch_is_no_hit(tmp_path, tiny, data, damage):
     """Thirty of sixty rows set to not-a-number once made 35 % of hits 67 %."""
     features = FeatureCache(tmp_path / "f", tiny, batch=4).images(data.images)
@@ -144,7 +156,10 @@ def test_a_torn_record_is_written_again(tmp_path, tiny, data):
         features = FeatureCache(tmp_path / "f", tiny).images(data.images)
         (features.folder / "meta.json").write_text(content)
     counted = counted_model(tiny)
-    assert FeatureCache(tmp_path / "f", counted).images(data.images).width == tiny.width and counted.images_seen == 0
+    assert (
+        FeatureCache(tmp_path / "f", counted).images(data.images).width == tiny.width
+        and counted.images_seen == 0
+    )
 
 
 def test_other_libraries_or_another_kind_of_device_are_encoded_anew(tiny, monkeypatch):
@@ -172,7 +187,8 @@ def test_fp32_is_no_tf32(tiny):
     seen: list[Any] = []
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     model = copy.copy(tiny)
-    model._model, model._short = Spy(), False
+    model._model = Spy()
+    model._short = False
     torch.set_float32_matmul_precision("high")
     try:
         model.texts(["a cat"])
@@ -184,7 +200,12 @@ def test_fp32_is_no_tf32(tiny):
 
 def test_equal_texts_are_encoded_once_and_equal_to_the_last_bit(tmp_path, tiny):
     model = counted_model(tiny)
-    texts = ["sunglasses", *(f"a longer text, number {i}" for i in range(9)), "sunglasses", *["word " * 200] * 2]
+    texts = [
+        "sunglasses",
+        *(f"a longer text, number {i}" for i in range(9)),
+        "sunglasses",
+        *["word " * 200] * 2,
+    ]
     for _ in range(2):  # they are kept, too
         features = FeatureCache(tmp_path / "f", model, text_batch=4).texts(texts)
     assert model.texts_seen == 11 and features.count == 13 and features.truncated == 2
@@ -222,7 +243,9 @@ def encode(model: Path, root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_killed_while_encoding_it_goes_on_from_the_last_batch(colour_set, tiny, tiny_folder, memo, forks, tmp_path):
+def test_killed_while_encoding_it_goes_on_from_the_last_batch(
+    colour_set, tiny, tiny_folder, memo, forks, tmp_path
+):
     root = colour_set(n=60)
     child = forks.start(__file__, "encode", tiny_folder, root, said=tmp_path / "said.txt")
     deadline = time.monotonic() + 120
@@ -236,5 +259,7 @@ def test_killed_while_encoding_it_goes_on_from_the_last_batch(colour_set, tiny, 
     model = counted_model(tiny)
     features = FeatureCache(root / "f", model, batch=2).images(data.images)
     assert model.images_seen == 60 - done
-    direct = tiny.images(torch.stack([tiny.preprocess(data.images.open(index)) for index in range(60)]))
+    direct = tiny.images(
+        torch.stack([tiny.preprocess(data.images.open(index)) for index in range(60)])
+    )
     assert features.all() == pytest.approx(direct, abs=1e-5)

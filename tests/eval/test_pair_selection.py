@@ -1,4 +1,5 @@
-"""Pairs of images and captions: Winoground's three scores, by category, and clustered where images are shared."""
+"""Pairs of images and captions: Winoground's three scores, by category, and clustered where images
+are shared."""
 
 import dataclasses
 import json
@@ -18,11 +19,14 @@ from tests.eval.conftest import COLOURS, a_task, paint
 from tests.eval.test_zeroshot import collapsed
 
 OPTIONS = {
-    "files": ["p.jsonl"], "images": ["{image_0}", "{image_1}"], "captions": ["{caption_0}", "{caption_1}"],
-    "category": "{kind}",
+    "files": ["p.jsonl"], "images": ["{image_0}", "{image_1}"],
+    "captions": ["{caption_0}", "{caption_1}"], "category": "{kind}",
 }  # fmt: skip
 TASK = a_task(
-    "paired", "pair_selection", "group_score", sources=(Source(layout="pairs", path="paired", options=OPTIONS),)
+    "paired",
+    "pair_selection",
+    "group_score",
+    sources=(Source(layout="pairs", path="paired", options=OPTIONS),),
 )
 
 
@@ -37,14 +41,22 @@ def data(tmp_path, memo) -> DataSet:
             paint(path, colour, 2 * number + side)
             row |= {f"image_{side}": path.name, f"caption_{side}": f"thing {number} in {colour}"}
         rows.append(row)
-    (tmp_path / "data" / "paired" / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "data" / "paired" / "p.jsonl").write_text(
+        "\n".join(map(json.dumps, rows)), encoding="utf-8"
+    )
     return open_task(TASK, tmp_path / "data", memo)
 
 
 def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache, data):
     outcome = evaluate_pair_selection(TASK, data, cache)
     found: dict[str, Any] = {one.metric: one for one in outcome.results}
-    assert list(found) == ["group_score", "text_score", "image_score", "group_score (even)", "group_score (odd)"]
+    assert list(found) == [
+        "group_score",
+        "text_score",
+        "image_score",
+        "group_score (even)",
+        "group_score (odd)",
+    ]
     assert [one.n for one in outcome.results] == [12, 12, 12, 6, 6]
     images, (first, *_) = cache.images(data.images).all(), data.pairs
     captions = cache.texts(first.captions).all()
@@ -60,12 +72,16 @@ def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache
 
 
 def test_a_collapsed_model_keeps_nothing_apart(tmp_path, tiny, data):
-    outcome = evaluate_pair_selection(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
+    outcome = evaluate_pair_selection(
+        TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
+    )
     assert {one.value for one in outcome.results} == {0.0}
 
 
 def test_pairs_that_share_an_image_are_one_observation():
-    pairs = [Pair(str(a), (a, b), ("x", "y"), "") for a, b in ((0, 1), (2, 3), (1, 4), (5, 4), (6, 7))]
+    pairs = [
+        Pair(str(a), (a, b), ("x", "y"), "") for a, b in ((0, 1), (2, 3), (1, 4), (5, 4), (6, 7))
+    ]
     clusters = clusters_of(pairs)
     assert clusters[0] == clusters[2] == clusters[3] and len(np.unique(clusters)) == 3
 
@@ -84,4 +100,8 @@ def test_examples_show_both_images_with_both_captions(cache, data, tmp_path):
     assert found and all(isinstance(one, ComparedPair) for one in found)
     write_report([one.row() for one in outcome.results], tmp_path, examples={"paired": found})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Pair selection" in page and page.count("<figure") == len(found) and "caption is nearer" in page
+    assert (
+        "Pair selection" in page
+        and page.count("<figure") == len(found)
+        and "caption is nearer" in page
+    )

@@ -11,7 +11,8 @@ from open_diht.eval.tasks import load_suite
 
 @pytest.mark.parametrize(("n", "disagree"), [(400, 0.05), (400, 0.2), (2000, 0.1)])
 def test_the_difference_is_found_in_80_of_100_test_sets(n, disagree):
-    gain, generator = detectable(n, disagree), np.random.default_rng(0)
+    gain = detectable(n, disagree)
+    generator = np.random.default_rng(0)
     found = []
     odds = [(disagree - gain) / 2, (disagree + gain) / 2, 1 - disagree]
     for lost, won, _ in generator.multinomial(n, odds, size=4000):
@@ -27,20 +28,35 @@ def test_items_and_differences_are_two_sides_of_one_thing():
 
 
 def test_the_command_says_it_and_measures_nothing(capsys, tmp_path):
-    assert cli.main(["--power", "--tasks", "imagenet1k,winoground_t2i", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        cli.main(
+            ["--power", "--tasks", "imagenet1k,winoground_t2i", "--output", str(tmp_path / "out")]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if line.startswith("imagenet1k ")]
     assert "winoground_t2i                400" in said
     assert line.split() == ["imagenet1k", "50,000", "0.28", "0.40", "0.56"]
     assert not (tmp_path / "out").exists()
     assert cli.main(["--power", "--tasks", "imagenet1k,winoground_t2i", "--sample", "1000"]) == 0
-    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line}
+    lines = {
+        line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if line
+    }
     assert lines["imagenet1k"] == "1,000" and lines["winoground_t2i"] == "400"
 
 
 def test_a_worst_group_has_no_number_as_nobody_knows_its_size_before():
-    lines = {line.split()[0]: line.split()[1:] for line in power_table(load_suite("datacomp38")).splitlines() if line}
-    assert lines["fmow"] == ["-"] * 4 and lines["winogavil"][0] == "854" and lines["iwildcam"][0] == "42,791"
+    lines = {
+        line.split()[0]: line.split()[1:]
+        for line in power_table(load_suite("datacomp38")).splitlines()
+        if line
+    }
+    assert (
+        lines["fmow"] == ["-"] * 4
+        and lines["winogavil"][0] == "854"
+        and lines["iwildcam"][0] == "42,791"
+    )
 
 
 @pytest.mark.parametrize("words", [["--power", "--tasks", "demo"], ["--list"]])
@@ -49,6 +65,7 @@ def test_a_full_standard_output_is_reported_as_such(words, monkeypatch, capfd):
         monkeypatch.setattr("sys.stdout", full)
         cli.main(words)
     assert ended.value.code == 1
-    assert capfd.readouterr().err == (
-        "error: standard output cannot be written (No space left on device); make room there\n"
+    assert (
+        capfd.readouterr().err
+        == "error: standard output cannot be written (No space left on device); make room there\n"
     )

@@ -34,12 +34,18 @@ from tests.eval.test_zeroshot import collapsed
 from tests.webdatasets import write_webdataset
 
 TASK = a_task(
-    "colours", "classification", "top1", support=(Source(layout="webdataset", path="training", split="train"),)
+    "colours",
+    "classification",
+    "top1",
+    support=(Source(layout="webdataset", path="training", split="train"),),
 )
 
 
 def write_training(root: Any, names: Any = tuple(COLOURS), kinds: int = 3, n: int = 30) -> None:
-    samples = [(f"t{i:03d}", {"jpg": jpeg(image(names[i % kinds], 100 + i)), "cls": str(i % kinds)}) for i in range(n)]
+    samples = [
+        (f"t{i:03d}", {"jpg": jpeg(image(names[i % kinds], 100 + i)), "cls": str(i % kinds)})
+        for i in range(n)
+    ]
     write_webdataset(root / "training", samples, split="train", class_names=names, templates=["{}"])
 
 
@@ -55,19 +61,25 @@ def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, s
     return evaluate_few_shot(task, open_task(task, root, memo), session, shots)
 
 
-def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(tmp_path, root, memo, tiny):
+def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
+    tmp_path, root, memo, tiny
+):
     shots = Shots(counts=(1, 2), seeds=(0, 1, 2))
     model = counted_model(tiny)
     found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
     support: Any = open_support(TASK, open_task(TASK, root, memo), root, memo)
-    drawn = [draw_shots(list(support.images.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
+    drawn = [
+        draw_shots(list(support.images.keys), support.labels, 3, 2, seed) for seed in shots.seeds
+    ]
     kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
     assert kept["shots"] == {str(one.seed): [list(keys) for keys in one.keys] for one in drawn}
     different = {key for one in drawn for keys in one.keys for key in keys}
     assert model.images_seen == 9 + len(different)
     assert {row.kind for row in found} == {"few_shot"}
     assert {row.protocol["few_shot"]["shots"] for row in found} == {1, 2}
-    assert found[0].protocol["support"]["images"] == 60 and all(row.low <= row.value <= row.high for row in found)
+    assert found[0].protocol["support"]["images"] == 60 and all(
+        row.low <= row.value <= row.high for row in found
+    )
 
 
 def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
@@ -76,7 +88,9 @@ def probed(task: Any, root: Any, memo: Any, cache: Any) -> Any:
 
 
 @pytest.mark.parametrize("metric", ["few-shot", "linear probe"])
-def test_without_a_training_split_that_fits_only_the_probe_has_no_number(metric, tmp_path, colour_set, memo, cache):
+def test_without_a_training_split_that_fits_only_the_probe_has_no_number(
+    metric, tmp_path, colour_set, memo, cache
+):
     root = colour_set(n=6)
 
     def measured(task: Task = TASK) -> Any:
@@ -85,7 +99,9 @@ def test_without_a_training_split_that_fits_only_the_probe_has_no_number(metric,
         return rows(task, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
 
     (row,) = measured()
-    assert row.value is None and row.metric == metric and "training split" in row.protocol["missing"]
+    assert (
+        row.value is None and row.metric == metric and "training split" in row.protocol["missing"]
+    )
     write_training(root, kinds=1, n=5)
     (row,) = measured()
     assert row.value is None and row.metric == metric and not is_broken(row)
@@ -99,17 +115,33 @@ def test_without_a_training_split_that_fits_only_the_probe_has_no_number(metric,
 def test_a_collapsed_model_scores_chance_with_every_method(tmp_path, root, memo, tiny):
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2, 5), seeds=(0, 1)))
-    assert len(found) == 3 * len(METHODS) and [row.value for row in found] == pytest.approx([1 / 3] * len(found))
+    assert len(found) == 3 * len(METHODS) and [row.value for row in found] == pytest.approx(
+        [1 / 3] * len(found)
+    )
     assert {row.protocol["chance"] for row in found} == {1 / 3}
 
 
-def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(tmp_path, root, memo, cache):
+def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
+    tmp_path, root, memo, cache
+):
     clean = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2), seeds=(0,)))
-    assert clean[0].protocol["support"] | {"drawn": 6, "also_test": 0} == clean[0].protocol["support"]
+    assert (
+        clean[0].protocol["support"] | {"drawn": 6, "also_test": 0} == clean[0].protocol["support"]
+    )
     assert cautions(clean[0].protocol) == ""
     names = list(COLOURS)
-    numbers = {0: 0, 1: 100, 2: 200, 3: 3, 4: 400, 5: 500}  # images 0 and 3 are those of the test split
-    samples = [(f"t{i}", {"jpg": jpeg(image(names[i % 3], n)), "cls": str(i % 3)}) for i, n in numbers.items()]
+    numbers = {
+        0: 0,
+        1: 100,
+        2: 200,
+        3: 3,
+        4: 400,
+        5: 500,
+    }  # images 0 and 3 are those of the test split
+    samples = [
+        (f"t{i}", {"jpg": jpeg(image(names[i % 3], n)), "cls": str(i % 3)})
+        for i, n in numbers.items()
+    ]
     write_webdataset(root / "training", samples, split="train", class_names=names, templates=["{}"])
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2), seeds=(0,)))
     for row in found:
@@ -122,22 +154,38 @@ def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(tmp_pat
 def test_every_few_shot_number_says_from_what_and_how(tmp_path, root, memo, cache):
     found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(2,), seeds=(0, 1)))
     for row in found:
-        record, own = row.protocol, row.protocol["few_shot"]
+        record = row.protocol
+        own = row.protocol["few_shot"]
         assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
         assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
-        assert record["truncated_texts"] == 0 and record["ties"] and len(record["support"]["images_sha256"]) == 64
-        assert (own["seeds"], own["metric"], own["shots"]) == ([0, 1], "top1", 2) and "test" not in own["selected_on"]
+        assert (
+            record["truncated_texts"] == 0
+            and record["ties"]
+            and len(record["support"]["images_sha256"]) == 64
+        )
+        assert (own["seeds"], own["metric"], own["shots"]) == (
+            [0, 1],
+            "top1",
+            2,
+        ) and "test" not in own["selected_on"]
     (probe,) = [row for row in found if row.protocol["few_shot"]["method"] == "probe"]
     assert [choice["seed"] for choice in probe.protocol["few_shot"]["choices"]] == [0, 1]
     assert all("delta" in choice["chosen"] for choice in probe.protocol["few_shot"]["choices"])
 
 
-def test_the_probe_is_one_more_number_of_its_task_with_its_choices(tmp_path, colour_set, memo, tiny):
+def test_the_probe_is_one_more_number_of_its_task_with_its_choices(
+    tmp_path, colour_set, memo, tiny
+):
     root = colour_set(n=12)
     write_training(root)
     cache = FeatureCache(tmp_path / "f", tiny)
     (row,) = probed(TASK, root, memo, cache)
-    assert (row.task, row.kind, row.metric, row.n) == ("colours", "classification", "top1, linear probe", 12)
+    assert (row.task, row.kind, row.metric, row.n) == (
+        "colours",
+        "classification",
+        "top1, linear probe",
+        12,
+    )
     assert row.low is None or row.low <= row.value <= row.high
     record = row.protocol["linear_probe"]
     assert record["selected_on"].startswith("6 of 30 training images")
@@ -156,7 +204,9 @@ def test_the_answer_is_scikit_learns_and_the_test_set_has_no_say():
     theirs = LogisticRegression(C=1 / found.penalty, max_iter=1000).fit(features, labels)
     assert np.array_equal(found.classifier.coef_, theirs.coef_) and found.converged
     held = held_out(keys, labels)
-    part = LogisticRegression(C=1 / found.penalty, max_iter=1000).fit(features[~held], labels[~held])
+    part = LogisticRegression(C=1 / found.penalty, max_iter=1000).fit(
+        features[~held], labels[~held]
+    )
     assert found.tried[found.penalty] == np.mean(part.predict(features[held]) == labels[held])
     assert found.tried[found.penalty] == max(found.tried.values()) and found.held_out == held.sum()
 

@@ -24,4 +24,12 @@ def test_the_hash_is_that_of_the_whole_json(value):
 
 
 def test_texts_that_join_to_the_same_have_other_hashes():
-    assert len({sha256_texts(texts) for texts in (["ab"], ["a", "b"], ["a", "b", ""], iter(["b", "a"]))}) == 4
+    assert (
+        len(
+            {
+                sha256_texts(texts)
+                for texts in (["ab"], ["a", "b"], ["a", "b", ""], iter(["b", "a"]))
+            }
+        )
+        == 4
+    )

@@ -1,4 +1,5 @@
-"""A real encoder on a set that nobody here wrote: `make bench-data TASK=demo`; without it skipped, in CI an error."""
+"""A real encoder on a set that nobody here wrote: `make bench-data TASK=demo`; without it skipped,
+in CI an error."""
 
 import dataclasses
 from typing import Any
@@ -51,7 +52,9 @@ def sampled(name: str, memo: Memo, items: int = ITEMS, **changes: Any) -> tuple[
 
 
 @pytest.mark.slow
-def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(tmp_path, memo, cache, tiny):
+def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
+    tmp_path, memo, cache, tiny
+):
     task, data = sampled("fashion_mnist", memo, 2 * ITEMS)
     found = {}
     for one in (cache, FeatureCache(tmp_path / "f", tiny)):
@@ -66,11 +69,17 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(tmp_
 def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(memo, cache):
     task, data = sampled("stamps_t2i", memo)
     recall = {one.metric: one for one in evaluate_retrieval(task, data, cache).results}
-    assert recall["recall@10"].low > recall["recall@10"].protocol["chance"] == pytest.approx(10 / ITEMS)
+    assert (
+        recall["recall@10"].low
+        > recall["recall@10"].protocol["chance"]
+        == pytest.approx(10 / ITEMS)
+    )
     task, data = sampled("stamps_questions", memo, 40)
     answers = evaluate_vqa(task, data, cache).results[0]
     assert answers.low is not None and answers.high is not None
-    assert answers.low < answers.protocol["chance"] < answers.high, "it answers as chance does, also over all 600"
+    assert answers.low < answers.protocol["chance"] < answers.high, (
+        "it answers as chance does, also over all 600"
+    )
 
 
 @pytest.mark.slow
@@ -80,7 +89,9 @@ def test_the_reference_encoder_chooses_captions_of_stamps(memo, cache):
     added = found["accuracy (add_object)"]
     assert added.value is not None and added.value > 0.5
     relation = found["accuracy (replace_relation)"]
-    assert relation.low is not None and relation.low < 0.5, "an encoder of classes does not see left and right"
+    assert relation.low is not None and relation.low < 0.5, (
+        "an encoder of classes does not see left and right"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Retrieval tasks: both directions, several captions per image, with and without the caption template."""
+"""Retrieval tasks: both directions, several captions per image, with and without the caption
+template."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +21,13 @@ TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 @pytest.fixture
 def data(tmp_path, memo) -> Any:
     samples = [
-        (f"p{index}", {"jpg": jpeg(image("red", index)), "txt": "".join(f"{word} {index}\n" for word in "abc")})
+        (
+            f"p{index}",
+            {
+                "jpg": jpeg(image("red", index)),
+                "txt": "".join(f"{word} {index}\n" for word in "abc"),
+            },
+        )
         for index in range(20)
     ]
     write_webdataset(tmp_path / "data" / "told", samples, kind="retrieval")
@@ -29,15 +36,24 @@ def data(tmp_path, memo) -> Any:
 
 @pytest.mark.parametrize(("direction", "n"), [("image_to_text", 20), ("text_to_image", 60)])
 def test_recall_at_1_5_and_10_with_and_without_the_caption_template(cache, data, direction, n):
-    task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
+    task = dataclasses.replace(
+        TASK, direction=direction, caption_templates=("{}", "a photo of {}.")
+    )
     outcome: Any = evaluate_retrieval(task, data, cache)
     bare = [f"recall@{k}" for k in (1, 5, 10)]
-    assert [result.metric for result in outcome.results] == bare + [f"{name} (a photo of {{}}.)" for name in bare]
+    assert [result.metric for result in outcome.results] == bare + [
+        f"{name} (a photo of {{}}.)" for name in bare
+    ]
     assert {result.n for result in outcome.results} == {n}
-    assert [result.protocol["caption_template"] for result in outcome.results] == ["{}"] * 3 + ["a photo of {}."] * 3
+    assert [result.protocol["caption_template"] for result in outcome.results] == ["{}"] * 3 + [
+        "a photo of {}."
+    ] * 3
     assert outcome.results[0].value <= outcome.results[1].value <= outcome.results[2].value
     assert outcome.items.hits.mean() == outcome.results[0].value
-    assert len(set(outcome.items.keys.tolist())) == n and len(set(outcome.items.clusters.tolist())) == 20
+    assert (
+        len(set(outcome.items.keys.tolist())) == n
+        and len(set(outcome.items.clusters.tolist())) == 20
+    )
 
 
 def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cache, data):
@@ -48,9 +64,13 @@ def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cac
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
 @pytest.mark.parametrize(("strict", "share"), [(False, 1 / 20), (True, 0.0)])
-def test_a_collapsed_model_scores_chance_and_strictly_nothing(tmp_path, tiny, data, direction, strict, share):
+def test_a_collapsed_model_scores_chance_and_strictly_nothing(
+    tmp_path, tiny, data, direction, strict, share
+):
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
-    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, strict)
+    outcome: Any = evaluate_retrieval(
+        dataclasses.replace(TASK, direction=direction), data, cache, strict
+    )
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
 
@@ -64,8 +84,8 @@ def measure(captions: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_captions(forks, tmp_path):
-    """Encoding, ranking both ways, intervals: what a caption costs is its name and its rank, not its 2 KiB of features
-    nor its row of scores (82 MiB and 160 MiB more at 40,000 of them)."""
+    """Encoding, ranking both ways, intervals: what a caption costs is its name and its rank, not
+    its 2 KiB of features nor its row of scores (82 MiB and 160 MiB more at 40,000 of them)."""
     peaks = []
     for captions in (2_000, 42_000):
         forks.call(__file__, "measure", captions, tmp_path, said=tmp_path / "said.txt")

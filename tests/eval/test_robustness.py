@@ -1,4 +1,5 @@
-"""Effective robustness: nothing for a model on the curve, and what a model is ahead of it otherwise."""
+"""Effective robustness: nothing for a model on the curve, and what a model is ahead of it
+otherwise."""
 
 from typing import Any
 
@@ -15,19 +16,32 @@ def row(value: float | None, half: float = 0.004, metric: str = "top1") -> dict[
 def test_a_model_on_the_curve_has_none_and_one_above_it_what_it_is_ahead():
     curve = _baseline()["sets"]["imagenetv2"]
     expected = expected_accuracy(0.76, curve)
-    assert expected == pytest.approx(0.639, abs=0.01)  # ResNet-50, torchvision: about 63 to 64 % on V2
+    assert expected == pytest.approx(
+        0.639, abs=0.01
+    )  # ResNet-50, torchvision: about 63 to 64 % on V2
     (found,) = effective_robustness({"imagenet1k": row(0.76), "imagenetv2": row(expected)})
-    assert found.value == pytest.approx(0) and found.low is not None and found.low < 0 < (found.high or 0)
+    assert (
+        found.value == pytest.approx(0)
+        and found.low is not None
+        and found.low < 0 < (found.high or 0)
+    )
     (ahead,) = effective_robustness({"imagenet1k": row(0.76), "imagenetv2": row(expected + 0.05)})
     assert ahead.value == pytest.approx(0.05) and ahead.task == "imagenetv2" and not ahead.beyond
 
 
 def test_zero_shot_clip_is_ahead_where_it_is_known_to_be():
     """CLIP B/16 of OpenAI, by openclip_results.csv; 68.3 on ImageNet."""
-    published = {"imagenet_r": 0.777, "imagenet_a": 0.5, "imagenet_sketch": 0.482, "imagenetv2": 0.619}
+    published = {
+        "imagenet_r": 0.777,
+        "imagenet_a": 0.5,
+        "imagenet_sketch": 0.482,
+        "imagenetv2": 0.619,
+    }
     found = {
         one.task: one
-        for one in effective_robustness({"imagenet1k": row(0.683), **{k: row(v) for k, v in published.items()}})
+        for one in effective_robustness(
+            {"imagenet1k": row(0.683), **{k: row(v) for k, v in published.items()}}
+        )
     }
     assert all(one.value > 2 * one.spread for one in found.values())
     assert found["imagenet_r"].value > 0.3 > found["imagenetv2"].value

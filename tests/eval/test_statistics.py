@@ -1,4 +1,5 @@
-"""Intervals and tests from each image's part in a number; how often they hold is in benchmarks/coverage.md."""
+"""Intervals and tests from each image's part in a number; how often they hold is in
+benchmarks/coverage.md."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ def worlds(rounds: int) -> list[np.random.Generator]:
 
 
 def holds(found: list[tuple[Interval | None, float]]) -> float:
-    return float(np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends, truth in found]))
+    return float(
+        np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends, truth in found])
+    )
 
 
 class TestInterval:
@@ -36,17 +39,25 @@ class TestInterval:
     def test_of_independent_hits_is_the_exact_one(self, hits, n):
         found = estimates.mean(np.repeat([1, 0], [hits, n - hits])).interval()
         theirs = binomtest(hits, n).proportion_ci(method="exact")
-        assert found is not None and tuple(found) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+        assert found is not None and tuple(found) == pytest.approx(
+            (theirs.low, theirs.high), abs=1e-9
+        )
 
     def test_captions_of_one_image_do_not_count_as_five(self):
         images = np.repeat(np.arange(200), 5)
-        hits = np.repeat(np.random.default_rng(0).integers(0, 2, size=200), 5)  # five captions, one fate
-        assert estimates.mean(hits, images).interval() == pytest.approx(estimates.mean(hits[::5]).interval())
+        hits = np.repeat(
+            np.random.default_rng(0).integers(0, 2, size=200), 5
+        )  # five captions, one fate
+        assert estimates.mean(hits, images).interval() == pytest.approx(
+            estimates.mean(hits[::5]).interval()
+        )
 
     def test_all_hits_are_not_certainty(self):
         for p in (0.0, 1.0):
             found = estimates.mean(np.full(60, p), np.repeat(np.arange(12), 5)).interval()
-            assert found is not None and found.high - found.low > 0.2 and found.low <= p <= found.high
+            assert (
+                found is not None and found.high - found.low > 0.2 and found.low <= p <= found.high
+            )
 
     def test_one_image_is_too_few(self):
         assert estimates.mean([0.0, 1.0], [7, 7]).interval() is None
@@ -56,7 +67,11 @@ class TestInterval:
     def test_lies_within_0_and_1_around_the_value(self, values):
         found = estimates.mean(values)
         ends = found.interval()
-        assert ends is not None and -1e-9 <= ends.low <= found.value + 1e-9 and found.value - 1e-9 <= ends.high <= 1
+        assert (
+            ends is not None
+            and -1e-9 <= ends.low <= found.value + 1e-9
+            and found.value - 1e-9 <= ends.high <= 1
+        )
 
     def test_holds_for_rare_hits_in_clusters(self):
         owner = np.repeat(np.arange(100), 5)
@@ -78,7 +93,8 @@ class TestAverage:
         )
 
     def test_two_directions_on_one_set_of_images_share_their_luck(self):
-        shared, apart = [], []
+        shared = []
+        apart = []
         for generator in worlds(300):
             one, other = self.both_ways(generator)
             shared.append((average([("set", one), ("set", other)]).interval(), 0.5))
@@ -88,7 +104,8 @@ class TestAverage:
     def test_equal_models_are_rarely_told_apart_by_it(self):
         alarms = []
         for generator in worlds(300):
-            a, b = self.both_ways(generator), self.both_ways(generator)
+            a = self.both_ways(generator)
+            b = self.both_ways(generator)
             p = average_difference([("set", one, two) for one, two in zip(a, b, strict=True)]).p
             alarms.append(p is not None and p < 0.05)
         assert np.mean(alarms) < 0.08
@@ -98,7 +115,10 @@ class TestAverage:
         found = average([(number, task) for number in range(4)])
         assert found.value == 0.5 and found.variance == pytest.approx(task.variance / 4)
         assert average([("same", task)] * 4).variance == pytest.approx(task.variance)
-        assert average([(0, estimates.mean(np.ones(3))), (1, estimates.mean(np.zeros(3000)))]).value == 0.5
+        assert (
+            average([(0, estimates.mean(np.ones(3))), (1, estimates.mean(np.zeros(3000)))]).value
+            == 0.5
+        )
 
     def test_a_small_task_that_got_everything_right_is_as_unsure_in_an_average_as_alone(self):
         told = []
@@ -106,15 +126,20 @@ class TestAverage:
             of = [estimates.mean(generator.random(n) < p) for n, p in ((10, 0.97), (2000, 0.7))]
             told.append((average(list(enumerate(of))).interval(), (0.97 + 0.7) / 2))
         assert holds(told) > 0.9
-        whole, large = estimates.mean(np.ones(10)), estimates.mean(np.tile([0.0, 1.0], 100_000))
-        found, alone = average([(0, whole), (1, large)]).interval(), whole.interval()
+        whole = estimates.mean(np.ones(10))
+        large = estimates.mean(np.tile([0.0, 1.0], 100_000))
+        found = average([(0, whole), (1, large)]).interval()
+        alone = whole.interval()
         assert found is not None and alone is not None
-        assert 0.75 - found.low == pytest.approx((1 - alone.low) / 2, rel=0.01) and found.high < 0.752
+        assert (
+            0.75 - found.low == pytest.approx((1 - alone.low) / 2, rel=0.01) and found.high < 0.752
+        )
 
     def test_the_same_number_twice_is_as_sure_as_once(self):
         for hits in (np.tile([0.0, 1.0], 20), np.ones(12)):
             task = estimates.mean(hits)
-            twice, once = average([("set", task), ("set", task)]).interval(), task.interval()
+            twice = average([("set", task), ("set", task)]).interval()
+            once = task.interval()
             assert twice is not None and once is not None
             assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
 
@@ -135,7 +160,8 @@ class TestPaired:
         assert mcnemar(a, b) == pytest.approx(expected, rel=1e-9)
 
     def test_mcnemar_stays_exact_far_out_and_is_symmetric(self):
-        a, b = np.zeros(900), np.ones(900)
+        a = np.zeros(900)
+        b = np.ones(900)
         assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(2.0**-899, rel=1e-12)
         with pytest.raises(ValueError, match="0 or 1"):
             mcnemar([0.3], [1.0])
@@ -144,16 +170,21 @@ class TestPaired:
 
     def test_independent_items_are_a_t_test_of_the_changes(self):
         generator = np.random.default_rng(0)
-        a, b = generator.random(50), generator.random(50)
+        a = generator.random(50)
+        b = generator.random(50)
         found = difference(estimates.mean(a), estimates.mean(b))
         theirs = ttest_1samp(b - a, 0)
-        assert found.p == pytest.approx(theirs.pvalue) and found.difference == pytest.approx((b - a).mean())
+        assert found.p == pytest.approx(theirs.pvalue) and found.difference == pytest.approx(
+            (b - a).mean()
+        )
         assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
 
     def test_pairing_sees_what_two_intervals_do_not(self):
         generator = np.random.default_rng(0)
         a = generator.integers(0, 2, size=2000)
-        b = np.where((a == 0) & (generator.random(2000) < 0.03), 1, a)  # B solves what A solves and a little more
+        b = np.where(
+            (a == 0) & (generator.random(2000) < 0.03), 1, a
+        )  # B solves what A solves and a little more
         found = difference(estimates.mean(a), estimates.mean(b))
         assert found.low is not None and found.low > 0 and found.p is not None and found.p < 1e-4
         assert wilson(int(a.sum()), 2000).high > wilson(int(b.sum()), 2000).low
@@ -170,7 +201,8 @@ class TestPaired:
 
     @pytest.mark.parametrize("tasks", [1, 2, 3])
     def test_a_model_that_gets_everything_right_differs_from_one_that_gets_nothing(self, tasks):
-        wrong, right = estimates.mean(np.zeros(40)), estimates.mean(np.ones(40))
+        wrong = estimates.mean(np.zeros(40))
+        right = estimates.mean(np.ones(40))
         alone = difference(wrong, right)
         found = average_difference([(name, wrong, right) for name in range(tasks)])
         assert found.difference == 1 and found.se > 0
@@ -179,7 +211,8 @@ class TestPaired:
         assert few_shot.p is not None and few_shot.p < 1e-9 and few_shot.se > 0
 
     def test_tasks_that_changed_against_each_other_are_no_difference_but_a_change(self):
-        wrong, right = estimates.mean(np.zeros(40)), estimates.mean(np.ones(40))
+        wrong = estimates.mean(np.zeros(40))
+        right = estimates.mean(np.ones(40))
         found = average_difference([("a", wrong, right), ("b", right, wrong)])
         assert (found.difference, found.p) == (0, 1) and found.se > 0
         same = average_difference([("a", wrong, wrong), ("b", right, right)])
@@ -201,13 +234,17 @@ class TestCrossed:
 
     @pytest.mark.parametrize(("n", "luck"), [(100, 0.3), (3000, 0.3), (100, 0.02)])
     def test_three_draws_hold_the_mean_over_all_draws(self, n, luck):
-        found = [(crossed_interval(self.drawn(generator, 3, n, luck)), 0.5) for generator in worlds(200)]
+        found = [
+            (crossed_interval(self.drawn(generator, 3, n, luck)), 0.5) for generator in worlds(200)
+        ]
         assert holds(found) > 0.91
 
     def test_three_seeds_of_equal_models_are_rarely_told_apart(self):
         alarms = []
         for generator in worlds(200):
-            p = crossed_difference(self.drawn(generator, 3, 3000, 0.2), self.drawn(generator, 3, 3000, 0.2)).p
+            p = crossed_difference(
+                self.drawn(generator, 3, 3000, 0.2), self.drawn(generator, 3, 3000, 0.2)
+            ).p
             alarms.append(p is not None and p < 0.05)
         assert np.mean(alarms) < 0.09
 

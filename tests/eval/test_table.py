@@ -39,7 +39,9 @@ def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders
     assert "other data, rules" in said.err
 
 
-def averaged(folder: Path, values: dict[str, float | None], of: Any = ("a", "b", "c"), **protocol: Any) -> str:
+def averaged(
+    folder: Path, values: dict[str, float | None], of: Any = ("a", "b", "c"), **protocol: Any
+) -> str:
     """Results with an average `mine`; None is a task without data."""
     write(folder, [row(task, "top1", value, **protocol) for task, value in values.items()], {})
     (folder / "averages.json").write_text(json.dumps({"mine": of}))
@@ -48,7 +50,11 @@ def averaged(folder: Path, values: dict[str, float | None], of: Any = ("a", "b",
 
 def across(folders: list[str], capsys: Any) -> list[str]:
     assert main(folders) == 0
-    return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| mine", "| imagenet_r | eff"))]
+    return [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("| mine", "| imagenet_r | eff"))
+    ]
 
 
 def test_averages_of_other_tasks_do_not_share_a_row(tmp_path, capsys):
@@ -68,20 +74,35 @@ def test_averages_of_other_tasks_do_not_share_a_row(tmp_path, capsys):
 
 
 def test_numbers_over_several_tasks_are_marked_where_data_differ(tmp_path, capsys):
-    values: dict[str, float | None] = {"a": 0.9, "b": 0.5, "c": 0.1, "imagenet1k": 0.6, "imagenet_r": 0.7}
+    values: dict[str, float | None] = {
+        "a": 0.9,
+        "b": 0.5,
+        "c": 0.1,
+        "imagenet1k": 0.6,
+        "imagenet_r": 0.7,
+    }
     sampled = {"images_sha256": "a sample", "labels_sha256": "l"}
     same = averaged(tmp_path / "same", values)
-    first, other = averaged(tmp_path / "first", values), averaged(tmp_path / "other", values, data=sampled)
+    first = averaged(tmp_path / "first", values)
+    other = averaged(tmp_path / "other", values, data=sampled)
     robust, mine = across([first, same, other], capsys)
     assert mine == "| mine | average of 3 | 50.0 | 50.0 | 50.0* |"
-    assert [cell.endswith("*") for cell in robust.strip("| ").split(" | ")[2:]] == [False, False, True]
+    assert [cell.endswith("*") for cell in robust.strip("| ").split(" | ")[2:]] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_csv_has_the_numbers_as_they_are(folders, capsys):
     assert main([*folders, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [one["task"] for one in rows] == ["cats", "dogs_2", "fish"]
-    assert float(rows[0]["two"]) == 0.6 and float(rows[0]["two low"]) == 0.58 and rows[2]["one high"] == ""
+    assert (
+        float(rows[0]["two"]) == 0.6
+        and float(rows[0]["two low"]) == 0.58
+        and rows[2]["one high"] == ""
+    )
 
 
 def test_every_model_has_a_name_of_its_own(tmp_path, capsys, monkeypatch):
@@ -107,7 +128,10 @@ def test_latex_is_a_tabular_with_its_letters_escaped(folders, capsys):
 def test_a_page_has_every_model_and_number_and_loads_nothing(folders, capsys):
     assert main([*folders, "--format", "html"]) == 0
     page = capsys.readouterr().out
-    assert "<title>Evaluation of 3 models</title>" in page and page.count('<td class="number">') == 3 * 3
+    assert (
+        "<title>Evaluation of 3 models</title>" in page
+        and page.count('<td class="number">') == 3 * 3
+    )
     assert all(f">{name}</bdi></th>" in page for name in ("one", "two", "new"))
     assert "50.0 \u00b1 2.0" in page and "90.0 \u00b1 2.0*" in page
     assert page.count('class="track"') == 6 and "://" not in page and "<script" not in page
@@ -115,7 +139,12 @@ def test_a_page_has_every_model_and_number_and_loads_nothing(folders, capsys):
 
 def test_wrong_use_and_torn_results_are_one_line(folders, tmp_path, capsys):
     assert main([*folders, "--format", "xls"]) == 2
-    assert main([str(tmp_path / "nowhere")]) == 2 and main([str(tmp_path / "one" / "results.json")]) == 2
+    assert (
+        main([str(tmp_path / "nowhere")]) == 2
+        and main([str(tmp_path / "one" / "results.json")]) == 2
+    )
     (tmp_path / "one" / "results.json").write_text("[{")
     assert main(folders) == 1
-    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 4
+    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [
+        True
+    ] * 4

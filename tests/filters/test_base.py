@@ -7,7 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter, register_filter, registered_filters
+from open_diht.filters.base import (
+    Bools,
+    CaptionEvidence,
+    CaptionFilter,
+    register_filter,
+    registered_filters,
+)
 
 
 def _all(captions: CaptionEvidence) -> Bools:
@@ -25,7 +31,9 @@ def test_a_registered_filter_is_known_by_its_reason():
             return _all(captions)
 
     assert registered_filters()["test_only"] is TestOnly
-    assert TestOnly().rejects(CaptionEvidence(pa.table({"caption": ["a", "b"]}), None)).tolist() == [True, True]
+    assert TestOnly().rejects(
+        CaptionEvidence(pa.table({"caption": ["a", "b"]}), None)
+    ).tolist() == [True, True]
 
     @dataclass(frozen=True)
     class Other(TestOnly):
@@ -37,7 +45,8 @@ def test_a_registered_filter_is_known_by_its_reason():
 
 def test_what_cannot_be_set_from_a_preset_is_refused():
     class Plain(CaptionFilter):
-        reason, explanation = "plain", ""
+        reason = "plain"
+        explanation = ""
 
         def rejects(self, captions: CaptionEvidence) -> Bools:
             return _all(captions)
@@ -46,8 +55,12 @@ def test_what_cannot_be_set_from_a_preset_is_refused():
         register_filter(Plain)
 
     for text in ("Two words", "4k"):
-        named: Any = dataclass(frozen=True)(type("Named", (Plain,), {"reason": text, "__module__": __name__}))
-        with pytest.raises(ValueError, match="use lower case letters, digits and underscores, the first a letter"):
+        named: Any = dataclass(frozen=True)(
+            type("Named", (Plain,), {"reason": text, "__module__": __name__})
+        )
+        with pytest.raises(
+            ValueError, match="use lower case letters, digits and underscores, the first a letter"
+        ):
             register_filter(named)
 
 

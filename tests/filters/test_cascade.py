@@ -60,7 +60,10 @@ def test_first_reason_of_the_cascade_counts():
     asked = apply_caption_filters(rows, PAPER, True)
     assert asked.reasons.tolist() == ["no_caption", "caption_length", "complexity", "action", KEPT]
     alone = apply_caption_filters(rows, PAPER, False)
-    assert alone.reasons.tolist() == ["no_caption", "caption_length", KEPT, KEPT, KEPT] and alone.counts is None
+    assert (
+        alone.reasons.tolist() == ["no_caption", "caption_length", KEPT, KEPT, KEPT]
+        and alone.counts is None
+    )
 
 
 def test_the_longest_caption_counts_characters_not_bytes():
@@ -78,13 +81,24 @@ def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> d
 
 def test_images():
     records = [
-        _record(), _record("ok", 100, ("A brown dog runs", 0.95)), _record("ok", 100, ("A brown dog runs", 0.5)),
-        _record("ok", 100, ("SALE", 0.99)), _record("ok", 9, ("A brown dog runs", 0.95)),
-        _record("image_not_available"), _record("truncated"), _record("unread"), _record("download:http_status"),
+        _record(), _record("ok", 100, ("A brown dog runs", 0.95)),
+        _record("ok", 100, ("A brown dog runs", 0.5)), _record("ok", 100, ("SALE", 0.99)),
+        _record("ok", 9, ("A brown dog runs", 0.95)), _record("image_not_available"),
+        _record("truncated"), _record("unread"), _record("download:http_status"),
         _record("download:not_an_image"),
     ]  # fmt: skip
-    reasons, overlaps = apply_image_filters(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORD), PAPER)
-    expected = [KEPT, "text_spotting", KEPT, KEPT, "image_too_small", "image_not_available", "dead_letter"]
+    reasons, overlaps = apply_image_filters(
+        ["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORD), PAPER
+    )
+    expected = [
+        KEPT,
+        "text_spotting",
+        KEPT,
+        KEPT,
+        "image_too_small",
+        "image_not_available",
+        "dead_letter",
+    ]
     expected += [KEPT, "http_status", "not_an_image"]
     assert reasons.tolist() == expected
     assert overlaps[1] >= 13 and overlaps[0] == overlaps[2] == 0
@@ -93,19 +107,28 @@ def test_images():
 
 @dataclass(frozen=True, kw_only=True)
 class _Wide(ImageFilter):
-    reason, explanation = "wide", "The image is a banner."
+    reason = "wide"
+    explanation = "The image is a banner."
     max_ratio: float = 4.0
 
     def rejects(self, images: ImageEvidence) -> Bools:
-        return np.asarray(images.records["width"]) > self.max_ratio * np.asarray(images.records["height"])
+        return np.asarray(images.records["width"]) > self.max_ratio * np.asarray(
+            images.records["height"]
+        )
 
 
 def test_an_image_filter_of_ones_own_sees_only_images_that_were_read():
     preset = dataclasses.replace(PAPER, filters=(_Wide(),))
     banner = {**_record(), "width": 500}
-    records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
+    records = [
+        banner,
+        _record(),
+        {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500},
+    ]
     records.append(_record("truncated"))
-    reasons, _ = apply_image_filters(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORD), preset)
+    reasons, _ = apply_image_filters(
+        ["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORD), preset
+    )
     assert reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
     assert preset.filters_fingerprint != PAPER.filters_fingerprint
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
@@ -117,7 +140,9 @@ def test_no_rows():
 
 
 def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it():
-    rows = _rows(_row("a dog", **_DOG), _row("a dog runs", **_DOG, **_RUNS)).append_column("ordinal", pa.array([3, 7]))
+    rows = _rows(_row("a dog", **_DOG), _row("a dog runs", **_DOG, **_RUNS)).append_column(
+        "ordinal", pa.array([3, 7])
+    )
     records = [{**_record("ok", 100, ("A DOG", 0.9)), "ordinal": ordinal} for ordinal in (3, 7)]
     table = pa.Table.from_pylist(records, RECORD)
     found = apply_cascade(rows, table, PAPER, ["captions", "spotting"])
@@ -136,7 +161,9 @@ def test_cascade_names_each_reason_once():
 class _Long:
     """Rejects captions above a length, and counts the rows that it looks up."""
 
-    steps, conditions, fingerprint = (Step("long", "too_long", "The caption is too long."),), (), "long"
+    steps = (Step("long", "too_long", "The caption is too long."),)
+    conditions = ()
+    fingerprint = "long"
     looked = 0
 
     def measured(self, layout: Any, unit: str, rows: pa.Table) -> pa.Table:
@@ -151,7 +178,8 @@ class _Long:
 
 
 def test_a_filter_that_decides_by_its_numbers_looks_up_each_row_once() -> None:
-    rows, one = _rows(_row("A dog"), _row(None), _row("A dog runs home")), _Long()
+    rows = _rows(_row("A dog"), _row(None), _row("A dog runs home"))
+    one = _Long()
     decided = apply_cascade(rows, None, PAPER, [], (one,), layout="out")
     assert decided.reasons.tolist() == [KEPT, "no_caption", "too_long"] and one.looked == 2
     assert decided.measured["length"].to_pylist() == [5, None, 15]

@@ -1,4 +1,5 @@
-"""Conditions on the manifest's own columns: what they keep, what they refuse to mean, how they are drawn."""
+"""Conditions on the manifest's own columns: what they keep, what they refuse to mean, how they are
+drawn."""
 
 import dataclasses
 import re
@@ -11,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_diht.common.fields import BadValue
-from open_diht.filters.columns import MISSING_PLACE, ColumnCondition, as_section, condition_of, conditions_of
+from open_diht.filters.columns import (
+    MISSING_PLACE,
+    ColumnCondition,
+    as_section,
+    condition_of,
+    conditions_of,
+)
 from open_diht.filters.presets import BadPreset, load_preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE
 
@@ -27,8 +34,9 @@ def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ({"max": 0.5}, [0.1, 0.5]), ({"min": 0.5}, [0.5, 0.9, float("inf")]), ({"min": 0.2, "max": 0.6}, [0.5]),
-        ({"in": [0.1, 0.9]}, [0.1, 0.9]), ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
+        ({"max": 0.5}, [0.1, 0.5]), ({"min": 0.5}, [0.5, 0.9, float("inf")]),
+        ({"min": 0.2, "max": 0.6}, [0.5]), ({"in": [0.1, 0.9]}, [0.1, 0.9]),
+        ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
     ],
 )  # fmt: skip
 def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked, kept):
@@ -39,7 +47,11 @@ def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked, kep
     ("asked", "column", "kept"),
     [
         ({"in": ["en", "de"]}, pa.array(["en", "EN", "fr", None]), ["en"]),
-        ({"not_in": ["NSFW", "UNSURE"]}, pa.array(["UNLIKELY", "NSFW"]).dictionary_encode(), ["UNLIKELY"]),
+        (
+            {"not_in": ["NSFW", "UNSURE"]},
+            pa.array(["UNLIKELY", "NSFW"]).dictionary_encode(),
+            ["UNLIKELY"],
+        ),
         ({"in": ["7"]}, pa.array([7, 8]), [7]),
         ({"in": [True]}, pa.array([True, False]), [True]),
         ({"in": ["cc0"]}, pa.array([b"cc0", b"\xff"]), [b"cc0"]),
@@ -90,7 +102,8 @@ def test_errors_use_the_words_of_the_preset(asked, said):
 
 _FLOATS = st.floats(width=32, allow_nan=True) | st.sampled_from([0.0, -0.0, 0.28, 0.5])
 _KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
-    pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([2**53 - 1, 2**53, 2**53 + 1]),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
+        | st.sampled_from([2**53 - 1, 2**53, 2**53 + 1]),
     pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3), pa.float32(): _FLOATS,
     pa.float64(): _FLOATS | st.floats(), pa.bool_(): st.booleans(),
     pa.string(): st.sampled_from(["0", "-0", "1", "0.28", "inf", "nan", "", "x", "true"]),
@@ -101,7 +114,13 @@ def _oracle(asked: dict[str, Any], value: Any, kind: pa.DataType) -> bool:
     """Whether plain Python keeps a value."""
     listed = [*asked.get("in", []), *asked.get("not_in", [])]
     if any(isinstance(one, str) for one in listed):
-        value = str(value).lower() if isinstance(value, bool) else value if value is None else str(value)
+        value = (
+            str(value).lower()
+            if isinstance(value, bool)
+            else value
+            if value is None
+            else str(value)
+        )
     else:
         if pa.types.is_float32(kind) and value is not None:
             value = float(str(np.float32(value)))  # as it is printed
@@ -122,7 +141,9 @@ def _oracle(asked: dict[str, Any], value: Any, kind: pa.DataType) -> bool:
 
 _plain = st.sampled_from([0, -0.0, 1, 0.28, 2**53 - 1, -(2**53) + 1, 0.5])
 _lists = st.lists(_plain, min_size=1, max_size=3)
-_numeric = st.fixed_dictionaries({}, optional={"in": _lists, "not_in": _lists, "min": _plain}).filter(bool)
+_numeric = st.fixed_dictionaries(
+    {}, optional={"in": _lists, "not_in": _lists, "min": _plain}
+).filter(bool)
 _words = st.lists(st.sampled_from(["0", "1", "true", "x", str(2**53 + 1)]), min_size=1, max_size=3)
 _worded = st.fixed_dictionaries({}, optional={"in": _words, "not_in": _words}).filter(bool)
 _asked = _numeric | _plain.map(lambda bound: {"max": bound}) | _worded
@@ -131,7 +152,9 @@ _asked = _numeric | _plain.map(lambda bound: {"max": bound}) | _worded
 @pytest.mark.parametrize("kind", _KINDS, ids=str)
 @given(data=st.data())
 def test_a_condition_keeps_what_plain_python_keeps(kind, data):
-    asked = data.draw(_worded if pa.types.is_boolean(kind) else _numeric if pa.types.is_floating(kind) else _asked)
+    asked = data.draw(
+        _worded if pa.types.is_boolean(kind) else _numeric if pa.types.is_floating(kind) else _asked
+    )
     asked = {**asked, "missing": data.draw(st.sampled_from(["keep", "reject"]))}
     values = data.draw(st.lists(st.none() | _KINDS[kind], max_size=12))
     column = pa.array(values, kind)
@@ -144,7 +167,9 @@ def test_a_condition_keeps_what_plain_python_keeps(kind, data):
 @pytest.mark.parametrize("bound", [0.28, 0.1, 1e-8, 3.4e38])
 def test_a_float32_lies_within_its_own_bound(bound):
     column = pa.array([bound], pa.float32())
-    assert [_kept({"min": bound}, column), _kept({"max": bound}, column)] == [column.to_pylist()] * 2
+    assert [_kept({"min": bound}, column), _kept({"max": bound}, column)] == [
+        column.to_pylist()
+    ] * 2
 
 
 _bounds = st.none() | st.sampled_from([0.0, 0.2, 0.5, 0.8])
@@ -153,7 +178,8 @@ _listed = st.none() | st.lists(st.sampled_from([0.0, 0.2, 0.5]), min_size=1, max
 
 @st.composite
 def _conditions(draw: st.DrawFn) -> ColumnCondition:
-    low, high = draw(_bounds), draw(_bounds)
+    low = draw(_bounds)
+    high = draw(_bounds)
     if low is not None and high is not None:
         low, high = sorted((low, high))
     asked = {"min": low, "max": high, "in": draw(_listed), "not_in": draw(_listed)}
@@ -174,7 +200,10 @@ def test_a_condition_is_written_as_a_preset_writes_it(condition):
     assert condition_of(condition.reason, as_section(condition)) == condition
 
 
-@given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=20), st.sampled_from([0.5, -3.0, 256.0, 1e-9]))
+@given(
+    st.lists(st.none() | st.floats(-1e6, 1e6), max_size=20),
+    st.sampled_from([0.5, -3.0, 256.0, 1e-9]),
+)
 def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_threshold(values, bound):
     condition = condition_of("x", {"min": bound})
     places = condition.places(pa.array(values, pa.float64())).tolist()
@@ -196,12 +225,20 @@ def test_words_are_counted_by_what_the_condition_names():
 
 
 def test_a_reason_says_what_the_threshold_is():
-    assert condition_of("punsafe", {"max": 0.5}).explanation == ("The value of punsafe is above 0.5 or missing.")
+    assert (
+        condition_of("punsafe", {"max": 0.5}).explanation
+        == "The value of punsafe is above 0.5 or missing."
+    )
 
 
 def test_every_condition_changes_what_a_preset_stands_for(tmp_path):
     found = {}
-    for text in ("{}", "columns: {a: {max: 1}}", "columns: {a: {max: 2}}", "columns: {b: {max: 1}}"):
+    for text in (
+        "{}",
+        "columns: {a: {max: 1}}",
+        "columns: {a: {max: 2}}",
+        "columns: {b: {max: 1}}",
+    ):
         (tmp_path / "mine.yaml").write_text(text)
         preset = load_preset(str(tmp_path / "mine.yaml"))
         found[preset.captions_fingerprint, preset.filters_fingerprint, preset.fingerprint] = text
@@ -209,17 +246,22 @@ def test_every_condition_changes_what_a_preset_stands_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["complexity", "text_spotting", "image_unreadable", "dead_letter", CLIP_SCORE, MASKED_SCORE]
+    "name",
+    ["complexity", "text_spotting", "image_unreadable", "dead_letter", CLIP_SCORE, MASKED_SCORE],
 )
 def test_a_column_may_not_take_the_name_of_a_filter(tmp_path, name):
     (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
-    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a built-in reason; rename the column"):
+    with pytest.raises(
+        BadPreset, match=f"columns.{name}: .* is a built-in reason; rename the column"
+    ):
         load_preset(str(tmp_path / "mine.yaml"))
 
 
 def test_a_bound_of_a_program_has_the_fingerprint_of_a_file() -> None:
     presets = [
-        dataclasses.replace(load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=low),))
+        dataclasses.replace(
+            load_preset("paper"), columns=(ColumnCondition(reason="similarity", min=low),)
+        )
         for low in (0, 0.0)
     ]
     assert presets[0].fingerprint == presets[1].fingerprint

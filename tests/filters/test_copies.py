@@ -24,7 +24,9 @@ def cropped(image: Image.Image) -> Image.Image:
 
 
 def with_caption(image: Image.Image) -> Image.Image:
-    ImageDraw.Draw(image).text((4, image.height - 20), "on sale now, 50 % off", fill="white", stroke_width=2)
+    ImageDraw.Draw(image).text(
+        (4, image.height - 20), "on sale now, 50 % off", fill="white", stroke_width=2
+    )
     return image
 
 
@@ -42,7 +44,9 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def index() -> copies.HashIndex:
     hashes = [copies.variants(copies.look(path.read_bytes()).luma) for path in SAMPLE[:24]]
-    return copies.HashIndex(np.concatenate(hashes), np.repeat(np.arange(24), [len(one) for one in hashes]))
+    return copies.HashIndex(
+        np.concatenate(hashes), np.repeat(np.arange(24), [len(one) for one in hashes])
+    )
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -68,7 +72,9 @@ def test_the_tables_find_what_a_comparison_with_all_finds():
     hashes = dice.integers(0, 1 << 63, (500, copies.WORDS), dtype=np.uint64)
     looks = np.zeros((50, 3), copies.HASH)
     looks["bits"][:, 0] = hashes[::10]
-    looks["bits"][:, 0, 1] ^= dice.integers(0, 1 << 40, 50, dtype=np.uint64)  # of three of the eight parts
+    looks["bits"][:, 0, 1] ^= dice.integers(
+        0, 1 << 40, 50, dtype=np.uint64
+    )  # of three of the eight parts
     index = copies.HashIndex(hashes, np.arange(500))
     found, bits = index.nearest(looks, 40)
     every = np.bitwise_count(looks["bits"][:, :1] ^ hashes[None]).sum(axis=2)
@@ -80,7 +86,10 @@ def test_pixels_are_equal_in_another_file_of_the_same_pixels():
     image = Image.open(SAMPLE[0]).convert("RGB").resize((150, 100))
     digests = {form: copies.look(stored(image, form)).pixels for form in ("PNG", "BMP")}
     assert digests["PNG"] == digests["BMP"] != copies.look(stored(image)).pixels
-    assert copies.look(stored(image.transpose(Image.Transpose.ROTATE_90), "PNG")).pixels != digests["PNG"]
+    assert (
+        copies.look(stored(image.transpose(Image.Transpose.ROTATE_90), "PNG")).pixels
+        != digests["PNG"]
+    )
 
 
 def test_only_large_images_are_reduced_before_their_pixels_are_compared():

@@ -12,7 +12,7 @@ CAPTIONS = {
     "a brown dog runs through the snow": "en",
     "Ein brauner Hund rennt durch den Schnee": "de",
     "Un chien brun court dans la neige": "fr",
-    "\u041a\u043e\u0440\u0438\u0447\u043d\u0435\u0432\u0430\u044f \u0441\u043e\u0431\u0430\u043a\u0430": "ru",
+    "Коричневая собака": "ru",
     "La r&eacute;daction du magazine a s&eacute;lectionn&eacute; le portable": "fr",
 }
 
@@ -23,7 +23,9 @@ def test_the_language_of_a_caption_is_identified():
     assert provenance().startswith("pycld2 ")
 
 
-@pytest.mark.parametrize("caption", [None, "", "   ", "1234567", "\x00\x01", "\ud800", "DSC_0042.JPG"])
+@pytest.mark.parametrize(
+    "caption", [None, "", "   ", "1234567", "\x00\x01", "\ud800", "DSC_0042.JPG"]
+)
 def test_what_has_no_language_has_none(caption):
     ((code, score),) = identify([caption])
     assert (code is None) is (score is None)

@@ -55,10 +55,17 @@ def test_filters_and_what_they_stand_on_need_neither_beam_nor_what_is_above():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None,
+    reason="torch is not installed, so nothing imports it",
+)
 @pytest.mark.parametrize(
     "module",
-    ["open_diht.filters.captions.annotate", "open_diht.pipelines.driver.run", "open_diht.filters.spotting.ocr.paddle"],
+    [
+        "open_diht.filters.captions.annotate",
+        "open_diht.pipelines.driver.run",
+        "open_diht.filters.spotting.ocr.paddle",
+    ],
 )
 def test_filters_do_not_load_torch(module):
     if module == "open_diht.filters.spotting.ocr.paddle":

@@ -1,4 +1,5 @@
-"""CAT in other engines, each the real library: the same decisions as `Cat`, which decides as a run does."""
+"""CAT in other engines, each the real library: the same decisions as `Cat`, which decides as a run
+does."""
 
 import gzip
 import itertools
@@ -29,7 +30,13 @@ from tests.tars import tar_of
 REPOSITORY = Path(__file__).resolve().parents[2]
 CC3M = REPOSITORY / "data/captions/cc3m_validation/Validation_GCC-1.1.0-Validation.tsv"
 SAMPLE = REPOSITORY / "data/sample"
-WORDS = ("a brown dog catches a red ball", "IMG_2034.jpg", "two women laugh at a table", "Blue Cotton Shirt", "")
+WORDS = (
+    "a brown dog catches a red ball",
+    "IMG_2034.jpg",
+    "two women laugh at a table",
+    "Blue Cotton Shirt",
+    "",
+)
 UNREADABLE = UnreadableImage(UnreadableImageReason.TRUNCATED, "")
 Rows = list[str | None]
 """The reason of each row, in order; None where it is kept."""
@@ -72,7 +79,9 @@ def hugging_face_by_map(captions: Rows, images: list[bytes] | None, folder: Path
 @contextmanager
 def ray_of_two_cores() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
-    os.environ.update(RAY_worker_niceness="0")  # by default its workers are nice, and a busy machine stops them
+    os.environ.update(
+        RAY_worker_niceness="0"
+    )  # by default its workers are nice, and a busy machine stops them
     ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     try:
         yield ray
@@ -82,10 +91,15 @@ def ray_of_two_cores() -> Iterator[Any]:
 
 def ray_data(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     with ray_of_two_cores() as ray:
-        table, n = columns(captions, images), len(captions)
-        rows = ray.data.from_items([{"id": row} | {name: table[name][row] for name in table} for row in range(n)])
+        table = columns(captions, images)
+        n = len(captions)
+        rows = ray.data.from_items(
+            [{"id": row} | {name: table[name][row] for name in table} for row in range(n)]
+        )
         options = {"batch_format": "pyarrow", "batch_size": 64, "concurrency": 1}
-        decided = rows.map_batches(CatBatch, fn_constructor_kwargs={"cat": Cat(), **names(images)}, **options)
+        decided = rows.map_batches(
+            CatBatch, fn_constructor_kwargs={"cat": Cat(), **names(images)}, **options
+        )
         found = {row["id"]: row["cat_reason"] for row in decided.take_all()}
         return [found[row] for row in range(n)]
 
@@ -152,7 +166,9 @@ def data_juicer(captions: Rows, images: list[bytes] | None, folder: Path) -> Row
     recipe = {
         "dataset_path": str(folder / "in.jsonl"),
         "export_path": str(folder / "out.jsonl"),
-        "custom_operator_paths": [str(REPOSITORY / "open_diht/integrations/cat_for_data_juicer.py")],
+        "custom_operator_paths": [
+            str(REPOSITORY / "open_diht/integrations/cat_for_data_juicer.py")
+        ],
         "np": 1,
         "process": [{"cat_filter": {"preset": "paper", "images": bool(images)}}],
     }
@@ -169,10 +185,20 @@ def data_juicer(captions: Rows, images: list[bytes] | None, folder: Path) -> Row
 def pandas(captions: Rows, images: list[bytes] | None, folder: Path) -> Rows:
     library = pytest.importorskip("pandas")
     table = library.DataFrame(columns(captions, images))
-    return library.DataFrame(Cat().batch(**names(images))(table.to_dict("list")))["cat_reason"].tolist()
+    return library.DataFrame(Cat().batch(**names(images))(table.to_dict("list")))[
+        "cat_reason"
+    ].tolist()
 
 
-ENGINES = [hugging_face, hugging_face_while_streaming, hugging_face_by_map, ray_data, daft, webdataset, datatrove]
+ENGINES = [
+    hugging_face,
+    hugging_face_while_streaming,
+    hugging_face_by_map,
+    ray_data,
+    daft,
+    webdataset,
+    datatrove,
+]
 ENGINES += [data_juicer, pandas]
 
 
@@ -186,7 +212,9 @@ def captions() -> tuple[Rows, Rows]:
 @pytest.fixture(scope="module")
 def pairs(ocr_models: None) -> tuple[Rows, list[bytes], Rows]:
     lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    found = [line.split("\t")[:2] for line in lines if (SAMPLE / line.split("\t")[0]).is_file()][::10]
+    found = [line.split("\t")[:2] for line in lines if (SAMPLE / line.split("\t")[0]).is_file()][
+        ::10
+    ]
     images = [(SAMPLE / path).read_bytes() for path, _ in found]
     rows: Rows = [caption for _, caption in found]
     reasons = Cat()(rows, images).reason
@@ -224,12 +252,22 @@ def dropped_and_kept(statistics: dict[str, Any]) -> tuple[dict[Any, int], int]:
 EXAMPLES: dict[str, tuple[bool, Callable[[dict[str, Any]], tuple[dict[Any, int], int]]]] = {
     "Hugging Face datasets": (True, lambda left: (left["reasons"], len(left["kept"]))),
     "Ray Data": (True, lambda left: (left["reasons"], rows_of(Path("kept")))),
-    "Daft": (True, lambda left: (dict(zip(*left["reasons"].to_pydict().values(), strict=True)), rows_of(Path("kept")))),
+    "Daft": (
+        True,
+        lambda left: (
+            dict(zip(*left["reasons"].to_pydict().values(), strict=True)),
+            rows_of(Path("kept")),
+        ),
+    ),
     "webdataset": (True, lambda left: (left["stage"].reasons, len(left["kept"]))),
     "datatrove": (False, lambda left: dropped_and_kept(left["statistics"].stats[1].stats)),
-    "pandas and DuckDB": (False, lambda left: (left["reasons"].to_dict(), pq.read_metadata("kept.parquet").num_rows)),
+    "pandas and DuckDB": (
+        False,
+        lambda left: (left["reasons"].to_dict(), pq.read_metadata("kept.parquet").num_rows),
+    ),
 }
-"""Whether an engine's example reads images; the counts by reason, and of kept rows, from the names that it leaves."""
+"""Whether an engine's example reads images; the counts by reason, and of kept rows, from the names
+that it leaves."""
 
 
 @pytest.mark.slow
@@ -247,7 +285,9 @@ def test_the_examples_of_the_page_run_and_count_the_reasons(heading, pairs, tmp_
     (tmp_path / "shards").mkdir()
     for shard in range(2):
         parts = ((f"{row['id']}-{shard}", row) for row in rows[shard::2])
-        members = (((f"{key}.txt", row["text"].encode()), (f"{key}.jpg", row["jpg"])) for key, row in parts)
+        members = (
+            ((f"{key}.txt", row["text"].encode()), (f"{key}.jpg", row["jpg"])) for key, row in parts
+        )
         (tmp_path / f"shards/0000{shard}.tar").write_bytes(tar_of(*itertools.chain(*members)))
     monkeypatch.chdir(tmp_path)
     if heading == "Hugging Face datasets":
@@ -257,7 +297,9 @@ def test_the_examples_of_the_page_run_and_count_the_reasons(heading, pairs, tmp_
         exec(example(heading), left)
     reasons, kept = found(left)
     assert kept == expected.pop(None)
-    assert {reason: count for reason, count in reasons.items() if isinstance(reason, str)} == expected
+    assert {
+        reason: count for reason, count in reasons.items() if isinstance(reason, str)
+    } == expected
 
 
 def add_by_hugging_face(rows: dict[str, list[Any]], caption: str, image: str | None) -> None:
@@ -273,7 +315,14 @@ def stream_by_hugging_face(rows: dict[str, list[Any]], caption: str, image: str 
 
     from open_diht.integrations.huggingface import add_decisions
 
-    list(add_decisions(datasets.Dataset.from_dict(rows).to_iterable_dataset(), Cat(), caption=caption, image=image))
+    list(
+        add_decisions(
+            datasets.Dataset.from_dict(rows).to_iterable_dataset(),
+            Cat(),
+            caption=caption,
+            image=image,
+        )
+    )
 
 
 def add_by_daft(rows: dict[str, Any], caption: str, image: str | None) -> None:
@@ -311,10 +360,19 @@ def add_by_pandas(rows: dict[str, list[Any]], caption: str, image: str | None) -
 )
 @pytest.mark.parametrize(
     "add",
-    [add_by_hugging_face, stream_by_hugging_face, add_by_daft, add_by_webdataset, add_by_ray_or_arrow, add_by_pandas],
+    [
+        add_by_hugging_face,
+        stream_by_hugging_face,
+        add_by_daft,
+        add_by_webdataset,
+        add_by_ray_or_arrow,
+        add_by_pandas,
+    ],
 )
 def test_a_wrong_column_ends_the_job_with_its_name(add, column, caption, image, words):
-    pytest.importorskip({"daft": "daft", "face": "datasets"}.get(add.__name__.split("_")[-1], "pyarrow"))
+    pytest.importorskip(
+        {"daft": "daft", "face": "datasets"}.get(add.__name__.split("_")[-1], "pyarrow")
+    )
     rows = {"text": [WORDS[0]] * 20, "jpg": [b"never decoded"] * 20, **column}
     with pytest.raises(Exception) as error:
         add(rows, caption, image)
@@ -333,7 +391,9 @@ def few():
 ADDED = ["cat_keep", "cat_reason", "cat_complexity", "cat_actions", "cat_objects", "cat_attributes"]
 
 
-@pytest.mark.parametrize("emptied", [lambda rows: rows.select([]), lambda rows: rows.filter(lambda row: False)])
+@pytest.mark.parametrize(
+    "emptied", [lambda rows: rows.select([]), lambda rows: rows.filter(lambda row: False)]
+)
 def test_a_data_set_without_rows_gets_the_columns(emptied, few):
     from open_diht.integrations.huggingface import add_decisions, keep
 
@@ -358,12 +418,18 @@ def test_kept_rows_can_be_decided_by_another_preset(few):
 
 @pytest.mark.parametrize(
     ("columns", "output_all_columns", "shown"),
-    [(None, False, ["text", "id", *ADDED]), (["id"], False, ["id", *ADDED]), (["id"], True, ["text", "id", *ADDED])],
+    [
+        (None, False, ["text", "id", *ADDED]),
+        (["id"], False, ["id", *ADDED]),
+        (["id"], True, ["text", "id", *ADDED]),
+    ],
 )
 def test_a_data_set_keeps_its_format(columns, output_all_columns, shown, few):
     from open_diht.integrations.huggingface import keep
 
-    kept, _ = keep(few.with_format("numpy", columns, output_all_columns, dtype="int8"), Cat(), caption="text")
+    kept, _ = keep(
+        few.with_format("numpy", columns, output_all_columns, dtype="int8"), Cat(), caption="text"
+    )
     assert kept.format["type"] == "numpy" and kept.format["format_kwargs"] == {"dtype": "int8"}
     assert sorted(kept[0]) == sorted(shown)
     kept, _ = keep(kept, Cat(), caption="text")
@@ -397,7 +463,9 @@ def test_daft_takes_caption_and_image_by_their_places(alias):
     daft = pytest.importorskip("daft")
     from open_diht.integrations.daft import cat_expression
 
-    rows = daft.from_pydict({"cap": [{"value": WORDS[0]}, {"value": WORDS[1]}], "img": [{"value": b""}] * 2})
+    rows = daft.from_pydict(
+        {"cap": [{"value": WORDS[0]}, {"value": WORDS[1]}], "img": [{"value": b""}] * 2}
+    )
     caption, image = (daft.col(name)["value"] for name in ("cap", "img"))
     if alias:
         rows = rows.select(caption.alias("a"), image.alias("b"))
@@ -424,12 +492,16 @@ def test_webdataset_takes_the_image_members_that_a_run_takes(image, monkeypatch)
     assert list(stage(samples)) == []
     found = names if image is None else ("jpg", "png")
     assert read == [name.encode() for name in found] * 5
-    assert stage.reasons == Counter(truncated=len(read), image_not_available=20 - len(read)) - Counter()
+    assert (
+        stage.reasons
+        == Counter(truncated=len(read), image_not_available=20 - len(read)) - Counter()
+    )
 
 
 # ---- exceptions, interrupts and a killed OCR process inside of workers
 class Troubled(CatBatch):
-    """Decides a batch, has two calls fail in the middle and kills the OCR process, then decides the batch again."""
+    """Decides a batch, has two calls fail in the middle and kills the OCR process, then decides the
+    batch again."""
 
     def __call__(self, batch: Any) -> Any:
         before = super().__call__(batch)
@@ -439,7 +511,9 @@ class Troubled(CatBatch):
                 super().__call__({"text": words, "jpg": [None] * 8})
                 raise AssertionError("the call did not fail")
         killed = [
-            child for child in psutil.Process().children() if "open_diht.filters.spotting.worker" in child.cmdline()
+            child
+            for child in psutil.Process().children()
+            if "open_diht.filters.spotting.worker" in child.cmdline()
         ]
         assert killed, "no OCR process of this worker"
         for child in killed:
@@ -451,23 +525,31 @@ class Troubled(CatBatch):
 
 def by_datasets(rows: dict[str, Any], troubled: Troubled) -> Rows:
     datasets = pytest.importorskip("datasets")
-    return datasets.Dataset.from_dict(rows).map(troubled, batched=True, batch_size=4, num_proc=2)["cat_reason"][:]
+    return datasets.Dataset.from_dict(rows).map(troubled, batched=True, batch_size=4, num_proc=2)[
+        "cat_reason"
+    ][:]
 
 
 def by_data_loader(rows: dict[str, Any], troubled: Troubled) -> Rows:
     data = pytest.importorskip("torch.utils.data")
-    loader = data.DataLoader(range(len(rows["text"])), 4, num_workers=2, collate_fn=partial(decided, rows, troubled))
+    loader = data.DataLoader(
+        range(len(rows["text"])), 4, num_workers=2, collate_fn=partial(decided, rows, troubled)
+    )
     return [reason for batch in loader for reason in batch]
 
 
 def decided(rows: dict[str, Any], troubled: Troubled, indices: list[int]) -> Rows:
-    found: Rows = troubled({name: [values[n] for n in indices] for name, values in rows.items()})["cat_reason"]
+    found: Rows = troubled({name: [values[n] for n in indices] for name, values in rows.items()})[
+        "cat_reason"
+    ]
     return found
 
 
 def by_ray(rows: dict[str, Any], troubled: Troubled) -> Rows:
     with ray_of_two_cores() as ray:
-        numbered = [{"id": n, **{name: rows[name][n] for name in rows}} for n in range(len(rows["text"]))]
+        numbered = [
+            {"id": n, **{name: rows[name][n] for name in rows}} for n in range(len(rows["text"]))
+        ]
         made = {"fn_constructor_kwargs": {"cat": troubled.cat, "caption": "text", "image": "jpg"}}
         options = {"batch_format": "pyarrow", "batch_size": 4, "concurrency": 1, **made}
         found = ray.data.from_items(numbered).map_batches(Troubled, **options).take_all()
@@ -477,7 +559,9 @@ def by_ray(rows: dict[str, Any], troubled: Troubled) -> Rows:
 @pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.parametrize("engine", [by_datasets, by_data_loader, by_ray])
-def test_after_troubles_inside_of_workers_the_answers_are_those_of_an_undisturbed_process(engine, ocr_models):
+def test_after_troubles_inside_of_workers_the_answers_are_those_of_an_undisturbed_process(
+    engine, ocr_models
+):
     images = [path.read_bytes() for path in sorted((SAMPLE / "images").glob("overlay_*.jpg"))[:4]]
     rows = {"text": [*WORDS[:4], *reversed(WORDS[:4])], "jpg": images * 2}
     expected = Cat()(rows["text"], rows["jpg"]).reason

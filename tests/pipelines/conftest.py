@@ -93,9 +93,9 @@ _UNCOLLECTED = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfree
 
 @dataclass(frozen=True)
 class Here(Direct):
-    """This process, unit after unit, without pauses between tries. The work goes through Beam's pickler, as on its way
-    to a worker; the job and the worker themselves take 0.2 s of each of the dozen stages of a run, a start of the OCR
-    process 1.5 s, and that of the parser 0.7 s."""
+    """This process, unit after unit, without pauses between tries. The work goes through Beam's
+    pickler, as on its way to a worker; the job and the worker themselves take 0.2 s of each of the
+    dozen stages of a run, a start of the OCR process 1.5 s, and that of the parser 0.7 s."""
 
     def run(self, job: Job) -> None:
         do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
@@ -122,7 +122,9 @@ def encoded_again(image: bytes) -> bytes:
 def read_rows(output: StorePath, kind: str) -> list[dict[str, Any]]:
     """The rows of a kind; `output` may lie in a store."""
     files: list[Any] = sorted((output / kind).glob("part-*.parquet"), key=str)
-    return [row for path in files for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()]
+    return [
+        row for path in files for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+    ]
 
 
 def sorted_tables(output: Path) -> dict[str, list[dict[str, Any]]]:
@@ -141,8 +143,10 @@ def filter_manifest(
     on_line: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> Filtered:
-    """A real run, with one worker in this process, with several in processes of Beam, where nothing else is said;
-    `preset` may be the text of a file, and `on_line` is called with every line that it says, when it says it."""
+    """A real run, with one worker in this process, with several in processes of Beam, where nothing
+    else is said; `preset` may be the text of a file, and `on_line` is called with every line that
+    it says, when it says it.
+    """
     said: list[str] = []
     if ": " in preset:
         file = output.with_suffix(".yaml")
@@ -172,7 +176,9 @@ def filter_manifest(
 def image(path: Path, text: str = "", size: tuple[int, int] = (320, 64)) -> Path:
     """An image file with a line of text."""
     image = Image.new("RGB", size, (205, 220, 240))
-    ImageDraw.Draw(image).text((10, size[1] // 2 - 14), text, fill=(0, 0, 0), font=ImageFont.load_default(24))
+    ImageDraw.Draw(image).text(
+        (10, size[1] // 2 - 14), text, fill=(0, 0, 0), font=ImageFont.load_default(24)
+    )
     image.save(path)
     return path
 
@@ -201,16 +207,25 @@ def members_of(path: Path) -> dict[str, bytes]:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
 
-def pairs_of(path: Path, captions: Sequence[str], images: Sequence[bytes | None], group: int, **more: Any) -> Path:
-    """A Parquet manifest of pairs in row groups of some rows, with numbers, urls of their own and the images in it."""
+def pairs_of(
+    path: Path, captions: Sequence[str], images: Sequence[bytes | None], group: int, **more: Any
+) -> Path:
+    """A Parquet manifest of pairs in row groups of some rows, with numbers, urls of their own and
+    the images in it."""
     urls = [f"https://example.org/{n}" for n in range(len(captions))]
-    table = {"n": range(len(captions)), "url": urls, "caption": captions, "image": pa.array(images, pa.binary())}
+    table = {
+        "n": range(len(captions)),
+        "url": urls,
+        "caption": captions,
+        "image": pa.array(images, pa.binary()),
+    }
     pq.write_table(pa.table({**table, **more}), path, row_group_size=group)
     return path
 
 
 def image_rows(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Rows of sample captions with small images: some blank, some with text of the caption, some with other text."""
+    """Rows of sample captions with small images: some blank, some with text of the caption, some
+    with other text."""
     folder.mkdir(parents=True, exist_ok=True)
     image(folder / "blank.png")
     image(folder / "other.png", "SALE 50% OFF")
@@ -251,23 +266,31 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def paper(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Filtered:
-    """`pairs` filtered with preset paper in several units, by a worker of Beam; do not change its output."""
-    return filter_manifest(pairs, tmp_path_factory.mktemp("paper") / "out", unit_rows=15, backend=Direct())
+    """`pairs` filtered with preset paper in several units, by a worker of Beam; do not change its
+    output."""
+    return filter_manifest(
+        pairs, tmp_path_factory.mktemp("paper") / "out", unit_rows=15, backend=Direct()
+    )
 
 
 @pytest.fixture(scope="session")
 def strict(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Filtered:
     """The same with preset strict."""
-    return filter_manifest(pairs, tmp_path_factory.mktemp("strict") / "out", unit_rows=15, preset="strict")
+    return filter_manifest(
+        pairs, tmp_path_factory.mktemp("strict") / "out", unit_rows=15, preset="strict"
+    )
 
 
 @pytest.fixture
 def command(forks, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`python -m open_diht.pipelines`, in a process of its own, from whose folder modules are imported."""
+    """`python -m open_diht.pipelines`, in a process of its own, from whose folder modules are
+    imported."""
 
     def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-        words, folder = [*map(str, arguments)], tmp_path_factory.mktemp("command")
-        said, errors = folder / "said", folder / "errors"
+        words = [*map(str, arguments)]
+        folder = tmp_path_factory.mktemp("command")
+        said = folder / "said"
+        errors = folder / "errors"
         process = Forked(forks, words, cwd, said, errors)
         status = process.wait()
         process.clear()

@@ -22,7 +22,8 @@ captured = functools.partial(subprocess.run, capture_output=True, text=True, che
 
 
 def command(words: list[str], folder: str, said: str, errors: str) -> None:
-    """`python -m open_diht.pipelines` with these words, in a folder. Runs in a process of its own."""
+    """`python -m open_diht.pipelines` with these words, in a folder. Runs in a process of its
+    own."""
     enter(folder, said, errors)
     sys.argv = ["pipelines", *words]
     runpy.run_module("open_diht.pipelines", run_name="__main__")
@@ -44,9 +45,16 @@ class Forked:
     """The command in a fork, with the methods of `Popen` that tests need."""
 
     def __init__(
-        self, forks: Forks, words: list[str], folder: Path, said: Path, errors: Path, program: tuple[str, str] = COMMAND
+        self,
+        forks: Forks,
+        words: list[str],
+        folder: Path,
+        said: Path,
+        errors: Path,
+        program: tuple[str, str] = COMMAND,
     ):
-        self._forks, self._said = forks, said
+        self._forks = forks
+        self._said = said
         self.returncode: int | None = None
         arguments = (words, str(folder), str(said), str(errors))
         self.pid = forks.start(*program, *arguments, said=errors, **os.environ)
@@ -83,7 +91,8 @@ class ForkedStarter:
     """File and function of what the forks do."""
 
     def __init__(self, forks: Forks, folder: Path):
-        self._forks, self._folder = forks, folder
+        self._forks = forks
+        self._folder = folder
         self._started: list[Forked] = []
 
     def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> Forked:
@@ -103,10 +112,14 @@ class ForkedStarter:
 
     def left(self) -> list[int]:
         """Processes of their sessions that live, workers included."""
-        sessions, found = {process.pid for process in self._started}, []
+        sessions = {process.pid for process in self._started}
+        found = []
         for process in psutil.process_iter(["status"]):
             with contextlib.suppress(OSError):
-                if process.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(process.pid) in sessions:
+                if (
+                    process.info["status"] != psutil.STATUS_ZOMBIE
+                    and os.getsid(process.pid) in sessions
+                ):
                     found.append(process.pid)
         return found
 
@@ -120,7 +133,9 @@ class Starter:
         self._mark = mark
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> subprocess.Popen[str]:
+    def start(
+        self, manifest: Path, output: Path, *more: str, workers: int = 2
+    ) -> subprocess.Popen[str]:
         arguments = words_for(manifest, output, *more, workers=workers)
         process = subprocess.Popen(
             [sys.executable, "-m", "open_diht.pipelines", *arguments],
@@ -145,7 +160,8 @@ class Starter:
                 os.kill(process_id, signal.SIGKILL)
 
     def left(self) -> list[int]:
-        wanted, found = f"{_MARK}={self._mark}".encode(), []
+        wanted = f"{_MARK}={self._mark}".encode()
+        found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):

@@ -1,4 +1,5 @@
-"""No row is lost, whatever is broken: rows in = kept + rejected by one reason + dead letters, counted from the data."""
+"""No row is lost, whatever is broken: rows in = kept + rejected by one reason + dead letters,
+counted from the data."""
 
 import gzip
 import struct
@@ -21,7 +22,14 @@ from tests.pipelines.conftest import members_of, tar_of
 
 SENTENCE = "A brown dog runs after a red ball"
 REASONS = {
-    *("no_caption", "caption_length", "complexity", "action", "image_not_available", "image_too_small"),
+    *(
+        "no_caption",
+        "caption_length",
+        "complexity",
+        "action",
+        "image_not_available",
+        "image_too_small",
+    ),
     *("text_spotting", "duplicate_pair"),
 }
 
@@ -29,7 +37,9 @@ REASONS = {
 def _bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(1_000_000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 _PLAIN = Image.new("RGB", (64, 48), (40, 90, 160))
@@ -49,40 +59,55 @@ IMAGES: dict[str, tuple[bytes | None, str]] = {
     "palette.png": (encode(_PALETTE, "PNG", transparency=0), "kept"),
     "alpha.png": (encode(_PLAIN.convert("RGBA"), "PNG"), "kept"),
     "grey_alpha.png": (encode(_PLAIN.convert("LA"), "PNG"), "kept"),
-    "bilevel.png": (encode(_PLAIN.convert("1"), "PNG"), "kept"), "png_called.jpg": (encode(_PLAIN, "PNG"), "kept"),
+    "bilevel.png": (encode(_PLAIN.convert("1"), "PNG"), "kept"),
+    "png_called.jpg": (encode(_PLAIN, "PNG"), "kept"),
     "webp_called.png": (encode(_PLAIN, "WEBP"), "kept"),
-    "html.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "dead"), "empty.jpg": (b"", "dead"),
-    "vector.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "dead"),
+    "html.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "dead"),
+    "empty.jpg": (b"", "dead"),
+    "vector.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
+                   "dead"),
     "random.jpg": (np.random.default_rng(2).bytes(5_000), "dead"),
     "random_with_magic.jpg": (b"\xff\xd8\xff\xe0" + np.random.default_rng(3).bytes(5_000), "dead"),
-    "text.jpg": (b"just text", "dead"), "document.jpg": (b"%PDF-1.7\n", "dead"), "missing.jpg": (None, "dead"),
-    "no/such/folder.jpg": (None, "dead"), "folder.jpg": (None, "dead"),
-    "http://example.org/a.jpg": (None, "image_not_available"),
-    "https://example.org/b.jpg?x=1": (None, "image_not_available"), "../../outside.jpg": (None, "dead"),
-    "/etc/passwd": (None, "dead"), "": (None, "image_not_available"), "   ": (None, "image_not_available"),
+    "text.jpg": (b"just text", "dead"), "document.jpg": (b"%PDF-1.7\n", "dead"),
+    "missing.jpg": (None, "dead"), "no/such/folder.jpg": (None, "dead"),
+    "folder.jpg": (None, "dead"), "http://example.org/a.jpg": (None, "image_not_available"),
+    "https://example.org/b.jpg?x=1": (None, "image_not_available"),
+    "../../outside.jpg": (None, "dead"), "/etc/passwd": (None, "dead"),
+    "": (None, "image_not_available"), "   ": (None, "image_not_available"),
     "x" * 300 + ".jpg": (None, "dead"),
 }  # fmt: skip
-"""Path of an image in the manifest: its bytes (None: no such file), and what becomes of a good caption with it."""
+"""Path of an image in the manifest: its bytes (None: no such file), and what becomes of a good
+caption with it."""
 
 CAPTIONS: dict[str, tuple[str | None, str]] = {
     "null": (None, "no_caption"), "empty": ("", "no_caption"), "blank": ("   ", "no_caption"),
-    "no-break space": ("\u00a0\u2003", "no_caption"), "nan": ("nan", "no_caption"), "NaN": ("NaN", "no_caption"),
-    "None": ("None", "no_caption"), "null as text": ("null", "no_caption"),
-    "100 kB": ("a dog runs " * 10_000, "caption_length"), "one long word": ("a" * 4_000, "any"),
-    "4,097 characters": ("a" * 4_097, "caption_length"), "zero width": ("\u200b\u200d\ufeff", "any"),
-    "directions": (f"\u202e{SENTENCE}\u202c", "any"), "combining": ("e" + "\u0301" * 500, "any"),
-    "emoji": ("\U0001f415\U0001f3c3\u200d\u2642\ufe0f", "any"), "noncharacter": ("\U0010ffff\ufffe", "any"),
+    "no-break space": ("\u00a0\u2003", "no_caption"), "nan": ("nan", "no_caption"),
+    "NaN": ("NaN", "no_caption"), "None": ("None", "no_caption"),
+    "null as text": ("null", "no_caption"), "100 kB": ("a dog runs " * 10_000, "caption_length"),
+    "one long word": ("a" * 4_000, "any"), "4,097 characters": ("a" * 4_097, "caption_length"),
+    "zero width": ("\u200b\u200d\ufeff", "any"), "directions": (f"\u202e{SENTENCE}\u202c", "any"),
+    "combining": ("e" + "\u0301" * 500, "any"),
+    "emoji": ("\U0001f415\U0001f3c3\u200d\u2642\ufe0f", "any"),
+    "noncharacter": ("\U0010ffff\ufffe", "any"),
     "entities": ("&lt;b&gt;A dog&nbsp;runs&#x1F415;&amp;&#0;&#xD800;", "any"),
-    "control characters": ("\x01\x02 A dog runs \x7f\x9b", "any"), "punctuation": ("!!! ??? ... ---", "any"),
-    "digits": ("0123456789", "any"), "chinese": ("\u4e00\u53ea\u72d7\u5728\u8dd1", "any"),
-    "script": ("<script>alert(1)</script> A dog runs", "any"), "braces": ("{'$where': 1} {{7*7}} %s %n", "any"),
-    "many brackets": ("(" * 1_000 + ")" * 1_000, "any"), "lines": ("A dog\nruns\r\nafter\u2028a ball", "any"),
-    "tab": ("A dog\truns", "any"),
+    "control characters": ("\x01\x02 A dog runs \x7f\x9b", "any"),
+    "punctuation": ("!!! ??? ... ---", "any"), "digits": ("0123456789", "any"),
+    "chinese": ("\u4e00\u53ea\u72d7\u5728\u8dd1", "any"),
+    "script": ("<script>alert(1)</script> A dog runs", "any"),
+    "braces": ("{'$where': 1} {{7*7}} %s %n", "any"),
+    "many brackets": ("(" * 1_000 + ")" * 1_000, "any"),
+    "lines": ("A dog\nruns\r\nafter\u2028a ball", "any"), "tab": ("A dog\truns", "any"),
 }  # fmt: skip
 
 JSON_LINES: dict[str, tuple[bytes, str]] = {
-    "good": (b'{"n": 0, "caption": "A brown dog runs after a red ball", "image_path": "plain.jpg"}', "kept"),
-    "lone surrogate": (b'{"n": 1, "caption": "A dog \\ud83d runs", "image_path": "plain.jpg"}', "dead"),
+    "good": (
+        b'{"n": 0, "caption": "A brown dog runs after a red ball", "image_path": "plain.jpg"}',
+        "kept",
+    ),
+    "lone surrogate": (
+        b'{"n": 1, "caption": "A dog \\ud83d runs", "image_path": "plain.jpg"}',
+        "dead",
+    ),
     "surrogate in another column": (b'{"n": 2, "caption": "A dog runs", "note": "\\udfff"}', "any"),
     "invalid": (b'{"n": 3, "caption": "A dog', "dead"),
     "not an object": (b'["n", 4]', "dead"),
@@ -122,12 +147,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"n": f"image {name}", "caption": SENTENCE, "image_path": name} for name in IMAGES
     ]
     rows += [
-        {"n": f"caption {name}", "caption": text, "image_path": "plain.jpg"} for name, (text, _) in CAPTIONS.items()
+        {"n": f"caption {name}", "caption": text, "image_path": "plain.jpg"}
+        for name, (text, _) in CAPTIONS.items()
     ]
     rows += [{"n": f"null path {n}", "caption": SENTENCE, "image_path": None} for n in range(2)]
     (root / "in").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), root / "in" / "rows.parquet", row_group_size=9)
-    (root / "in" / "lines.jsonl").write_bytes(b"\n".join(line for line, _ in JSON_LINES.values()) + b"\n")
+    (root / "in" / "lines.jsonl").write_bytes(
+        b"\n".join(line for line, _ in JSON_LINES.values()) + b"\n"
+    )
     good = [f"good {n}\t{SENTENCE}\tplain.jpg".encode() for n in range(5)]
     lines = [b"n\tcaption\timage_path", *good[:3], *TSV_LINES.values(), *good[3:]]
     (root / "in" / "lines.tsv").write_bytes(b"\n".join(lines) + b"\n")
@@ -146,7 +174,9 @@ def _balance(result: Any) -> int:
     unread = funnel["not_decided"]["rows"]
     assert funnel["rows_in"] == total + unread
     assert (funnel["kept"], funnel["dead_letter"]["rows"]) == (len(kept), len(rows_dead))
-    assert {r: n for r, n in funnel["rejected"].items() if n} == dict(Counter(row["reason"] for row in rejected))
+    assert {r: n for r, n in funnel["rejected"].items() if n} == dict(
+        Counter(row["reason"] for row in rejected)
+    )
     left = total + unread
     for step in funnel["steps"]:
         left -= step["rejected"] + step.get("lost", 0)
@@ -161,7 +191,9 @@ def parquet(folder: Path, filtering: Callable[..., Any], ocr_models: None) -> An
     from open_diht.pipelines.datasets import load_dataset
 
     dataset = load_dataset("custom").with_roles(images_root=str(folder))
-    return filtering(folder / "in" / "rows.parquet", folder / "out-parquet", dataset=dataset, unit_rows=18)
+    return filtering(
+        folder / "in" / "rows.parquet", folder / "out-parquet", dataset=dataset, unit_rows=18
+    )
 
 
 def test_rows_with_broken_captions_and_images(parquet: Any) -> None:
@@ -180,7 +212,9 @@ def test_what_becomes_of_an_image(parquet: Any, name: str) -> None:
     if expected == "dead":
         dead_letters = [row for row in parquet.rows("dead_letter") if row["caption"] == SENTENCE]
         assert len(dead_letters) == sum(fate == "dead" for _, fate in IMAGES.values())
-        assert all(row["error"] and row["message"] and row["uid"] and row["file"] for row in dead_letters)
+        assert all(
+            row["error"] and row["message"] and row["uid"] and row["file"] for row in dead_letters
+        )
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -191,7 +225,12 @@ def test_what_becomes_of_a_caption(parquet: Any, name: str) -> None:
 
 
 def test_json_lines(folder: Path, filtering: Callable[..., Any], ocr_models: None) -> None:
-    result = filtering(folder / "in" / "lines.jsonl", folder / "out-jsonl", stages=("captions", "export"), unit_rows=5)
+    result = filtering(
+        folder / "in" / "lines.jsonl",
+        folder / "out-jsonl",
+        stages=("captions", "export"),
+        unit_rows=5,
+    )
     assert _balance(result) == len(JSON_LINES)
     where = {str(n): fate for n, fate in result.verdicts().items()}
     for index, (name, (_, expected)) in enumerate(JSON_LINES.items()):
@@ -201,7 +240,9 @@ def test_json_lines(folder: Path, filtering: Callable[..., Any], ocr_models: Non
 
 
 def test_lines_of_text(folder: Path, filtering: Callable[..., Any]) -> None:
-    result = filtering(folder / "in" / "lines.tsv", folder / "out-tsv", stages=("captions",), unit_rows=3)
+    result = filtering(
+        folder / "in" / "lines.tsv", folder / "out-tsv", stages=("captions",), unit_rows=3
+    )
     assert _balance(result) == 5 + len(TSV_LINES)
     assert set(result.verdicts()) == {f"good {n}" for n in range(5)}
     raw = {row["raw"] for row in result.rows("dead_letter")}
@@ -212,7 +253,11 @@ def _tar(path: Path, samples: int, first: int = 0) -> bytes:
     members = (
         (f"{n:05d}.{ending}", content)
         for n in range(first, first + samples)
-        for ending, content in (("jpg", _JPEG), ("txt", SENTENCE.encode()), ("json", b'{"n": %d}' % n))
+        for ending, content in (
+            ("jpg", _JPEG),
+            ("txt", SENTENCE.encode()),
+            ("json", b'{"n": %d}' % n),
+        )
     )
     return tar_of(path, members).read_bytes()
 
@@ -243,7 +288,11 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes], bool]] = {
     "pages of parquet overwritten": ("a.parquet", _spoiled_pages, True),
     "empty parquet": ("a.parquet", lambda _: b"", False),
     "HTML as parquet": ("a.parquet", lambda _: b"<!DOCTYPE html><html>404</html>", False),
-    "random bytes as parquet": ("a.parquet", lambda _: np.random.default_rng(4).bytes(3_000), False),
+    "random bytes as parquet": (
+        "a.parquet",
+        lambda _: np.random.default_rng(4).bytes(3_000),
+        False,
+    ),
     "gzip cut off": ("a.tsv.gz", _cut_gzip, True),
     "gzip of nothing": ("a.tsv.gz", lambda _: b"", False),
     "not gzip": ("a.tsv.gz", lambda _: b"n\tcaption\n1\tA dog runs\n", False),
@@ -263,19 +312,31 @@ def test_a_broken_file_costs_that_file_and_no_other(kind, tmp_path, filtering, t
     if kind == "tar cut off in an image":
         _tar(tmp_path / "in" / "good.tar", 4, first=1_000_000)
     else:
-        tsv(tmp_path / "in" / "good.tsv", [{"n": 1_000_000 + n, "caption": f"{SENTENCE} {n}"} for n in range(4)])
+        tsv(
+            tmp_path / "in" / "good.tsv",
+            [{"n": 1_000_000 + n, "caption": f"{SENTENCE} {n}"} for n in range(4)],
+        )
     result = filtering(tmp_path / "in", tmp_path / "out")
     assert result.status == 1
     total = _balance(result)
     assert (total > 4) == partly
     if kind == "pages of parquet overwritten":
-        assert total == 34 and result.funnel["not_decided"]["rows"] == 10, "the footer has counted them"
+        assert total == 34 and result.funnel["not_decided"]["rows"] == 10, (
+            "the footer has counted them"
+        )
     dead_letters = [row for row in result.rows("dead_letter") if row["file"] == str(broken)]
     assert dead_letters and all(row["error"] and row["message"] for row in dead_letters)
     assert result.funnel["dead_letter"]["units"] >= 1
-    assert any(f"could not be read completely ({broken}: " in row for row in result.said if row.startswith("error:"))
+    assert any(
+        f"could not be read completely ({broken}: " in row
+        for row in result.said
+        if row.startswith("error:")
+    )
     verdicts = [
-        row["n"] for kind in ("kept", "rejected") for row in result.rows(kind) if str(row["n"]).startswith("10000")
+        row["n"]
+        for kind in ("kept", "rejected")
+        for row in result.rows(kind)
+        if str(row["n"]).startswith("10000")
     ]
     assert len(verdicts) == 4
     again = filtering(tmp_path / "in", tmp_path / "out")
@@ -288,17 +349,25 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models,
     path = tmp_path / "rows.parquet"
     captions = [f"{SENTENCE} {n}" for n in range(480)]
     table = pa.table({"caption": captions, "n": range(480), "image": [_JPEG] * 480})
-    small = {"data_page_size": 512, "write_batch_size": 8}  # 128 rows are read at a time; those before the damage stay
-    pq.write_table(table, path, row_group_size=160, compression="zstd", use_dictionary=False, **small)
+    small = {
+        "data_page_size": 512,
+        "write_batch_size": 8,
+    }  # 128 rows are read at a time; those before the damage stay
+    pq.write_table(
+        table, path, row_group_size=160, compression="zstd", use_dictionary=False, **small
+    )
     group = pq.read_metadata(path).row_group(1)
     with open(path, "r+b") as file:
         for column in [0, 2] if damaged == "both" else [{"caption": 0, "image": 2}[damaged]]:
             chunk = group.column(column)
-            begin = chunk.total_compressed_size * 9 // 10 if column == 0 and damaged == "both" else 0
+            begin = (
+                chunk.total_compressed_size * 9 // 10 if column == 0 and damaged == "both" else 0
+            )
             file.seek(chunk.data_page_offset + begin)
             file.write(b"\xff" * (chunk.total_compressed_size - begin))
     result = filtering(path, tmp_path / "out")
-    total, undecided = _balance(result), result.funnel["not_decided"]["rows"]
+    total = _balance(result)
+    undecided = result.funnel["not_decided"]["rows"]
     assert total + undecided == 480 and result.status == 1
     read = set(result.verdicts())
     assert read == {*range(160), *range(320, 480)}

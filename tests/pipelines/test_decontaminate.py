@@ -1,4 +1,5 @@
-"""Rows of evaluation sets are rejected with their evidence; other sets and thresholds read no image again."""
+"""Rows of evaluation sets are rejected with their evidence; other sets and thresholds read no image
+again."""
 
 import io
 import json
@@ -38,7 +39,8 @@ def _as(image: bytes, form: str, **options) -> bytes:
 
 
 def _cropped(image: bytes, mirrored: bool = False) -> bytes:
-    whole, content = Image.open(io.BytesIO(image)), io.BytesIO()
+    whole = Image.open(io.BytesIO(image))
+    content = io.BytesIO()
     part = whole.crop((whole.width // 20, whole.height // 30, whole.width - 5, whole.height - 4))
     (ImageOps.mirror(part) if mirrored else part).save(content, "JPEG")
     return content.getvalue()
@@ -57,8 +59,15 @@ def mine(tmp_path) -> Path:
 
 @pytest.fixture
 def rows(tmp_path) -> Path:
-    """Rows with the same file, the same pixels, two near copies, and no copies; one has that caption, one no image."""
-    images = [IMAGES[0], _as(IMAGES[1], "BMP"), _cropped(IMAGES[2], mirrored=True), _cropped(IMAGES[3]), *IMAGES[4:8]]
+    """Rows with the same file, the same pixels, two near copies, and no copies; one has that
+    caption, one no image."""
+    images = [
+        IMAGES[0],
+        _as(IMAGES[1], "BMP"),
+        _cropped(IMAGES[2], mirrored=True),
+        _cropped(IMAGES[3]),
+        *IMAGES[4:8],
+    ]
     captions = [f"{CAPTION} {n}" for n in range(7)] + ["Two dogs run on the beach"]
     return pairs_of(tmp_path / "rows.parquet", [*captions, CAPTION], [*images, b"no image"], 3)
 
@@ -75,9 +84,12 @@ def _evidence(done) -> dict[int, tuple[str, str]]:
 def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     tmp_path, filtering, mine, rows, monkeypatch
 ):
-    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
+    output = tmp_path / "out"
+    asked = {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
     hashed = Counter[str]()
-    monkeypatch.setattr(evaluation_sets, "sha256_file", lambda path: hashed.update([path.name]) or sha256_file(path))
+    monkeypatch.setattr(
+        evaluation_sets, "sha256_file", lambda path: hashed.update([path.name]) or sha256_file(path)
+    )
     done = filtering(rows, output, **asked)
     assert hashed == Counter(path.name for path in mine.glob("*.png"))
     assert _evidence(done) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
@@ -88,21 +100,39 @@ def test_copies_are_rejected_with_evidence_and_other_thresholds_read_nothing(
     assert filtering(rows, output, **asked).did_nothing
 
     monkeypatch.setattr(FingerprintStage, "add", None)  # no image is read from here on
-    exact = filtering(rows, output, preset="{base: paper, evaluation: {distance: 0, captions: true}}", **asked)
-    assert {n: how for n, (how, _) in _evidence(exact).items()} == {0: "same bytes", 1: PIXELS, 7: "same caption"}
+    exact = filtering(
+        rows, output, preset="{base: paper, evaluation: {distance: 0, captions: true}}", **asked
+    )
+    assert {n: how for n, (how, _) in _evidence(exact).items()} == {
+        0: "same bytes",
+        1: PIXELS,
+        7: "same caption",
+    }
     assert exact.verdicts()[7] == "evaluation_caption"
     table = {"key": ["x"], "image": [{"bytes": IMAGES[5], "path": None}], "caption": ["nothing"]}
     pq.write_table(pa.table(table), tmp_path / "others.parquet")
-    others = filtering(rows, output, **{**asked, "decontaminate": f"{tmp_path}/others.parquet,{mine}/"})
+    others = filtering(
+        rows, output, **{**asked, "decontaminate": f"{tmp_path}/others.parquet,{mine}/"}
+    )
     assert _evidence(others)[5] == ("same bytes", "x") and len(_evidence(others)) == 5
-    assert f"mine (4 images): same bytes, {PIXELS}, near copies up to 22 of 128 bits" in " ".join(others.said)
-    assert "| checked against | others (1 image), mine (4 images)" in (output / "README.md").read_text()
+    assert f"mine (4 images): same bytes, {PIXELS}, near copies up to 22 of 128 bits" in " ".join(
+        others.said
+    )
+    assert (
+        "| checked against | others (1 image), mine (4 images)"
+        in (output / "README.md").read_text()
+    )
     assert "near copy" in (output / "report.html").read_text()
     record = json.loads((output / "run.json").read_text())["models"]["evaluation"]
-    assert [one["name"] for one in record["sets"]] == ["others", "mine"] and record["sets"][1]["images"] == 4
+    assert [one["name"] for one in record["sets"]] == ["others", "mine"] and record["sets"][1][
+        "images"
+    ] == 4
     assert record["compared"] == 8 and record["unread"] == 1
     without = filtering(rows, output, stages=STAGES)
-    assert set(without.verdicts().values()) == {"kept"} and "evaluation_set" not in without.rows("kept")[0]
+    assert (
+        set(without.verdicts().values()) == {"kept"}
+        and "evaluation_set" not in without.rows("kept")[0]
+    )
 
 
 @pytest.mark.kill
@@ -113,7 +143,9 @@ def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
 ):
     calm = filtering(rows, tmp_path / "calm", decontaminate=f"{mine}/", stages=STAGES, unit_rows=3)
     assert _evidence(calm) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
-    output = store_path(f"{request.getfixturevalue('bucket') if place == 'store' else tmp_path}/decontaminated")
+    output = store_path(
+        f"{request.getfixturevalue('bucket') if place == 'store' else tmp_path}/decontaminated"
+    )
     asked = ["--stages", ",".join(STAGES), "--decontaminate", f"{mine}/", "--unit-rows", "3"]
     for stage in ("fingerprints", "evaluation", "decide"):
         killed = runs.start(rows, output, *asked)
@@ -129,31 +161,51 @@ def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
 
 
 def test_images_that_pass_later_are_read_then(tmp_path, filtering, mine, rows):
-    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES}
+    output = tmp_path / "out"
+    asked = {"decontaminate": f"{mine}/", "stages": STAGES}
     few = filtering(rows, output, preset="{base: paper, columns: {n: {min: 3}}}", **asked)
     assert set(_evidence(few)) == {3}
     assert set(_evidence(filtering(rows, output, **asked))) == set(EXPECTED)
     data = sorted((output / "work" / "fingerprints" / "data").glob("*.parquet"))
-    assert [pq.read_table(path)["ordinal"].to_pylist() for path in data] == [[3, 4, 5, 6, 7, 8], [0, 1, 2]]
+    assert [pq.read_table(path)["ordinal"].to_pylist() for path in data] == [
+        [3, 4, 5, 6, 7, 8],
+        [0, 1, 2],
+    ]
 
 
 @pytest.mark.slow
-def test_embeddings_of_semantic_deduplication_are_compared_and_computed_once(tmp_path, filtering, mine, rows):
+def test_embeddings_of_semantic_deduplication_are_compared_and_computed_once(
+    tmp_path, filtering, mine, rows
+):
     preset = "{base: paper, dedup: {semantic: true}, evaluation: {distance: 0, eps: 0.2}}"
     done = filtering(
-        rows, tmp_path / "out", preset=preset, stages=("captions", "dedup"), decontaminate=f"{mine}/", unit_rows=3
+        rows,
+        tmp_path / "out",
+        preset=preset,
+        stages=("captions", "dedup"),
+        decontaminate=f"{mine}/",
+        unit_rows=3,
     )
     hows = {n: how for n, (how, _) in _evidence(done).items()}
     assert hows == {**EXPECTED, 2: "embedding", 3: "embedding"}
     assert not (tmp_path / "out" / "work" / "embeddings").exists()
-    assert done.funnel["duplicates"]["semantic"]["compared"] == 4  # with an image, and not rejected before
+    assert (
+        done.funnel["duplicates"]["semantic"]["compared"] == 4
+    )  # with an image, and not rejected before
 
 
 @pytest.mark.parametrize(
     "sets",
-    [pytest.param("sample_t2i,food101", marks=pytest.mark.slow), "/nowhere/", "rows.tsv.parquet", "nothing_known"],
+    [
+        pytest.param("sample_t2i,food101", marks=pytest.mark.slow),
+        "/nowhere/",
+        "rows.tsv.parquet",
+        "nothing_known",
+    ],
 )
-def test_a_set_that_is_not_here_is_one_line_before_any_work(tmp_path, filtering, rows, sets, monkeypatch):
+def test_a_set_that_is_not_here_is_one_line_before_any_work(
+    tmp_path, filtering, rows, sets, monkeypatch
+):
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "empty"))
     with pytest.raises(WrongUse) as caught:
         filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=sets)
@@ -163,14 +215,18 @@ def test_a_set_that_is_not_here_is_one_line_before_any_work(tmp_path, filtering,
         assert "open-diht bench-data --task food101`" in text
 
 
-def test_a_folder_is_the_same_set_wherever_and_whenever_it_was_written_until_its_content_changes(tmp_path, mine):
+def test_a_folder_is_the_same_set_wherever_and_whenever_it_was_written_until_its_content_changes(
+    tmp_path, mine
+):
     sets = find_sets(f"{mine}/")
     os.utime(mine / "0.png", (1, 1))
     copied = shutil.copytree(mine, tmp_path / "elsewhere" / "mine")
     assert find_sets(f"{mine}/") == find_sets(f"{copied}/") == sets
     (mine / "3.txt").write_text("two dogs run on the street\n")
     (copied / "0.png").write_bytes(IMAGES[5])
-    assert len({one.sha256 for one in [*sets, *find_sets(f"{mine}/"), *find_sets(f"{copied}/")]}) == 3
+    assert (
+        len({one.sha256 for one in [*sets, *find_sets(f"{mine}/"), *find_sets(f"{copied}/")]}) == 3
+    )
 
 
 def test_an_empty_image_is_no_copy_of_a_row_of_a_set_without_image(tmp_path, filtering):
@@ -195,7 +251,8 @@ os._exit(1)
 
 @pytest.mark.parametrize("count", [0, 20, 5000])
 @pytest.mark.parametrize(
-    ("words", "why"), [("print('error: the disk is gone', file=sys.stderr)", "the disk is gone"), ("", "status 1")]
+    ("words", "why"),
+    [("print('error: the disk is gone', file=sys.stderr)", "the disk is gone"), ("", "status 1")],
 )
 def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, words, why):
     program = _DYING.replace("BYTES", str(count)).replace("WORDS", words)
@@ -209,16 +266,36 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
     ("sets", "columns", "named"),
     [
         ("set.parquet", {"image": ["images/1.jpg"]}, "column image has the type string"),
-        ("set.parquet", {"image": [{"path": "1.jpg"}]}, "column image has the type struct<path: string>"),
+        (
+            "set.parquet",
+            {"image": [{"path": "1.jpg"}]},
+            "column image has the type struct<path: string>",
+        ),
         ("set.parquet", {"image": [b"x"], "caption": [3]}, "column caption has the type int64"),
-        ("set.parquet", {"image": [b"x"], "captions": [[3]]}, "column captions has the type list<element: int64>"),
-        ("set.parquet,s3://bucket/x.parquet", {"image": [b"x"]}, "s3://bucket/x.parquet: .*download it first"),
+        (
+            "set.parquet",
+            {"image": [b"x"], "captions": [[3]]},
+            "column captions has the type list<element: int64>",
+        ),
+        (
+            "set.parquet,s3://bucket/x.parquet",
+            {"image": [b"x"]},
+            "s3://bucket/x.parquet: .*download it first",
+        ),
         ("https://example.org/images/", {}, "https://example.org/images/: .*download it first"),
         ("hf://datasets/a/b.yaml", {}, "hf://datasets/a/b.yaml: .*download it first"),
         ("absent.yaml", {}, "absent"),
-        ("set.parquet", {"image": [b"x", None, b""]}, "--decontaminate set.parquet: there is no image in it that can"),
+        (
+            "set.parquet",
+            {"image": [b"x", None, b""]},
+            "--decontaminate set.parquet: there is no image in it that can",
+        ),
         ("./none/", {}, "--decontaminate ./none/: there is no image in it that can be read"),
-        ("set.parquet,./empty/", {"image": [IMAGES[0]]}, "--decontaminate ./empty/: there is no image"),
+        (
+            "set.parquet,./empty/",
+            {"image": [IMAGES[0]]},
+            "--decontaminate ./empty/: there is no image",
+        ),
         ("./absent/", {}, "--decontaminate ./absent/: no such folder or file"),
         ("./broken/", {}, "--decontaminate ./broken/: cannot be read .*gone.jpg"),
         (
@@ -228,7 +305,9 @@ def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, wo
         ),
     ],
 )
-def test_sets_that_cannot_be_read_are_one_line_before_any_work(tmp_path, monkeypatch, sets, columns, named):
+def test_sets_that_cannot_be_read_are_one_line_before_any_work(
+    tmp_path, monkeypatch, sets, columns, named
+):
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(columns), "set.parquet")
     Path("broken").mkdir()
@@ -253,9 +332,12 @@ def test_rows_of_a_set_that_are_damaged_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_set_that_is_damaged_during_the_run_ends_it_and_a_repaired_one_resumes(tmp_path, filtering, mine, rows):
+def test_a_set_that_is_damaged_during_the_run_ends_it_and_a_repaired_one_resumes(
+    tmp_path, filtering, mine, rows
+):
     """The run has begun, so it fails with status 1 instead of claiming that nothing was written."""
-    output, asked = tmp_path / "out", {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
+    output = tmp_path / "out"
+    asked = {"decontaminate": f"{mine}/", "stages": STAGES, "unit_rows": 3}
     content = (mine / "0.png").read_bytes()
 
     def damage(line: str) -> None:
@@ -267,25 +349,35 @@ def test_a_set_that_is_damaged_during_the_run_ends_it_and_a_repaired_one_resumes
     assert (output / "work").exists()
     (mine / "0.png").unlink()
     (mine / "0.png").write_bytes(content)
-    assert _evidence(filtering(rows, output, **asked)) == {n: (how, f"{n}.png") for n, how in EXPECTED.items()}
+    assert _evidence(filtering(rows, output, **asked)) == {
+        n: (how, f"{n}.png") for n, how in EXPECTED.items()
+    }
 
 
 @pytest.mark.parametrize(
-    "captions", [["a", None], [["a", "b"], None], [None, None], pa.array(["a", "b"]).dictionary_encode()]
+    "captions",
+    [["a", None], [["a", "b"], None], [None, None], pa.array(["a", "b"]).dictionary_encode()],
 )
 @pytest.mark.parametrize(
     "kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary(), "path": pa.string()})]
 )
 def test_columns_of_images_and_captions_are_read(tmp_path, kind, captions):
-    data = [{"bytes": image, "path": None} if pa.types.is_struct(kind) else image for image in IMAGES[:2]]
-    pq.write_table(pa.table({"image": pa.array(data, kind), "caption": captions}), tmp_path / "set.parquet")
+    data = [
+        {"bytes": image, "path": None} if pa.types.is_struct(kind) else image
+        for image in IMAGES[:2]
+    ]
+    pq.write_table(
+        pa.table({"image": pa.array(data, kind), "caption": captions}), tmp_path / "set.parquet"
+    )
     assert find_sets(f"{tmp_path}/set.parquet")[0].images == 2
     rows = list(evaluation_sets._rows(f"{tmp_path}/set.parquet"))
     assert [row[2] for row in rows] == IMAGES[:2]
     assert evaluation_sets._table(rows, None)["hashes"].null_count == 0
 
 
-def test_a_suite_file_is_of_the_evaluation_wherever_it_is_and_a_folder_is_one_set(tmp_path, monkeypatch):
+def test_a_suite_file_is_of_the_evaluation_wherever_it_is_and_a_folder_is_one_set(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     words = f"demo,mine.yaml,{tmp_path}/mine.yml,{tmp_path}/images,./images/,{tmp_path}/x.parquet"
     assert evaluation_sets._divided(words) == (
@@ -306,12 +398,17 @@ def test_a_blank_image_is_a_copy_of_the_same_file_alone(tmp_path, filtering):
     done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/")
     assert _evidence(done) == {0: ("same bytes", "blank.png")}
     assert "1 evaluation image cannot be decoded" in " ".join(done.said)
-    for known in (done, filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/")):
+    for known in (
+        done,
+        filtering(rows, tmp_path / "out", stages=STAGES, decontaminate=f"{tmp_path}/set/"),
+    ):
         (about,) = known.funnel["checked"]["sets"]
         assert (about["images"], about["unread"]) == (2, 1)
     for page in ("README.md", "report.html"):
         assert "set (2 images, 1 unreadable)" in (tmp_path / "out" / page).read_text()
-    (of_run,) = json.loads((tmp_path / "out" / "run.json").read_text())["models"]["evaluation"]["sets"]
+    (of_run,) = json.loads((tmp_path / "out" / "run.json").read_text())["models"]["evaluation"][
+        "sets"
+    ]
     assert of_run == {**about, "tasks": []}
 
 
@@ -326,7 +423,9 @@ def test_a_task_of_the_evaluation_rejects_its_images(tmp_path, filtering):
     """The sample is a task of the suite demo, in both directions, which are one set."""
     rows = pairs_of(tmp_path / "rows.parquet", [CAPTION] * 2, [IMAGES[0], _cropped(IMAGES[1])], 3)
     done = filtering(rows, tmp_path / "out", stages=STAGES, decontaminate="sample_t2i,sample_i2t")
-    found = {row["n"]: (row["evaluation_set"], row["evaluation_how"]) for row in done.rows("rejected")}
+    found = {
+        row["n"]: (row["evaluation_set"], row["evaluation_how"]) for row in done.rows("rejected")
+    }
     assert found == {0: ("sample_t2i", "same bytes"), 1: ("sample_t2i", "near copy")}
     (about,) = done.funnel["checked"]["sets"]
     assert about["images"] > 200

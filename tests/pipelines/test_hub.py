@@ -21,7 +21,9 @@ from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
 from tests.pipelines.processes import Starter, captured
 
-INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
+INPUT = "hf://datasets/o/pairs/data/*.parquet"
+OUTPUT = "hf://datasets/me/cat"
+WORK = "out/hub/me/cat"
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -33,10 +35,19 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 def source(captions: list[str], said: str = "") -> Files:
     """Two manifests; only the second has a column of scores."""
     rows: list[dict[str, Any]] = [
-        {"n": n, "url": f"http://example.org/{n}", "caption": f"{captions[n % len(captions)]}{said}"} for n in range(60)
+        {
+            "n": n,
+            "url": f"http://example.org/{n}",
+            "caption": f"{captions[n % len(captions)]}{said}",
+        }
+        for n in range(60)
     ]
     scored = [{**row, "similarity": n / 60} for n, row in enumerate(rows[30:])]
-    return {"data/a.parquet": parquet(rows[:30]), "data/b.parquet": parquet(scored), "README.md": b"# Pairs"}
+    return {
+        "data/a.parquet": parquet(rows[:30]),
+        "data/b.parquet": parquet(scored),
+        "README.md": b"# Pairs",
+    }
 
 
 def words(*more: str, input: str = INPUT, output: str = OUTPUT) -> list[str]:
@@ -53,18 +64,24 @@ def rows_of(repository: Repository) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def pairs_there(hub: Hub, captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+def pairs_there(
+    hub: Hub, captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Repository:
     """The input on the hub; relative paths are in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     return hub.add("datasets/o/pairs", source(captions))
 
 
 @pytest.fixture(scope="module")
-def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def on_disk(
+    captions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("disk")
     for name, content in source(captions).items():
         (folder / Path(name).name).write_bytes(content)
-    filter_manifest(f"{folder}/*.parquet", folder / "out", stages=("captions", "export"), unit_rows=15)
+    filter_manifest(
+        f"{folder}/*.parquet", folder / "out", stages=("captions", "export"), unit_rows=15
+    )
     return sorted_tables(folder / "out")
 
 
@@ -73,7 +90,9 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(hub, pairs_there, on_disk, here
     said = capsys.readouterr().out.splitlines()
     commit = pairs_there.branches["main"]
     assert said[0].startswith(f"OUTPUT {OUTPUT}: the run works in {WORK} and publishes at its end")
-    assert f"hf://datasets/o/pairs is read at commit {commit}" in said[1] and said[-1].startswith("published: ")
+    assert f"hf://datasets/o/pairs is read at commit {commit}" in said[1] and said[-1].startswith(
+        "published: "
+    )
     repository = hub.repositories["datasets/me/cat"]
     assert rows_of(repository) == on_disk and on_disk["kept"] and on_disk["rejected"]
     files = repository.files()
@@ -83,7 +102,10 @@ def test_from_hub_to_hub_it_is_the_run_on_a_disk(hub, pairs_there, on_disk, here
         f"hf://datasets/o/pairs@{commit}/data/{name}.parquet" for name in "ab"
     }
     assert {"README.md", "funnel.json", "report.html", "subset.npy"} <= files.keys()
-    assert not [name for name in files if name.startswith("work")] and b"license: cc-by-4.0" in files["README.md"]
+    assert (
+        not [name for name in files if name.startswith("work")]
+        and b"license: cc-by-4.0" in files["README.md"]
+    )
     assert cli.main(words("--license", "CC-BY-4.0")) == 0
     assert "already holds these results" in capsys.readouterr().out and len(repository.commits) == 2
 
@@ -95,13 +117,17 @@ def test_a_run_goes_on_with_the_commit_that_it_began_with(hub, pairs_there, capt
     hub.before = lambda _: True
     assert cli.main(words()) == 0
     there = rows_of(hub.repositories["datasets/me/cat"])
-    assert not [row for rows in there.values() for row in rows if row["caption"].endswith(" at night")]
+    assert not [
+        row for rows in there.values() for row in rows if row["caption"].endswith(" at night")
+    ]
     assert cli.main(words(output="hf://datasets/me/newer")) == 0
     newer = rows_of(hub.repositories["datasets/me/newer"])
     assert all(row["caption"].endswith(" at night") for rows in newer.values() for row in rows)
 
 
-def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(hub, pairs_there, on_disk, here, capsys):
+def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
+    hub, pairs_there, on_disk, here, capsys
+):
     """When the plan is made the hub refuses, as those do that were asked too often."""
     plan = Path(WORK).absolute() / "work" / "plan.json"
     hub.before = lambda request: "b.parquet" not in request or not plan.exists()
@@ -118,7 +144,11 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(hub, pairs_t
     hub.before = lambda request: "b.parquet" not in request
     assert cli.main(words()) == 2
     errors = capsys.readouterr().err
-    assert "b.parquet cannot be read now" in errors and errors.count("\n") == 1 and not Path(WORK).exists()
+    assert (
+        "b.parquet cannot be read now" in errors
+        and errors.count("\n") == 1
+        and not Path(WORK).exists()
+    )
 
 
 @pytest.mark.slow
@@ -133,22 +163,36 @@ def test_killed_while_it_publishes_and_started_again(hub, pairs_there, on_disk, 
         return True
 
     hub.after = kill
-    more = ["--input", INPUT, "--output", OUTPUT, "--stages", "captions,export", "--work", str(tmp_path / "work")]
+    more = [
+        "--input",
+        INPUT,
+        "--output",
+        OUTPUT,
+        "--stages",
+        "captions,export",
+        "--work",
+        str(tmp_path / "work"),
+    ]
     with closing(Starter(tmp_path.name)) as runs:
         at_work.append(runs.start(tmp_path, tmp_path, *more, workers=1))
         said, _ = at_work[0].communicate()
         assert at_work[0].returncode == -signal.SIGKILL, said
-        repository, sent = hub.repositories["datasets/me/cat"], set(hub.sent)
+        repository = hub.repositories["datasets/me/cat"]
+        sent = set(hub.sent)
         assert len(repository.commits) == 1 and len(sent) >= 3
         hub.after = lambda _: True
         again = runs.start(tmp_path, tmp_path, *more, workers=1)
         said, _ = again.communicate()
         assert again.returncode == 0, said
     assert rows_of(repository) == on_disk
-    assert len(hub.sent) == len(set(hub.sent)) and sent < set(hub.sent), "what was sent is not sent again"
+    assert len(hub.sent) == len(set(hub.sent)) and sent < set(hub.sent), (
+        "what was sent is not sent again"
+    )
 
 
-def test_shards_work_together_elsewhere_and_the_last_one_publishes(hub, pairs_there, on_disk, here, capsys):
+def test_shards_work_together_elsewhere_and_the_last_one_publishes(
+    hub, pairs_there, on_disk, here, capsys
+):
     assert cli.main(words("--work", "shared", "--shard", "0/2")) == 0
     assert not rows_of(hub.repositories["datasets/me/cat"])["kept"]
     assert cli.main(words("--work", "shared", "--shard", "1/2")) == 0
@@ -157,17 +201,40 @@ def test_shards_work_together_elsewhere_and_the_last_one_publishes(hub, pairs_th
 
 def test_a_pilot_reads_there_and_publishes_nothing(hub, pairs_there, here, capsys):
     assert pilot.main(words("--units", "2")) == 0
-    assert hub.repositories.keys() == {"datasets/o/pairs"} and (Path(WORK) / "pilot" / "pilot.json").exists()
+    assert (
+        hub.repositories.keys() == {"datasets/o/pairs"}
+        and (Path(WORK) / "pilot" / "pilot.json").exists()
+    )
 
 
 WRONG = {
-    "shards without a common folder": (["--shard", "0/2"], OUTPUT, "--shard 0/2 and --output hf://datasets/me/cat"),
-    "a cluster without a common folder": (["--runner", "flink"], OUTPUT, "--runner flink and --output hf://"),
+    "shards without a common folder": (
+        ["--shard", "0/2"],
+        OUTPUT,
+        "--shard 0/2 and --output hf://datasets/me/cat",
+    ),
+    "a cluster without a common folder": (
+        ["--runner", "flink"],
+        OUTPUT,
+        "--runner flink and --output hf://",
+    ),
     "a model": ([], "hf://me/cat", "is not hf://datasets/owner/name[@branch]"),
-    "a folder in a repository": ([], "hf://datasets/me/cat/folder", "is not hf://datasets/owner/name[@branch]"),
+    "a folder in a repository": (
+        [],
+        "hf://datasets/me/cat/folder",
+        "is not hf://datasets/owner/name[@branch]",
+    ),
     "the input's own": ([], "hf://datasets/o/pairs", "INPUT and OUTPUT are both in o/pairs"),
-    "work elsewhere": (["--work", "there"], "out", "--work applies only to --output hf://datasets/owner/name"),
-    "private elsewhere": (["--private"], "out", "--private applies only to --output hf://datasets/owner/name"),
+    "work elsewhere": (
+        ["--work", "there"],
+        "out",
+        "--work applies only to --output hf://datasets/owner/name",
+    ),
+    "private elsewhere": (
+        ["--private"],
+        "out",
+        "--private applies only to --output hf://datasets/owner/name",
+    ),
 }
 
 
@@ -190,8 +257,11 @@ print([sorted(rows.to_list(), key=lambda row: row["n"]) for rows in (kept, rejec
 
 
 @pytest.mark.slow
-def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(hub, pairs_there, on_disk, here, tmp_path):
-    """Its parts have different columns: those of one manifest have a score, which is null in the others."""
+def test_datasets_loads_what_is_published_and_what_lies_in_a_folder(
+    hub, pairs_there, on_disk, here, tmp_path
+):
+    """Its parts have different columns: those of one manifest have a score, which is null in the
+    others."""
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("datasets is not installed: pip install '.[dev]'")
     assert cli.main(words()) == 0

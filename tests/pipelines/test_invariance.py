@@ -40,7 +40,11 @@ def whole(texts, tmp_path_factory, filtering) -> dict[int, dict[str, Any]]:
 
 
 def _said_of_rows(result: Any) -> dict[int, dict[str, Any]]:
-    rows = [{"reason": "kept", "stage": None, **row} for kind in ("kept", "rejected") for row in result.rows(kind)]
+    rows = [
+        {"reason": "kept", "stage": None, **row}
+        for kind in ("kept", "rejected")
+        for row in result.rows(kind)
+    ]
     assert Counter(row["n"] for row in rows).most_common(1)[0][1] == 1
     return {row["n"]: row for row in rows}
 
@@ -68,7 +72,9 @@ def test_one_file_or_many(texts, whole, tmp_path, filtering):
     (tmp_path / "in").mkdir()
     for part in range(4):
         _write(tmp_path / "in" / f"{part}.parquet", texts, list(range(part, ROWS, 4)), 50)
-    assert _said_of_rows(filtering(tmp_path / "in", tmp_path / "out", stages=("captions",))) == whole
+    assert (
+        _said_of_rows(filtering(tmp_path / "in", tmp_path / "out", stages=("captions",))) == whole
+    )
 
 
 @pytest.mark.slow
@@ -80,12 +86,19 @@ def test_workers_and_units_with_images(pairs, paper, tmp_path, filtering):
 
 
 def _funnel(output: Path) -> dict[str, Any]:
-    """Return what funnel.json says, without the times that the stages took and what the file was made of."""
+    """Return what funnel.json says, without the times that the stages took and what the file was
+    made of."""
     said: dict[str, Any] = json.loads((output / "funnel.json").read_text())
-    return {name: value for name, value in said.items() if name not in ("seconds", "fingerprint", "files", "hashes")}
+    return {
+        name: value
+        for name, value in said.items()
+        if name not in ("seconds", "fingerprint", "files", "hashes")
+    }
 
 
-def test_funnel_does_not_depend_on_which_images_earlier_runs_read(tmp_path, filtering, with_images, tsv, ocr_models):
+def test_funnel_does_not_depend_on_which_images_earlier_runs_read(
+    tmp_path, filtering, with_images, tsv, ocr_models
+):
     source = tsv(tmp_path / "pairs.tsv", with_images(tmp_path / "images", 12))
     filtering(source, tmp_path / "walk", stages=("spotting",))
     for number, stages in enumerate([("captions", "spotting"), ("captions", "dedup")]):

@@ -1,4 +1,5 @@
-"""Killed with SIGKILL at random moments and started again, a run ends as if nothing had happened."""
+"""Killed with SIGKILL at random moments and started again, a run ends as if nothing had
+happened."""
 
 import contextlib
 import functools
@@ -12,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import NOTHING_LEFT, SAMPLE, encoded_again, image_rows, pairs_of, write_tsv
+from tests.pipelines.conftest import (
+    NOTHING_LEFT,
+    SAMPLE,
+    encoded_again,
+    image_rows,
+    pairs_of,
+    write_tsv,
+)
 from tests.pipelines.kills import SEED, Moment, check_kills, left_by
 from tests.pipelines.processes import ForkedStarter, committed
 from tests.tiny_clip import write_tiny
@@ -20,8 +28,10 @@ from tests.tiny_clip import write_tiny
 ROWS = 600
 PRESET = "base: paper\nscore: {keep: 0.8, negatives: {keep: 0.7, batch_size: 10, batches: 3}}\n"
 PASSES = {
-    "dedup": "pair_keys pair_duplicates image_keys image_duplicates embeddings centroids members semantic_duplicates "
-    "decide",
+    "dedup": (
+        "pair_keys pair_duplicates image_keys image_duplicates embeddings centroids members"
+        " semantic_duplicates decide"
+    ),
     "decontaminate": "fingerprints evaluation decide",
     "score": "score score_rows score_batches neg_clip_loss score_thresholds",
 }
@@ -66,8 +76,21 @@ def scored(folder: Path) -> tuple[Path, list[str]]:
     captions = [f"A brown dog runs on the beach {n}" for n in range(len(images))]
     path = pairs_of(folder / "a.parquet", captions, images, 10)
     (folder / "mine.yaml").write_text(PRESET)
-    asked = ["--preset", str(folder / "mine.yaml"), "--stages", "score,dedup", "--score-device", "cpu"]
-    return path, [*asked, "--score-model", f"local-dir:{write_tiny(folder / 'tiny')}", "--score-batch", "8"]
+    asked = [
+        "--preset",
+        str(folder / "mine.yaml"),
+        "--stages",
+        "score,dedup",
+        "--score-device",
+        "cpu",
+    ]
+    return path, [
+        *asked,
+        "--score-model",
+        f"local-dir:{write_tiny(folder / 'tiny')}",
+        "--score-batch",
+        "8",
+    ]
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,9 @@ CASES = {
     "stages": Case(
         damaged,
         (
-            Moment("captions", 0, 2.0), Moment("captions", (0.05, 1), 0.1), Moment("spotting", (0.05, 0.5), 0.2),
-            Moment("spotting", (0.5, 1), 0.2), Moment("decide", (0.05, 1), 0.02), Moment("export", (0.05, 1), 0.02),
+            Moment("captions", 0, 2.0), Moment("captions", (0.05, 1), 0.1),
+            Moment("spotting", (0.05, 0.5), 0.2), Moment("spotting", (0.5, 1), 0.2),
+            Moment("decide", (0.05, 1), 0.02), Moment("export", (0.05, 1), 0.02),
         ),
         hits=5,
         reasons=frozenset({"action", "text_spotting"}),
@@ -116,7 +140,9 @@ CASES = {
         workers=1,
     ),
 }  # fmt: skip
-SOAKED = [pytest.param(name, marks=[pytest.mark.soak] if name != "stages" else []) for name in CASES]
+SOAKED = [
+    pytest.param(name, marks=[pytest.mark.soak] if name != "stages" else []) for name in CASES
+]
 Prepare = Callable[[str], tuple[Path, list[str], Path]]
 
 
@@ -126,7 +152,8 @@ def prepared(forks, tmp_path_factory, ocr_models) -> Prepare:
 
     @functools.cache
     def prepare(name: str) -> tuple[Path, list[str], Path]:
-        folder, case = tmp_path_factory.mktemp(name), CASES[name]
+        folder = tmp_path_factory.mktemp(name)
+        case = CASES[name]
         given, options = case.make(folder)
         with contextlib.closing(ForkedStarter(forks, folder)) as runs:
             runs.finish(given, folder / "calm", *options, workers=case.workers)
@@ -140,7 +167,8 @@ def prepared(forks, tmp_path_factory, ocr_models) -> Prepare:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SOAKED)
 def test_killed_in_every_stage_and_started_again_equals_undisturbed(name, tmp_path, runs, prepared):
-    case, killed = CASES[name], tmp_path / "killed"
+    case = CASES[name]
+    killed = tmp_path / "killed"
     for module in case.modules:
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     given, options, calm = prepared(name)
@@ -148,11 +176,19 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(name, tmp_pa
     assert left["kept"] and case.reasons <= {row["reason"] for row in left["rejected"]}
     assert left["dead_letter"] or name != "stages"
 
-    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.name not in ("lock", "subset.npy")}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in killed.rglob("*")
+        if path.name not in ("lock", "subset.npy")
+    }
     assert NOTHING_LEFT in runs.finish(given, killed, *options)
     # Indexes are written again with equal content.
     rewritten = ("manifest.json", "sizes.json", "exported.json", "fingerprints.json")
-    changed = {path.name for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment}
+    changed = {
+        path.name
+        for path, moment in before.items()
+        if path.is_file() and path.stat().st_mtime_ns != moment
+    }
     assert changed <= set(rewritten)
 
 
@@ -160,13 +196,15 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(name, tmp_pa
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, runs, prepared):
-    """The moments are drawn over the time that an undisturbed run takes. What is done stays done, so that twenty kills
-    walk through all stages."""
+    """The moments are drawn over the time that an undisturbed run takes. What is done stays done,
+    so that twenty kills walk through all stages."""
     given, _, calm = prepared("stages")
     began = time.monotonic()
     runs.finish(given, tmp_path / "timed")
-    whole, killed = time.monotonic() - began, tmp_path / "killed"
-    dice, kills = random.Random(SEED), 0
+    whole = time.monotonic() - began
+    killed = tmp_path / "killed"
+    dice = random.Random(SEED)
+    kills = 0
     while kills < 20:
         process = runs.start(given, killed)
         time.sleep(dice.uniform(0.5, whole / 3))
@@ -175,7 +213,8 @@ def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, runs, prepare
             process.wait()
             kills += 1
             continue
-        # It ended before it was killed. Another preset decides all rows again, and the next run decides them back.
+        # It ended before it was killed. Another preset decides all rows again, and the next run
+        # decides them back.
         assert process.returncode == 0, (SEED, process.communicate()[0])
         runs.start(given, killed, "--preset", "strict").wait()
     runs.finish(given, killed)
@@ -186,10 +225,11 @@ def test_twenty_kills_at_random_moments_of_the_whole_run(tmp_path, runs, prepare
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_shards_at_once_two_killed_one_started_twice(tmp_path, runs, prepared):
-    """They start at the same moment in one folder, with different WORKERS. A plain run finishes what the killed ones
-    left."""
+    """They start at the same moment in one folder, with different WORKERS. A plain run finishes
+    what the killed ones left."""
     given, _, calm = prepared("stages")
-    shared, dice = tmp_path / "shared", random.Random(SEED)
+    shared = tmp_path / "shared"
+    dice = random.Random(SEED)
     shards = [runs.start(given, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
     again = runs.start(given, shared, "--shard", "0/4", workers=1)
     deadline = time.monotonic() + 120

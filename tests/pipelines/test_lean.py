@@ -1,4 +1,5 @@
-"""Lean runs: the same rows are kept, what is not annotated is said, and a full run afterwards makes it up."""
+"""Lean runs: the same rows are kept, what is not annotated is said, and a full run afterwards makes
+it up."""
 
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from open_diht.pipelines.driver.notes import all_notes
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, tsv: Callable[..., Path], captions: list[str]) -> Path:
+def manifest(
+    tmp_path_factory: pytest.TempPathFactory, tsv: Callable[..., Path], captions: list[str]
+) -> Path:
     rows = [{"n": n, "caption": caption} for n, caption in enumerate(captions)]
     return tsv(tmp_path_factory.mktemp("lean") / "captions.tsv", rows)
 
@@ -23,7 +26,14 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def run(manifest: Path, filtering: Callable[..., Any]) -> Run:
     def done(output: Path, lean: bool = False) -> Any:
-        return filtering(manifest, output, preset="strict", stages=("captions", "export"), lean=lean, unit_rows=100)
+        return filtering(
+            manifest,
+            output,
+            preset="strict",
+            stages=("captions", "export"),
+            lean=lean,
+            unit_rows=100,
+        )
 
     return done
 
@@ -40,8 +50,11 @@ def lean(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_the_same_rows_are_kept(lean: Any, full: Any) -> None:
     assert lean.tables()["kept"] == full.tables()["kept"]
-    ours, theirs = lean.verdicts(), full.verdicts()
-    assert {(ours[n], theirs[n]) for n in ours if ours[n] != theirs[n]} == {("action", "complexity")}
+    ours = lean.verdicts()
+    theirs = full.verdicts()
+    assert {(ours[n], theirs[n]) for n in ours if ours[n] != theirs[n]} == {
+        ("action", "complexity")
+    }
 
 
 def test_what_is_not_annotated_is_null_and_said(lean: Any, full: Any) -> None:
@@ -54,13 +67,17 @@ def test_what_is_not_annotated_is_null_and_said(lean: Any, full: Any) -> None:
             assert known[row["n"]]["actions"] == []
         else:
             assert row == known[row["n"]]
-    assert sum(lean.funnel["histograms"]["complexity"].values()) + len(bare) == lean.funnel["rows_in"]
+    assert (
+        sum(lean.funnel["histograms"]["complexity"].values()) + len(bare) == lean.funnel["rows_in"]
+    )
     note = next(note for note in all_notes(lean.funnel) if note.startswith("lean run"))
     assert note in lean.said and note in (lean.output / "report.html").read_text()
     assert not any(note.startswith("lean run") for note in all_notes(full.funnel))
 
 
-def test_a_full_run_afterwards_annotates_anew_and_says_so(run: Run, lean: Any, full: Any, tmp_path: Path) -> None:
+def test_a_full_run_afterwards_annotates_anew_and_says_so(
+    run: Run, lean: Any, full: Any, tmp_path: Path
+) -> None:
     shutil.copytree(lean.output, tmp_path / "out")
     again = run(tmp_path / "out")
     assert again.tables() == full.tables()
@@ -73,14 +90,18 @@ def test_a_lean_run_takes_what_is_annotated_in_full(run: Run, full: Any, tmp_pat
     assert lean.tables() == full.tables()
 
 
-@pytest.mark.parametrize("stages", [("captions", "spotting"), ("export",), ("captions", "download", "export")])
+@pytest.mark.parametrize(
+    "stages", [("captions", "spotting"), ("export",), ("captions", "download", "export")]
+)
 def test_only_on_captions_alone(manifest, filtering, tmp_path, stages):
     with pytest.raises(WrongUse, match="captions alone"):
         filtering(manifest, tmp_path / "out", stages=stages, lean=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_only_where_an_action_is_asked_for(manifest: Path, filtering: Callable[..., Any], tmp_path: Path) -> None:
+def test_only_where_an_action_is_asked_for(
+    manifest: Path, filtering: Callable[..., Any], tmp_path: Path
+) -> None:
     preset = "captions: {min_complexity: 2, min_actions: 0}"
     with pytest.raises(WrongUse, match="requires no action"):
         filtering(manifest, tmp_path / "out", preset=preset, stages=("captions",), lean=True)

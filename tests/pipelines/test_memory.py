@@ -1,4 +1,5 @@
-"""What a small file can make of memory: captions and decisions are bounded in bytes, whatever the rows hold."""
+"""What a small file can make of memory: captions and decisions are bounded in bytes, whatever the
+rows hold."""
 
 import json
 import resource
@@ -26,7 +27,8 @@ LARGE = 8 * MIB
 
 
 def whole_path(source: str, output: Path) -> None:
-    dataset, layout = load_dataset("custom"), Layout(output)
+    dataset = load_dataset("custom")
+    layout = Layout(output)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     [unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units
     captions = CaptionStage(layout, dataset, "x", annotate=False)
@@ -40,7 +42,8 @@ def whole_path(source: str, output: Path) -> None:
 
 
 def table_of(kind: str) -> pa.Table:
-    captions, large = pa.array(["a dog runs"] * ROWS), pa.array(["x" * LARGE] * ROWS)
+    captions = pa.array(["a dog runs"] * ROWS)
+    large = pa.array(["x" * LARGE] * ROWS)
     urls = pa.array([f"http://{row}" for row in range(ROWS)])
     match kind:
         case "captions":
@@ -50,7 +53,9 @@ def table_of(kind: str) -> pa.Table:
         case "carried dictionaries":
             return pa.table({"caption": captions, "other": large.dictionary_encode(), "url": urls})
         case "carried lists":
-            return pa.table({"caption": captions, "other": pa.array([["x" * (LARGE // 2)]] * ROWS), "url": urls})
+            return pa.table(
+                {"caption": captions, "other": pa.array([["x" * (LARGE // 2)]] * ROWS), "url": urls}
+            )
         case _:
             random = np.random.default_rng(0)
             images = pa.chunked_array([pa.array([random.bytes(LARGE)]) for _ in range(ROWS)])
@@ -58,7 +63,9 @@ def table_of(kind: str) -> pa.Table:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "images"])
+@pytest.mark.parametrize(
+    "kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "images"]
+)
 def test_large_values_take_bounded_memory(kind, tmp_path, forks):
     path = tmp_path / "a.parquet"
     pq.write_table(table_of(kind), path, compression="zstd")
@@ -68,15 +75,22 @@ def test_large_values_take_bounded_memory(kind, tmp_path, forks):
 
 
 def test_a_page_that_no_memory_is_for_costs_its_row_group(tmp_path: Path) -> None:
-    path, custom = tmp_path / "a.parquet", load_dataset("custom")
+    path = tmp_path / "a.parquet"
+    custom = load_dataset("custom")
     small = pa.table({"caption": ["a dog"], "boxes": [[1]]})
     with pq.ParquetWriter(path, small.schema, compression="zstd") as writer:
         writer.write_table(small)
-        boxes = pa.LargeListArray.from_arrays([0, 80 * MIB], pa.nulls(80 * MIB, pa.int64()).fill_null(0))
-        writer.write_table(pa.table({"caption": ["a cat"], "boxes": boxes.cast(pa.list_(pa.int64()))}))
+        boxes = pa.LargeListArray.from_arrays(
+            [0, 80 * MIB], pa.nulls(80 * MIB, pa.int64()).fill_null(0)
+        )
+        writer.write_table(
+            pa.table({"caption": ["a cat"], "boxes": boxes.cast(pa.list_(pa.int64()))})
+        )
     assert path.stat().st_size < 2 * MIB
     rows = []
-    with pytest.raises(UnreadableFile, match=r"OversizedPages.*row group 1 .*rows of up to 13\d{8}.*row_group_size"):
+    with pytest.raises(
+        UnreadableFile, match=r"OversizedPages.*row group 1 .*rows of up to 13\d{8}.*row_group_size"
+    ):
         for batch in read(inspect(str(path), custom), custom):
             rows += batch.captions
     assert rows == ["a dog"]

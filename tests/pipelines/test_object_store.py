@@ -1,4 +1,5 @@
-"""A run whose input and output lie in an object store: a real S3 server on this machine, and the real client."""
+"""A run whose input and output lie in an object store: a real S3 server on this machine, and the
+real client."""
 
 import hashlib
 import os
@@ -27,7 +28,14 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.fetch.records import FETCHED
 from open_diht.pipelines.manifests import Span, inspect, read, split
 from open_diht.pipelines.stages.images import DOWNLOAD, images_of, tar_path
-from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json, remove, retract
+from open_diht.pipelines.store.commit import (
+    publish_first,
+    publish_json,
+    publish_table,
+    read_json,
+    remove,
+    retract,
+)
 from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_name
 from open_diht.pipelines.store.locking import Busy, output_lock
 from open_diht.pipelines.store.records import CommitRecord
@@ -48,15 +56,18 @@ def test_records_appear_once(bucket: str) -> None:
     assert publish_first(record, {"a": 1}) and not publish_first(record, {"a": 2})
     assert read_json(record) == {"a": 1}
     publish_json(record, {"a": 3})
-    assert read_json(record) == {"a": 3} and read_json(store_path(f"{bucket}/first/none.json")) is None
+    assert (
+        read_json(record) == {"a": 3} and read_json(store_path(f"{bucket}/first/none.json")) is None
+    )
 
 
 def test_what_other_processes_write_is_seen(bucket: str) -> None:
-    """Also where a listing came before: clients remember them, and a driver would take what workers did since for
-    undone."""
+    """Also where a listing came before: clients remember them, and a driver would take what workers
+    did since for undone."""
     s3fs = pytest.importorskip("s3fs")
     commits = Layout(store_path(f"{bucket}/seen")).commits("captions")
-    first, second = commits / "a.json", commits / "b.json"
+    first = commits / "a.json"
+    second = commits / "b.json"
     publish_json(first, {"a": 1})
     listed = stamps(commits, ".json")
     assert listed.keys() == {"a"} and not second.exists()
@@ -64,7 +75,9 @@ def test_what_other_processes_write_is_seen(bucket: str) -> None:
     elsewhere.pipe_file(str(first), b'{"a": "another, and longer"}')
     elsewhere.pipe_file(str(second), b'{"b": 2}')
     assert read_json(second) == {"b": 2} and read_json(first) == {"a": "another, and longer"}
-    assert second.exists() and second.read_text() == '{"b": 2}' and [*commits.glob("b*")] == [second]
+    assert (
+        second.exists() and second.read_text() == '{"b": 2}' and [*commits.glob("b*")] == [second]
+    )
     now = stamps(commits, ".json")
     assert now.keys() == {"a", "b"} and now["a"] != listed["a"]
     elsewhere.rm_file(str(second))
@@ -88,10 +101,14 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[int], tmp_path: Path) -> None:
+def test_of_a_manifest_only_what_is_read_is_fetched(
+    bucket: str, fetched: list[int], tmp_path: Path
+) -> None:
     """Clients read far ahead (S3: 50 MB); a span of a file is not worth a file."""
-    dataset, dice = load_dataset("custom"), random.Random(0)
-    rows, units = 120_000, 12
+    dataset = load_dataset("custom")
+    dice = random.Random(0)
+    rows = 120_000
+    units = 12
     table = pa.table(
         {
             "url": [f"https://example.org/{dice.getrandbits(256):064x}" for _ in range(rows)],
@@ -100,13 +117,20 @@ def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[i
     )
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows // units)
     tsv = zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True)
-    (tmp_path / "a.tsv").write_text("url\tcaption\n" + "".join(f"{url}\t{caption}\n" for url, caption in tsv))
-    for name, ahead in (("a.parquet", 2**19), ("a.tsv", 2**23)):  # text is read in one go, a few MiB ahead
+    (tmp_path / "a.tsv").write_text(
+        "url\tcaption\n" + "".join(f"{url}\t{caption}\n" for url, caption in tsv)
+    )
+    for name, ahead in (
+        ("a.parquet", 2**19),
+        ("a.tsv", 2**23),
+    ):  # text is read in one go, a few MiB ahead
         size = (tmp_path / name).stat().st_size
         path = store_path(f"{bucket}/spans/{name}")
         path.write_bytes((tmp_path / name).read_bytes())
         info = inspect(str(path), dataset)
-        assert sum(fetched) < ahead and info == replace(inspect(str(tmp_path / name), dataset), path=str(path))
+        assert sum(fetched) < ahead and info == replace(
+            inspect(str(tmp_path / name), dataset), path=str(path)
+        )
         spans = split(info, rows // units)
         fetched.clear()
         read_rows = sum(len(batch.ordinals) for batch in read(spans[3], dataset, batch_rows=2_000))
@@ -116,25 +140,39 @@ def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[i
 
 
 @pytest.mark.parametrize("wanted", [5, 300])
-def test_images_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(bucket: str, fetched: list[int], wanted: int) -> None:
+def test_images_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(
+    bucket: str, fetched: list[int], wanted: int
+) -> None:
     dice = random.Random(0)
-    layout, unit, size = Layout(store_path(f"{bucket}/tar{wanted}")), "00000-00000", 20_000
+    layout = Layout(store_path(f"{bucket}/tar{wanted}"))
+    unit = "00000-00000"
+    size = 20_000
     image_unit = image_unit_name(unit, 0)
     images = [dice.randbytes(size) for _ in range(300)]
     order = dice.sample(range(300), 300)  # in a tar they lie as they came
     tar_path(layout, "any.tar").write_bytes(b"".join(images[ordinal] for ordinal in order))
     records = [
-        {**dict.fromkeys(FETCHED.names), "ordinal": n, "status": "ok", "shard": "any.tar", "bytes": size}
+        {
+            **dict.fromkeys(FETCHED.names),
+            "ordinal": n,
+            "status": "ok",
+            "shard": "any.tar",
+            "bytes": size,
+        }
         | {"offset": order.index(n) * size}
         for n in range(300)
     ]
-    publish_table(layout.data(DOWNLOAD, segment_name(image_unit, 0)), pa.Table.from_pylist(records, FETCHED))
+    publish_table(
+        layout.data(DOWNLOAD, segment_name(image_unit, 0)), pa.Table.from_pylist(records, FETCHED)
+    )
     publish_json(layout.commit(DOWNLOAD, image_unit), {"segments": 1})
     asked = sorted(dice.sample(range(300), wanted))
     span = Span(path="", format="parquet", start=0, stop=0, rows=0, exact=True)
     found = dict(images_of(layout, unit, span, 1_000, load_dataset("custom"), asked))
     assert found == {ordinal: images[ordinal] for ordinal in asked}
-    assert sum(fetched) < wanted * size + 100_000 and len(fetched) < (15 if wanted > 100 else wanted + 10)
+    assert sum(fetched) < wanted * size + 100_000 and len(fetched) < (
+        15 if wanted > 100 else wanted + 10
+    )
 
 
 def test_one_run_or_several_shards(bucket: str) -> None:
@@ -175,9 +213,12 @@ class Written(Stage):
 
 def writes(root: str, fingerprint: str, moment: str) -> None:
     """A run of `Written`. Runs in a process of its own."""
-    lease.RENEW_S, lease.VALID_S = 0.5, 2.0
-    layout, s3 = Layout(store_path(root)), pytest.importorskip("s3fs").S3FileSystem
-    put_file, uploads = s3.put_file, Counter[str]()
+    lease.RENEW_S = 0.5
+    lease.VALID_S = 2.0
+    layout = Layout(store_path(root))
+    s3 = pytest.importorskip("s3fs").S3FileSystem
+    put_file = s3.put_file
+    uploads = Counter[str]()
 
     def paused(self: Any, file: str, path: str, **condition: Any) -> None:
         """A client that is stopped when an upload has been checked and is about to begin."""
@@ -193,7 +234,12 @@ def writes(root: str, fingerprint: str, moment: str) -> None:
         assert Engine(layout, 1, print, backend=Here()).complete(stage, ["0", "1", "2"]) == {}
 
 
-MOMENTS = ["before a file", "before the record", "in the upload of 1-0.json", "in the upload of 1.json"]
+MOMENTS = [
+    "before a file",
+    "before the record",
+    "in the upload of 1-0.json",
+    "in the upload of 1.json",
+]
 
 
 @pytest.mark.kill
@@ -201,18 +247,24 @@ MOMENTS = ["before a file", "before the record", "in the upload of 1-0.json", "i
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("settings", ["same", "other"])
 def test_a_run_that_lost_its_lease_changes_nothing(bucket, forks, tmp_path, moment, settings):
-    """It is stopped somewhere in its second unit, a second run does all of it, and then it continues."""
+    """It is stopped somewhere in its second unit, a second run does all of it, and then it
+    continues."""
     root = f"{bucket}/lost-{settings}-{MOMENTS.index(moment)}"
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    first, second = tmp_path / "first", tmp_path / "second"
+    first = tmp_path / "first"
+    second = tmp_path / "second"
     paused = forks.start(__file__, "writes", root, "first", moment, said=first, **environment)
     wait_until_stopped(paused)
     begun = "first" if settings == "same" else "second"
     while forks.wait(forks.start(__file__, "writes", root, begun, "", said=second, **environment)):
-        assert "Busy" in second.read_text(encoding="utf-8").splitlines()[-1], second.read_text(encoding="utf-8")
+        assert "Busy" in second.read_text(encoding="utf-8").splitlines()[-1], second.read_text(
+            encoding="utf-8"
+        )
         second.unlink()
     left = written_below(root)
-    assert {content for path, (content, _) in left.items() if "/work/" not in path} == {f'"{begun}"\n'.encode()}
+    assert {content for path, (content, _) in left.items() if "/work/" not in path} == {
+        f'"{begun}"\n'.encode()
+    }
     os.kill(paused, signal.SIGCONT)
     assert forks.wait(paused) == 1
     said = first.read_text(encoding="utf-8")
@@ -258,13 +310,20 @@ def wait_until_stopped(process: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_store_that_denies_writing_in_the_middle_is_named(s3_server, bucket, tsv, captions, forks, command, tmp_path):
+def test_a_store_that_denies_writing_in_the_middle_is_named(
+    s3_server, bucket, tsv, captions, forks, command, tmp_path
+):
     """The error is the workers' own, and its remedy works."""
-    manifest = tsv(tmp_path / "rows.tsv", [{"caption": f"{text} {n}"} for n in range(40) for text in captions[:50]])
+    manifest = tsv(
+        tmp_path / "rows.tsv",
+        [{"caption": f"{text} {n}"} for n in range(40) for text in captions[:50]],
+    )
     arguments = ["--dataset", "custom", "--input", str(manifest), "--output", f"{bucket}/denied"]
     arguments += ["--stages", "captions,export", "--unit-rows", "200", "--workers", "1"]
     process = Forked(forks, arguments, REPOSITORY, tmp_path / "said", tmp_path / "errors")
-    while process.poll() is None and not stamps(store_path(f"{bucket}/denied/work/captions/commits"), ".json"):
+    while process.poll() is None and not stamps(
+        store_path(f"{bucket}/denied/work/captions/commits"), ".json"
+    ):
         time.sleep(0.05)
     s3_server.stop()
     s3_server.start("--readonly")
@@ -273,7 +332,9 @@ def test_a_store_that_denies_writing_in_the_middle_is_named(s3_server, bucket, t
         said = (tmp_path / "errors").read_text()
         (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
         assert "PermissionError: Access" in refusal and "Allow writing there" in refusal, said
-        assert "make room" not in refusal and f"{bucket}/denied" in refusal and "Traceback" not in said, said
+        assert (
+            "make room" not in refusal and f"{bucket}/denied" in refusal and "Traceback" not in said
+        ), said
     finally:
         s3_server.stop()
         s3_server.start()
@@ -284,7 +345,9 @@ def test_a_store_that_denies_writing_in_the_middle_is_named(s3_server, bucket, t
 
 
 @pytest.mark.slow
-def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, command, forks, tmp_path):
+def test_a_run_in_the_store_equals_one_on_disk(
+    bucket, pairs, paper, tables_of, command, forks, tmp_path
+):
     manifest = store_path(f"{bucket}/in/pairs.tsv")
     for path in (pairs, *(pairs.parent / "images").iterdir()):
         (manifest.parent / path.relative_to(pairs.parent).as_posix()).write_bytes(path.read_bytes())
@@ -293,7 +356,9 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
 
     # Killed in the middle of a stage that writes, then finished.
     process = Forked(forks, arguments, REPOSITORY, tmp_path / "said", tmp_path / "errors")
-    while process.poll() is None and not stamps(store_path(f"{bucket}/out/work/captions/commits"), ".json"):
+    while process.poll() is None and not stamps(
+        store_path(f"{bucket}/out/work/captions/commits"), ".json"
+    ):
         time.sleep(0.05)
     assert process.poll() is None, (tmp_path / "errors").read_text()
     process.clear()
@@ -304,10 +369,15 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
 
     output = store_path(f"{bucket}/out")
     assert tables_of(output) == tables_of(paper.output)
-    with (output / "subset.npy").open("rb") as file, open(paper.output / "subset.npy", "rb") as expected:
+    with (
+        (output / "subset.npy").open("rb") as file,
+        open(paper.output / "subset.npy", "rb") as expected,
+    ):
         assert np.array_equal(np.load(file), np.load(expected))
     shards = {path.name: path.read_bytes() for path in (output / "shards").glob("*.tar")}
-    assert shards == {path.name: path.read_bytes() for path in (paper.output / "shards").glob("*.tar")}
+    assert shards == {
+        path.name: path.read_bytes() for path in (paper.output / "shards").glob("*.tar")
+    }
     for name in shards:  # a training reads these in place of the shards
         index = output / "shards" / ".index" / f"{name}.npz"
         with index.open("rb") as file:
@@ -326,9 +396,14 @@ def test_a_run_in_the_store_equals_one_on_disk(bucket, pairs, paper, tables_of, 
 
 
 def test_a_store_that_cannot_be_reached_is_wrong_use(bucket, pairs, command, monkeypatch):
-    for output, word in (("s3://no-such-bucket/out", "not writable"), ("sftpx://host/out", "cannot be used")):
+    for output, word in (
+        ("s3://no-such-bucket/out", "not writable"),
+        ("sftpx://host/out", "cannot be used"),
+    ):
         done = command("--dataset", "custom", "--input", pairs, "--output", output)
-        assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr, (
+            done.stderr
+        )
 
 
 @pytest.fixture
@@ -341,18 +416,33 @@ def other_clients() -> Iterator[None]:
 
 
 WRONG = {
-    "no credentials": ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
+    "no credentials": (
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+        "Unable to locate credentials",
+    ),
     "wrong credentials": ({"AWS_SECRET_ACCESS_KEY": "another"}, "PermissionError"),
-    "an endpoint without protocol": ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "Invalid endpoint: 127.0.0.1:9000"),
-    "an endpoint of another protocol": ({"AWS_ENDPOINT_URL": "htp://127.0.0.1:9000"}, "127.0.0.1:9000"),
+    "an endpoint without protocol": (
+        {"AWS_ENDPOINT_URL": "127.0.0.1:9000"},
+        "Invalid endpoint: 127.0.0.1:9000",
+    ),
+    "an endpoint of another protocol": (
+        {"AWS_ENDPOINT_URL": "htp://127.0.0.1:9000"},
+        "127.0.0.1:9000",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_credentials_or_endpoint_are_one_line(bucket, other_clients, kind, pairs, tmp_path, monkeypatch, capsys):
+def test_wrong_credentials_or_endpoint_are_one_line(
+    bucket, other_clients, kind, pairs, tmp_path, monkeypatch, capsys
+):
     """Where INPUT lies in the store, where OUTPUT does, and where an output there is looked at."""
     environment, says = WRONG[kind]
-    away = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+    away = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/none",
+        "AWS_SHARED_CREDENTIALS_FILE": "/none",
+    }
     for name, value in {**away, **environment}.items():
         monkeypatch.setenv(name, value)
         if not value:
@@ -365,5 +455,10 @@ def test_wrong_credentials_or_endpoint_are_one_line(bucket, other_clients, kind,
     ):
         assert do(arguments) == 2
         errors = capsys.readouterr().err
-        assert errors.count("\n") == 1 and bucket in errors and says in errors and "credentials" in errors, errors
+        assert (
+            errors.count("\n") == 1
+            and bucket in errors
+            and says in errors
+            and "credentials" in errors
+        ), errors
     assert not [*tmp_path.iterdir()]

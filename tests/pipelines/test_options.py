@@ -20,12 +20,24 @@ HEAVY = ("apache_beam", "torch", "spacy", "pyarrow", "uvicorn")
     ("words", "status", "answer"),
     [
         (["--inptu", "x"], 2, "error: unknown argument '--inptu'; did you mean --input?"),
-        (["--stage=captions"], 2, "error: unknown argument '--stage=captions'; did you mean --stages?"),
+        (
+            ["--stage=captions"],
+            2,
+            "error: unknown argument '--stage=captions'; did you mean --stages?",
+        ),
         (["--unit-rows", "few"], 2, "error: argument --unit-rows: "),
         (["--preset", "papr"], 2, "error: unknown preset 'papr' (did you mean 'paper'?)"),
-        (["--preset", "nowhere.yaml"], 2, "error: preset file nowhere.yaml: No such file or directory;"),
+        (
+            ["--preset", "nowhere.yaml"],
+            2,
+            "error: preset file nowhere.yaml: No such file or directory;",
+        ),
         (["--dataset", "smaple"], 2, "error: unknown data set 'smaple' (did you mean 'sample'?)"),
-        (["--stages", "captions,spoting"], 2, "error: unknown stage spoting; choose from captions, download, "),
+        (
+            ["--stages", "captions,spoting"],
+            2,
+            "error: unknown stage spoting; choose from captions, download, ",
+        ),
         (["--runner", "spark"], 2, "error: unknown runner 'spark'; choose direct, "),
         (["--shard", "4/4"], 2, "error: shard '4/4' is not i/n"),
         (["--delimiter", "ab"], 2, "error: sample: delimiter 'ab'"),
@@ -43,7 +55,9 @@ def test_a_slip_and_help_wait_for_no_import(how, words, status, answer, tmp_path
             f"runpy.run_module({how[1]!r}, run_name='__main__', alter_sys=True)"
         )
         typed = [word for word in (command, *words) if word]
-        done = captured([sys.executable, "-c", code, *typed], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)})
+        done = captured(
+            [sys.executable, "-c", code, *typed], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}
+        )
         assert done.returncode == status, done.stderr
         assert (done.stderr if status else done.stdout).startswith(answer)
         assert done.stdout.endswith("loaded []\n") and not list(tmp_path.iterdir())
@@ -61,13 +75,22 @@ def test_the_options_of_beam_are_those_that_its_source_names() -> None:
         if cls.__module__ == "apache_beam.options.pipeline_options":
             parser = OptionParser(add_help=False, conflict_handler="resolve")
             add_options(cls, parser)
-            words = [f"{name}=1" for action in parser._actions for name in action.option_strings if name != "--runner"]
+            words = [
+                f"{name}=1"
+                for action in parser._actions
+                for name in action.option_strings
+                if name != "--runner"
+            ]
             assert options.parse(words).of_beam == words
 
 
 @pytest.mark.parametrize(
     ("typed", "remedy"),
-    [("--flink-mastr", "--flink_master"), ("--worker", "--workers"), ("--worker-zon=a", "--worker_zone")],
+    [
+        ("--flink-mastr", "--flink_master"),
+        ("--worker", "--workers"),
+        ("--worker-zon=a", "--worker_zone"),
+    ],
 )
 def test_the_nearest_option_is_named_whose_ever_it_is(typed: str, remedy: str) -> None:
     with pytest.raises(WrongUse, match=f"unknown argument '{typed}'; did you mean {remedy}[?]"):
@@ -75,7 +98,14 @@ def test_the_nearest_option_is_named_whose_ever_it_is(typed: str, remedy: str) -
 
 
 def test_values_and_options_of_beam_are_left_to_beam() -> None:
-    words = ["--preset", "strict", "--flink-master", "host:1", "--utterly-unheard-of", "--experiments=a"]
+    words = [
+        "--preset",
+        "strict",
+        "--flink-master",
+        "host:1",
+        "--utterly-unheard-of",
+        "--experiments=a",
+    ]
     found = options.parse(words)
     assert found.preset == "strict" and found.of_beam == words[2:]
 

@@ -1,4 +1,5 @@
-"""Stages of the user's own, those of `docs/extend/stage.md`: they annotate, decide, are resumed and explained."""
+"""Stages of the user's own, those of `docs/extend/stage.md`: they annotate, decide, are resumed and
+explained."""
 
 import json
 import re
@@ -24,7 +25,9 @@ from open_diht.pipelines.stages.annotator import Annotator, register_annotator
 from tests.pipelines.conftest import NOTHING_LEFT
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "stage.md"
-MODULE, IMAGES = re.findall(r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+MODULE, IMAGES = re.findall(
+    r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+)
 DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
@@ -32,11 +35,24 @@ CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa"
 @pytest.mark.slow
 def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        words = ["--dataset", "custom", "--input", "rows.tsv", "--output", "out", "--workers", "2", "--unit-rows", "2"]
+        words = [
+            "--dataset",
+            "custom",
+            "--input",
+            "rows.tsv",
+            "--output",
+            "out",
+            "--workers",
+            "2",
+            "--unit-rows",
+            "2",
+        ]
         return command(*words, *more, cwd=tmp_path)
 
     (tmp_path / "my_stage.py").write_text(MODULE, encoding="utf-8")
-    rows = "".join(f"http://127.0.0.1/{number % 4}.jpg\t{caption}\n" for number, caption in enumerate(CAPTIONS))
+    rows = "".join(
+        f"http://127.0.0.1/{number % 4}.jpg\t{caption}\n" for number, caption in enumerate(CAPTIONS)
+    )
     (tmp_path / "rows.tsv").write_text("url\tcaption\n" + rows, encoding="utf-8")
     output = tmp_path / "out"
     done = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
@@ -49,34 +65,50 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     funnel = json.loads((output / "funnel.json").read_text())
     (step,) = [step for step in funnel["steps"] if step["reason"] == "not_ascii"]
     assert step["rejected"] == 1 and step["stage"] == "ascii"
-    assert "Too many characters are not ASCII." in (output / "report.html").read_text(encoding="utf-8")
+    assert "Too many characters are not ASCII." in (output / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert "ascii" in done.stderr, "it has a progress line of its own"
 
     again = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
     assert NOTHING_LEFT in again.stdout
     next((output / "work" / "ascii" / "data").glob("*.parquet")).unlink()
     mended = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
-    assert mended.returncode == 0 and "are missing or damaged; a run of this stage writes them again" in mended.stdout
+    assert (
+        mended.returncode == 0
+        and "are missing or damaged; a run of this stage writes them again" in mended.stdout
+    )
     assert len(list((output / "work" / "ascii" / "data").glob("*.parquet"))) == 3
 
     without = run("--stages", "captions,dedup,export")
-    assert without.returncode == 0 and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
+    assert (
+        without.returncode == 0
+        and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
+    )
     unknown = run("--stages", "captions,ascii")
     assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr
 
 
 def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
-    """From files and after a break; rows that another preset lets pass in addition are measured then."""
+    """From files and after a break; rows that another preset lets pass in addition are measured
+    then."""
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    images = {"sharp": Image.fromarray(noise), "flat": Image.new("RGB", (64, 64)), "dot": Image.new("L", (1, 1))}
+    images = {
+        "sharp": Image.fromarray(noise),
+        "flat": Image.new("RGB", (64, 64)),
+        "dot": Image.new("L", (1, 1)),
+    }
     for name, image in images.items():
         image.save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "images" / "page.png").write_text("<html>")
     names = ["sharp", "flat", "dot", "page", "absent", "sharp", "sharp"]
     captions = [DOG] * 5 + ["SALE NOW", "a man rides a horse"]
-    rows = [f"{n}\timages/{name}.png\t{text}\n" for n, (name, text) in enumerate(zip(names, captions, strict=True))]
+    rows = [
+        f"{n}\timages/{name}.png\t{text}\n"
+        for n, (name, text) in enumerate(zip(names, captions, strict=True))
+    ]
     (tmp_path / "rows.tsv").write_text("n\timage_path\tcaption\n" + "".join(rows))
     module = types.ModuleType("my_images")
     monkeypatch.setitem(sys.modules, "my_images", module)
@@ -94,21 +126,29 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     more = run("paper")
     assert more.verdicts() == {str(n): verdict for n, verdict in {**expected, 5: "kept"}.items()}
     data = tmp_path / "out" / "work" / "sharpness" / "data"
-    ordinals = [pq.read_table(path)["ordinal"].to_pylist() for path in sorted(data.glob("*.parquet"))]
+    ordinals = [
+        pq.read_table(path)["ordinal"].to_pylist() for path in sorted(data.glob("*.parquet"))
+    ]
     assert ordinals == [[0, 1, 2, 3, 4, 6], [5]], "only the row that was not measured before"
 
 
 @pytest.mark.parametrize(
     "name", ["captions", "columns", "score", "dedup", "export", "decide", "embeddings", "features"]
 )
-def test_the_name_of_a_stage_of_this_program_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_stage_of_this_program_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
     kind = type("Mine", (Annotator,), {"name": name})
-    with pytest.raises(ValueError, match=f"stage {name!r} of Mine is taken by .*; choose another name"):
+    with pytest.raises(
+        ValueError, match=f"stage {name!r} of Mine is taken by .*; choose another name"
+    ):
         register_annotator(kind)
 
 
-def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(tmp_path, monkeypatch):
+def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(
+    tmp_path, monkeypatch
+):
     class Picky(Annotator):
         name = "picky"
 

@@ -1,5 +1,5 @@
-"""An output folder is removed while a run that works in it is paused, another run makes it again, and the first run
-continues."""
+"""An output folder is removed while a run that works in it is paused, another run makes it again,
+and the first run continues."""
 
 import os
 import shutil
@@ -91,7 +91,9 @@ def test_a_worker_leaves_the_marks_of_another_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", MOMENTS)
 @pytest.mark.parametrize("place", ["disk", pytest.param("store", marks=pytest.mark.store)])
-def test_a_paused_run_changes_nothing_in_the_output_of_another_run(place, stage, pairs, strict, runs, request):
+def test_a_paused_run_changes_nothing_in_the_output_of_another_run(
+    place, stage, pairs, strict, runs, request
+):
     """The other run has another preset, so that any file of the first run would show."""
     bucket = request.getfixturevalue("bucket" if place == "store" else "tmp_path")
     output = store_path(f"{bucket}/removed-{stage}")
@@ -109,7 +111,9 @@ def test_a_paused_run_changes_nothing_in_the_output_of_another_run(place, stage,
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_workers_of_a_paused_driver_change_nothing_in_the_output_of_another_run(pairs, strict, runs, tmp_path):
+def test_workers_of_a_paused_driver_change_nothing_in_the_output_of_another_run(
+    pairs, strict, runs, tmp_path
+):
     """They have no handle of the lock, and work on while the folder is removed and made again."""
     output = tmp_path / "out"
     paused = runs.start(pairs, output, "--preset", "paper")
@@ -138,6 +142,8 @@ def test_a_run_whose_output_is_removed_says_so(place, pairs, runs, request):
     _remove(output)
     os.killpg(paused.pid, signal.SIGCONT)
     said, _ = paused.communicate()
-    assert paused.returncode == 1 and f"{output} was removed or emptied" in said.splitlines()[-1], said
+    assert paused.returncode == 1 and f"{output} was removed or emptied" in said.splitlines()[-1], (
+        said
+    )
     assert "run the same command" in said.splitlines()[-1] and "Traceback" not in said
     runs.finish(pairs, output)

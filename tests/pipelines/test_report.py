@@ -30,7 +30,8 @@ def example(**changes: Any) -> Example:
     caption = "A brown dog catching a red ball"
     found: dict[str, Any] = {
         "uid": "ab" * 16, "caption": caption, "parsed": caption,
-        "objects": [{"text": "dog", "start": 8, "end": 11}, {"text": "ball", "start": 27, "end": 31}],
+        "objects": [{"text": "dog", "start": 8, "end": 11},
+                    {"text": "ball", "start": 27, "end": 31}],
         "attributes": [
             {"object": index, "text": text, "kind": "colour", "score": 0.5}
             for index, text in enumerate(("brown", "red"))
@@ -45,14 +46,16 @@ def example(**changes: Any) -> Example:
                 "participants": [{"object": 0, "role": "subject"}, {"object": 1, "role": "object"}],
             }
         ],
-        "relations": [{"source": 0, "target": 1, "text": "with", "score": 0.25}], "complexity": 2, "image": None,
-        "width": 0, "height": 0, "spotted": [], "overlap": None, "overlap_text": "", "overlap_span": None,
-        "measured": {}, "message": "", **changes,
+        "relations": [{"source": 0, "target": 1, "text": "with", "score": 0.25}], "complexity": 2,
+        "image": None, "width": 0, "height": 0, "spotted": [], "overlap": None, "overlap_text": "",
+        "overlap_span": None, "measured": {}, "message": "", **changes,
     }  # fmt: skip
     return found  # type: ignore[return-value]
 
 
-def report(examples: dict[str, list[Example]] | None = None, run: FunnelRecord | None = None) -> str:
+def report(
+    examples: dict[str, list[Example]] | None = None, run: FunnelRecord | None = None
+) -> str:
     return render_report(run or funnel(), examples or {}, notes=["A note."])
 
 
@@ -63,14 +66,28 @@ def test_the_page_has_every_section_and_is_well_formed() -> None:
     page = report(ALL)
     assert Tags(page).open == []
     assert "Of 1,298 rows, <b>200 were kept</b>: a rate of 15.4 %." in page
-    for text in ("Funnel", "What the steps mean", "Distributions", "Rejected: ", "Dead letter", "A note.", "Kept"):
+    for text in (
+        "Funnel",
+        "What the steps mean",
+        "Distributions",
+        "Rejected: ",
+        "Dead letter",
+        "A note.",
+        "Kept",
+    ):
         assert text in page
     for name in ("action", "kept", "dead_letter"):
         assert f'id="{anchor(name)}"' in page
-    assert "1 file or unit " in page and "open_diht.pipelines.verify" in page and "do not add up" not in page
+    assert (
+        "1 file or unit " in page
+        and "open_diht.pipelines.verify" in page
+        and "do not add up" not in page
+    )
 
 
-@pytest.mark.parametrize("names", [(), ("action",), ("action", "kept", "dead_letter", "unheard of")])
+@pytest.mark.parametrize(
+    "names", [(), ("action",), ("action", "kept", "dead_letter", "unheard of")]
+)
 def test_every_link_has_its_target(names: tuple[str, ...]) -> None:
     tags = Tags(report({name: [example()] for name in names})).tags
     ids = {attrs["id"] for _, attrs in tags if "id" in attrs}
@@ -93,14 +110,16 @@ def everywhere_hostile() -> str:
         parsed=HOSTILE + "x",
         uid=HOSTILE,
         objects=[{"text": HOSTILE, "start": 0, "end": 5}],
-        attributes=[{"object": 0, "text": HOSTILE, "kind": HOSTILE, "score": 1, "reasons": [(HOSTILE, -1.5)]}],
+        attributes=[{"object": 0, "text": HOSTILE, "kind": HOSTILE, "score": 1,
+                     "reasons": [(HOSTILE, -1.5)]}],
         actions=[
             {
                 "verb": HOSTILE, "start": 0, "end": 4, "score": 0.1, "accepted": False,
                 "participants": [{"object": 0, "role": HOSTILE}], "reasons": [(HOSTILE, 2.0)],
             }
         ],
-        relations=[{"source": 0, "target": 0, "text": HOSTILE, "score": 1, "reasons": [(HOSTILE, 1)]}],
+        relations=[{"source": 0, "target": 0, "text": HOSTILE, "score": 1,
+                    "reasons": [(HOSTILE, 1)]}],
         image=jpeg(),
         spotted=[{"text": HOSTILE, "score": 0.9, "box": [[0, 0], [9, 0], [9, 9], [0, 9]]}],
         overlap=8,
@@ -113,14 +132,26 @@ def everywhere_hostile() -> str:
         dataset=HOSTILE,
         preset=HOSTILE,
         stages=[HOSTILE],
-        steps=[{"stage": HOSTILE, "reason": HOSTILE, "explanation": HOSTILE, "rejected": 1000, "left": 298}],
+        steps=[
+            {
+                "stage": HOSTILE,
+                "reason": HOSTILE,
+                "explanation": HOSTILE,
+                "rejected": 1000,
+                "left": 298,
+            }
+        ],
         rejected={HOSTILE: 1094},
         dead_letter={"rows": 4, "units": 0, "by_error": {HOSTILE: 4}, "first": HOSTILE},
         histograms={HOSTILE: {"0": 1}},
         columns={HOSTILE: {"labels": {"0": HOSTILE}, "thresholds": [0]}},
         seconds={HOSTILE: 1.0},
     )
-    examples = {HOSTILE: [one, example(image=HOSTILE.encode("utf-8", "replace"))], "kept": [one], "dead_letter": [one]}
+    examples = {
+        HOSTILE: [one, example(image=HOSTILE.encode("utf-8", "replace"))],
+        "kept": [one],
+        "dead_letter": [one],
+    }
     return render_report(run, examples, notes=[HOSTILE])
 
 
@@ -128,7 +159,9 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
     page = everywhere_hostile()
     parsed = Tags(page)
     assert parsed.open == []
-    assert not {"script", "img", "iframe", "object", "link", "foreignobject"} & {tag for tag, _ in parsed.tags}
+    assert not {"script", "img", "iframe", "object", "link", "foreignobject"} & {
+        tag for tag, _ in parsed.tags
+    }
     assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not set(page) & set("\u202e\u202c\x00\ud800")
@@ -141,7 +174,9 @@ def test_what_the_verifier_went_by_stands_for_and_against() -> None:
     one["attributes"][0]["reasons"] = [("group colour", 0.7)]
     one["relations"][0]["reasons"] = [("with noun", -0.2)]
     page = draw_card(one)
-    words = re.sub(r"<[^>]+>", "|", page[page.index('<details class="beliefs">') :].split("</details>")[0])
+    words = re.sub(
+        r"<[^>]+>", "|", page[page.index('<details class="beliefs">') :].split("</details>")[0]
+    )
     cells = [cell.strip() for cell in words.split("|") if cell.strip()]
     assert cells[cells.index("catching") :] == [
         *("catching", "0.97", "said of dog", "+1.3", "title case", "-0.5"),
@@ -165,7 +200,9 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 
 
 def test_examples_and_their_size_are_bounded() -> None:
-    noise = encode(Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)), "JPEG", quality=95)
+    noise = encode(
+        Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)), "JPEG", quality=95
+    )
     many = [example(image=noise, caption="word " * 50_000, parsed="word " * 50_000)] * 40
     page = report({"kept": many})
     assert page.count('<article class="card">') == MAX_EXAMPLES + 1  # and the legend
@@ -180,7 +217,13 @@ def test_the_overlap_is_marked_in_the_original_caption() -> None:
 
 def test_marks_survive_overlapping_and_wrong_spans() -> None:
     html = marked(
-        "abc<d", [TextSpan(0, 2, "t-object"), TextSpan(1, 5, "overlap"), TextSpan(-1, 3, "x"), TextSpan(3, 99, "x")]
+        "abc<d",
+        [
+            TextSpan(0, 2, "t-object"),
+            TextSpan(1, 5, "overlap"),
+            TextSpan(-1, 3, "x"),
+            TextSpan(3, 99, "x"),
+        ],
     )
     inside = html.removeprefix('<bdi dir="auto">').removesuffix("</bdi>")
     assert re.sub(r"<[^>]+>", "", inside) == "abc&lt;d"
@@ -212,8 +255,14 @@ def boxes_of(svg: str, css: str) -> list[tuple[float, float, float, float]]:
 @pytest.mark.parametrize("count", range(1, 11))
 def test_no_two_nodes_of_a_graph_lie_on_each_other(count: int) -> None:
     graph = example(
-        objects=[{"text": f"object number {index}", "start": 0, "end": 1} for index in range(count)],
-        attributes=[{"object": index, "text": f"attribute{n}"} for index in range(count) for n in range(index % 6)],
+        objects=[
+            {"text": f"object number {index}", "start": 0, "end": 1} for index in range(count)
+        ],
+        attributes=[
+            {"object": index, "text": f"attribute{n}"}
+            for index in range(count)
+            for n in range(index % 6)
+        ],
         actions=[
             {
                 "verb": f"doing{index}",
@@ -223,7 +272,9 @@ def test_no_two_nodes_of_a_graph_lie_on_each_other(count: int) -> None:
             }
             for index in range(count)
         ],
-        relations=[{"source": a, "target": b, "text": "near"} for a in range(count) for b in range(a)],
+        relations=[
+            {"source": a, "target": b, "text": "near"} for a in range(count) for b in range(a)
+        ],
     )
     svg = draw_graph(graph)
     nodes = boxes_of(svg, "g-object") + boxes_of(svg, "g-pill")
@@ -232,7 +283,8 @@ def test_no_two_nodes_of_a_graph_lie_on_each_other(count: int) -> None:
         cx, cy, rx, ry = (float(shape.get(name, "nan")) for name in ("cx", "cy", "rx", "ry"))
         nodes.append((cx - rx, cy - ry, cx + rx, cy + ry))
     assert len(boxes_of(svg, "g-object")) == count
-    wide, high = float(root.get("width", "nan")), float(root.get("height", "nan"))
+    wide = float(root.get("width", "nan"))
+    high = float(root.get("height", "nan"))
     for index, (left, top, right, bottom) in enumerate(nodes):
         assert left >= 0 and top >= 0 and right <= wide and bottom <= high
         for other in nodes[:index]:
@@ -252,9 +304,15 @@ def test_a_graph_shows_scores_roles_and_what_was_not_accepted() -> None:
 def test_a_graph_with_indices_that_lead_nowhere_is_drawn_without_them() -> None:
     graph = example(
         attributes=[{"object": 7, "text": "lost"}],
-        relations=[{"source": 0, "target": 9, "text": "to"}, {"source": -1, "target": 0, "text": "to"}],
+        relations=[
+            {"source": 0, "target": 9, "text": "to"},
+            {"source": -1, "target": 0, "text": "to"},
+        ],
     )
-    graph["actions"][0]["participants"] = [{"object": 5, "role": "subject"}, {"object": -1, "role": "object"}]
+    graph["actions"][0]["participants"] = [
+        {"object": 5, "role": "subject"},
+        {"object": -1, "role": "object"},
+    ]
     svg = draw_graph(graph)
     assert "lost" not in svg and "g-relation" not in svg and "g-role" not in svg
 
@@ -282,7 +340,12 @@ def test_beside_a_masked_score_the_image_is_shown_without_its_text() -> None:
     image = Image.new("RGB", (720, 360), (10, 120, 200))
     image.paste((255, 255, 255), (100, 100, 500, 200))
     content = encode(image, "PNG")
-    box = [[180, 180], [1020, 180], [1020, 420], [180, 420]]  # in pixels of the original, twice as large
+    box = [
+        [180, 180],
+        [1020, 180],
+        [1020, 420],
+        [180, 420],
+    ]  # in pixels of the original, twice as large
     spotted = [{"text": "HELLO", "score": 0.9, "box": box}]
     given = {"image": content, "width": 1440, "height": 720, "spotted": spotted}
     for area, shown in ((0.19, 1), (0.0, 0), (None, 0)):
@@ -310,7 +373,9 @@ def test_a_large_image_is_shown_only_where_that_costs_little_memory() -> None:
         shrink(jpeg(8000, 8000))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", jpeg()[:300], b"\xff\xd8\xff\xe0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", jpeg()[:300], b"\xff\xd8\xff\xe0"]
+)
 def test_an_image_that_cannot_be_read_says_why(content: bytes) -> None:
     assert "Image not shown: " in draw_card(example(image=content))
 

@@ -23,7 +23,10 @@ def runs(tmp_path_factory, filtering, ocr_models) -> dict[str, tuple[set[int], l
         source = SAMPLE / "manifest.tsv"
         result = filtering(source, output, dataset=load_dataset("sample"), preset=preset)
         assert result.status == 0
-        runs[preset] = {place[row["image_path"], row["caption"]] for row in result.rows("kept")}, result.said
+        runs[preset] = (
+            {place[row["image_path"], row["caption"]] for row in result.rows("kept")},
+            result.said,
+        )
     return runs
 
 
@@ -53,7 +56,9 @@ def test_styles_of_the_sample(preset, runs, labels):
     assert kept["product"] <= 0.15 and kept["attributes"] <= 0.25
 
 
-def test_the_tutorial_shows_the_table_of_the_sample(runs: dict[str, tuple[set[int], list[str]]]) -> None:
+def test_the_tutorial_shows_the_table_of_the_sample(
+    runs: dict[str, tuple[set[int], list[str]]],
+) -> None:
     tutorial = (SAMPLE.parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
     said = "\n".join(runs["paper"][1])
     table = said[said.index("stage     reason") :].splitlines()

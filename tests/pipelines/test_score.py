@@ -1,4 +1,5 @@
-"""Whole runs with scores: what is rejected, that it depends on the rows alone, and that nothing is encoded twice."""
+"""Whole runs with scores: what is rejected, that it depends on the rows alone, and that nothing is
+encoded twice."""
 
 import io
 import json
@@ -37,10 +38,13 @@ from tests.tiny_clip import write_tiny  # noqa: E402
 Filtering = Callable[..., Any]
 STAGES = ("score", "dedup", "export")
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
-SIZE, BATCHES = 6, 2
+SIZE = 6
+BATCHES = 2
 NEGATIVES = f"{{batch_size: {SIZE}, batches: {BATCHES}, temperature: 0.02, keep: 0.6}}"
-GOOD, LONG = "A brown dog runs on the beach {}", "{} " + "words " * 20
-FEWER, MORE = "captions: {max_chars: 60}", "captions: {max_chars: 500}"
+GOOD = "A brown dog runs on the beach {}"
+LONG = "{} " + "words " * 20
+FEWER = "captions: {max_chars: 60}"
+MORE = "captions: {max_chars: 500}"
 ROWS = 40
 
 
@@ -52,7 +56,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ScoreSettings:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of the sample with captions, every fifth of them a long one; one is no image, and one absent."""
+    """Images of the sample with captions, every fifth of them a long one; one is no image, and one
+    absent."""
     return _manifest(tmp_path_factory.mktemp("in") / "a.parquet", _images(ROWS))
 
 
@@ -65,7 +70,9 @@ def _images(count: int) -> list[bytes | None]:
 
 
 def _manifest(path: Path, images: list[bytes | None]) -> Path:
-    return pairs_of(path, [(GOOD if n % 5 else LONG).format(n) for n in range(len(images))], images, 5)
+    return pairs_of(
+        path, [(GOOD if n % 5 else LONG).format(n) for n in range(len(images))], images, 5
+    )
 
 
 @pytest.fixture
@@ -86,35 +93,63 @@ def _scores(result: Any, column: str = "clip_score") -> dict[int, float]:
 
 
 def _written(output: Path, stage: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in sorted((output / "work" / stage / "data").iterdir())}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in sorted((output / "work" / stage / "data").iterdir())
+    }
 
 
 def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_nothing(
     tmp_path, filtering, source, model, preset
 ):
     output = tmp_path / "out"
-    everything = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}"))
+    everything = filtering(
+        source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}")
+    )
     scores = _scores(everything)
-    assert set(scores) == {n for n in range(ROWS) if n % 5 and n not in (7, 8)}  # who has a caption and an image
-    assert {row["n"] for row in everything.rows("kept")} >= {7, 8}  # where nothing is asked, nobody has to have a score
+    assert set(scores) == {
+        n for n in range(ROWS) if n % 5 and n not in (7, 8)
+    }  # who has a caption and an image
+    assert {row["n"] for row in everything.rows("kept")} >= {
+        7,
+        8,
+    }  # where nothing is asked, nobody has to have a score
     stored = _written(output, "score")
     middle = float(np.float32(np.median(list(scores.values()))))
-    result = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset(f"{{min: {middle}}}"))
+    result = filtering(
+        source,
+        output,
+        stages=STAGES,
+        score=model,
+        unit_rows=15,
+        preset=preset(f"{{min: {middle}}}"),
+    )
     verdicts = result.verdicts()
     for n, score in scores.items():
         assert verdicts[n] == ("kept" if score >= middle else "clip_score"), n
     assert [verdicts[n] for n in (7, 8)] == ["not_scored"] * 2 and verdicts[5] == "caption_length"
-    steps = {step["reason"]: step["rejected"] for step in result.funnel["steps"] if step["stage"] == "score"}
-    assert steps == {"not_scored": 2, "clip_score": sum(score < middle for score in scores.values())}
+    steps = {
+        step["reason"]: step["rejected"]
+        for step in result.funnel["steps"]
+        if step["stage"] == "score"
+    }
+    assert steps == {
+        "not_scored": 2,
+        "clip_score": sum(score < middle for score in scores.values()),
+    }
     assert result.funnel["columns"]["column:clip_score"]["thresholds"] == [0]
     report = (output / "report.html").read_text(encoding="utf-8")
     assert "clip_score</bdi></h3>" in report and "clip_score</bdi> <b>" in report
     assert _written(output, "score") == stored, "nothing was encoded again"
-    off = filtering(source, output, stages=("dedup",), unit_rows=15, preset=preset(f"{{min: {middle}}}"))
+    off = filtering(
+        source, output, stages=("dedup",), unit_rows=15, preset=preset(f"{{min: {middle}}}")
+    )
     assert "clip_score" not in off.rows("kept")[0], "without the stage nothing is decided by it"
 
 
-def test_what_is_stored_is_the_similarity_of_what_is_stored(tmp_path, filtering, source, model, preset):
+def test_what_is_stored_is_the_similarity_of_what_is_stored(
+    tmp_path, filtering, source, model, preset
+):
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
     table = pq.read_table(tmp_path / "out" / "work" / "score" / "data")
     assert table.schema.field("image_embedding").type == pa.list_(pa.float16(), 32)
@@ -133,7 +168,9 @@ def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> d
     """The corrected score in double precision, of the batches that the run has drawn."""
     table = pq.read_table(output / "work" / "score" / "data").to_pylist()
     vectors = {
-        rows[row["uid"]]: [np.array(row[f"{what}_embedding"], np.float64) for what in ("image", "text")]
+        rows[row["uid"]]: [
+            np.array(row[f"{what}_embedding"], np.float64) for what in ("image", "text")
+        ]
         for row in table
         if row["status"] == "ok"
     }
@@ -141,14 +178,17 @@ def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> d
     chosen = pq.read_table(output / "work" / "score_batches" / "data").to_pylist()
     members = [order[(*row["image_embedding"], *row["text_embedding"])] for row in chosen]
     assert len(members) == len(set(members)) == SIZE * BATCHES
-    t, found = 0.02, {}
+    t = 0.02
+    found = {}
     for n in scores:
         total = 0.0
         for first in range(0, len(members), SIZE):
             batch = members[first : first + SIZE]
             batch = batch if n in batch else [n, *batch[:-1]]
             for one, other in ((0, 1), (1, 0)):
-                total += np.log(np.mean([np.exp(vectors[n][one] @ vectors[j][other] / t) for j in batch]))
+                total += np.log(
+                    np.mean([np.exp(vectors[n][one] @ vectors[j][other] / t) for j in batch])
+                )
         found[n] = scores[n] - t / 2 * total / BATCHES
     return found
 
@@ -156,13 +196,17 @@ def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> d
 def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
     tmp_path, filtering, source, model, preset
 ):
-    output, asked = tmp_path / "out", preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
+    output = tmp_path / "out"
+    asked = preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
     result = filtering(source, output, stages=STAGES, score=model, preset=asked)
-    scores, corrected = _scores(result), _scores(result, "neg_clip_loss")
+    scores = _scores(result)
+    corrected = _scores(result, "neg_clip_loss")
     rows = {row["uid"]: row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)}
     expected = _textbook(output, scores, rows)
     assert corrected.keys() == scores.keys()
-    assert [corrected[n] for n in sorted(scores)] == pytest.approx([expected[n] for n in sorted(scores)], abs=1e-6)
+    assert [corrected[n] for n in sorted(scores)] == pytest.approx(
+        [expected[n] for n in sorted(scores)], abs=1e-6
+    )
     enough = sorted(scores, key=lambda n: -scores[n])[: int(np.ceil(0.7 * len(scores)))]
     best = sorted(scores, key=lambda n: -corrected[n])[: int(np.ceil(0.6 * len(scores)))]
     assert {row["n"] for row in result.rows("kept")} == set(enough) & set(best)
@@ -172,17 +216,33 @@ def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
 
 
 def test_decisions_do_not_depend_on_units_or_shards(tmp_path, filtering, source, model, preset):
-    how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")}
+    how = {
+        "stages": STAGES,
+        "score": model,
+        "preset": preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}"),
+    }
     one = filtering(source, tmp_path / "one", **how)
     other = filtering(source, tmp_path / "other", **how, unit_rows=7)
     assert one.tables() == other.tables(), "scores too, to the last bit"
-    assert filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(0, 2)).outcome.funnel is None
-    assert filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(1, 2)).tables() == one.tables()
+    assert (
+        filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(0, 2)).outcome.funnel
+        is None
+    )
+    assert (
+        filtering(source, tmp_path / "shards", **how, unit_rows=10, shard=(1, 2)).tables()
+        == one.tables()
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_commits_are_lost_the_result_is_the_same(seed, tmp_path, filtering, source, model, preset):
-    how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.8, negatives: {NEGATIVES}}}")}
+def test_whatever_commits_are_lost_the_result_is_the_same(
+    seed, tmp_path, filtering, source, model, preset
+):
+    how = {
+        "stages": STAGES,
+        "score": model,
+        "preset": preset(f"{{keep: 0.8, negatives: {NEGATIVES}}}"),
+    }
     tables = filtering(source, tmp_path / "out", **how, unit_rows=10).tables()
     dice = random.Random(seed)
     for record in sorted((tmp_path / "out" / "work").glob("*/commits/*.json")):
@@ -194,7 +254,9 @@ def test_whatever_commits_are_lost_the_result_is_the_same(seed, tmp_path, filter
     assert filtering(source, tmp_path / "out", **how, unit_rows=10).did_nothing
 
 
-def test_a_preset_that_lets_more_through_scores_only_these_and_alike(tmp_path, filtering, source, model, preset):
+def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
+    tmp_path, filtering, source, model, preset
+):
     how = {"stages": STAGES, "score": model, "unit_rows": 15}
     filtering(source, tmp_path / "out", **how, preset=preset(f"{{negatives: {NEGATIVES}}}"))
     stored = _written(tmp_path / "out", "score")
@@ -207,14 +269,18 @@ def test_a_preset_that_lets_more_through_scores_only_these_and_alike(tmp_path, f
     assert fresh.tables() == more.tables()
 
 
-def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(tmp_path, filtering, model, preset):
+def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
+    tmp_path, filtering, model, preset
+):
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     images = _images(20)
     images[16] = images[11]
     source = _manifest(tmp_path / "a.parquet", images)
     dedup = FEWER + f"\ndedup: {{semantic: true, encoder: '{model.model}', eps: 0.000001}}"
     one = filtering(source, tmp_path / "one", stages=("dedup",), preset=preset("{}", dedup))
-    other = filtering(source, tmp_path / "other", stages=STAGES, score=model, preset=preset("{}", dedup))
+    other = filtering(
+        source, tmp_path / "other", stages=STAGES, score=model, preset=preset("{}", dedup)
+    )
     assert one.verdicts()[16] == "duplicate_semantic"
     assert other.verdicts() == one.verdicts()
     assert (tmp_path / "one" / "work" / "embeddings").exists()
@@ -224,14 +290,25 @@ def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(tmp_p
 def test_no_file_of_another_model_stays(tmp_path, filtering, source, model, preset):
     """Users read these files; of a row that is there twice, the last counts."""
     how = {"stages": STAGES, "unit_rows": 15}
-    for chosen in (preset(f"{{negatives: {NEGATIVES}}}"), lenient := preset(f"{{negatives: {NEGATIVES}}}", MORE)):
+    for chosen in (
+        preset(f"{{negatives: {NEGATIVES}}}"),
+        lenient := preset(f"{{negatives: {NEGATIVES}}}", MORE),
+    ):
         filtering(source, tmp_path / "out", **how, score=model, preset=chosen)
-    other = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4)
-    again, fresh = (filtering(source, tmp_path / name, **how, score=other, preset=lenient) for name in ("out", "fresh"))
+    other = ScoreSettings(
+        model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4
+    )
+    again, fresh = (
+        filtering(source, tmp_path / name, **how, score=other, preset=lenient)
+        for name in ("out", "fresh")
+    )
     assert fresh.tables() == again.tables()
     known = json.loads((tmp_path / "out" / "run.json").read_text())["models"]["score"]
     assert known["model"] == other.model and known["precision"] in ("fp32", "bf16")
-    files = [{path.name for path in (tmp_path / name / "work/score/data").iterdir()} for name in ("out", "fresh")]
+    files = [
+        {path.name for path in (tmp_path / name / "work/score/data").iterdir()}
+        for name in ("out", "fresh")
+    ]
     assert files[0] == files[1]
 
 
@@ -239,11 +316,16 @@ def test_of_no_rows_a_share_is_none(tmp_path, filtering, model, preset):
     source = _manifest(tmp_path / "a.parquet", [None] * 6)
     asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
-    assert result.status == 1 and set(result.verdicts().values()) == {"not_scored", "caption_length"}
+    assert result.status == 1 and set(result.verdicts().values()) == {
+        "not_scored",
+        "caption_length",
+    }
     assert "not_scored" in result.said[-1], "no row had an image"
 
 
-def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(tmp_path, filtering, source, model, preset):
+def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(
+    tmp_path, filtering, source, model, preset
+):
     asked = preset("{negatives: {batch_size: 100, batches: 3}}")
     filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
     layout = Layout(tmp_path / "out")
@@ -261,13 +343,28 @@ def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(tmp_path, filte
 
 @pytest.mark.usefixtures("here")
 def test_a_preset_that_asks_for_scores_needs_a_model(tmp_path, source, capfd, preset):
-    words = ["--dataset", "custom", "--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]
+    words = [
+        "--dataset",
+        "custom",
+        "--input",
+        str(source),
+        "--output",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
     asked = ["--preset", preset("{min: 0.3}")]
     for more, message in (
         (asked, "pass --score-model"),
         (["--stages", "score"], "includes score, but no model is given"),
-        (["--preset", "tmars", "--score-model", "reference", "--stages", "score"], "add spotting to --stages"),
-        ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
+        (
+            ["--preset", "tmars", "--score-model", "reference", "--stages", "score"],
+            "add spotting to --stages",
+        ),
+        (
+            [*asked, "--score-model", "timm:resnet50:x"],
+            "unknown score model 'timm:resnet50:x'; choose reference",
+        ),
         ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
     ):
         assert cli.main([*words, *more]) == 2
@@ -293,7 +390,9 @@ def lettered(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Path
         if n % 2:
             ImageDraw.Draw(image).rectangle((20, 30 + 4 * n, 220, 64 + 4 * n), fill=(250, 250, 250))
             font = ImageFont.load_default(24)
-            ImageDraw.Draw(image).text((24, 32 + 4 * n), f"SALE {n} TODAY", fill=(0, 0, 0), font=font)
+            ImageDraw.Draw(image).text(
+                (24, 32 + 4 * n), f"SALE {n} TODAY", fill=(0, 0, 0), font=font
+            )
         images.append(encode(image, "PNG"))
     images[5], images[8] = b"<html>", None
     path = tmp_path_factory.mktemp("lettered") / "a.parquet"
@@ -305,15 +404,24 @@ def _boxes(output: Path) -> dict[int, list[Any]]:
     return {row["ordinal"]: [line["box"] for line in row["spotted"] or []] for row in rows}
 
 
-def test_the_masked_score_is_that_of_the_image_without_its_text(tmp_path, filtering, lettered, model, preset):
-    output, asked = tmp_path / "out", preset("{masked: {}}", ANY_TEXT)
+def test_the_masked_score_is_that_of_the_image_without_its_text(
+    tmp_path, filtering, lettered, model, preset
+):
+    output = tmp_path / "out"
+    asked = preset("{masked: {}}", ANY_TEXT)
     result = filtering(lettered, output, stages=READ, score=model, preset=asked)
     (source,) = pq.ParquetFile(lettered).read(["image"]).to_pydict().values()
-    texts = {row["ordinal"]: row["text_embedding"] for row in pq.read_table(output / "work/score/data").to_pylist()}
+    texts = {
+        row["ordinal"]: row["text_embedding"]
+        for row in pq.read_table(output / "work/score/data").to_pylist()
+    }
     encoder = Encoder(find_pair_encoder(model.model), batch=4)
-    masked, areas = _scores(result, "masked_score"), _scores(result, "text_area")
+    masked = _scores(result, "masked_score")
+    areas = _scores(result, "text_area")
     assert masked.keys() == areas.keys() == _scores(result).keys() == {*range(WITH_TEXT)} - {5, 8}
-    assert {row["error"] for row in result.rows("dead_letter")} == {"not_an_image"}, "damage costs its own row"
+    assert {row["error"] for row in result.rows("dead_letter")} == {"not_an_image"}, (
+        "damage costs its own row"
+    )
     assert result.verdicts()[8] == "image_not_available"
     boxes = _boxes(output)
     assert {n for n in masked if n % 2} <= {n for n, found in boxes.items() if found}
@@ -322,8 +430,14 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(tmp_path, filter
             assert (masked[n], areas[n]) == (score, 0)
             continue
         pixels = np.asarray(Image.open(io.BytesIO(source[n])))
-        image: Any = encoder.encode([encode(Image.fromarray(mask_text(pixels, boxes[n])), "PNG")])[0]
-        assert masked[n] == np.float32(np.asarray(image, np.float64) @ np.asarray(texts[n], np.float64)) != score
+        image: Any = encoder.encode([encode(Image.fromarray(mask_text(pixels, boxes[n])), "PNG")])[
+            0
+        ]
+        assert (
+            masked[n]
+            == np.float32(np.asarray(image, np.float64) @ np.asarray(texts[n], np.float64))
+            != score
+        )
         assert areas[n] == np.float32(text_area(boxes[n], (240, 160))) > 0
     report = (output / "report.html").read_text(encoding="utf-8")
     without = 'alt="image of the row without its text"'
@@ -332,12 +446,16 @@ def test_the_masked_score_is_that_of_the_image_without_its_text(tmp_path, filter
     for hit in search(bench.output, Query(end="kept"), None).hits:
         shown: Any = pages.row(bench, {"place": str(hit.place)})[1]
         row = row_at(bench.output, hit.place) or {}
-        assert (without in shown["card"]) == (row["text_area"] > 0) and "masked_score</bdi> <b>" in shown["card"]
+        assert (without in shown["card"]) == (
+            row["text_area"] > 0
+        ) and "masked_score</bdi> <b>" in shown["card"]
         assert "masked_score" not in dict(shown["columns"]), "it is no column of the manifest"
 
 
 @pytest.mark.slow
-def test_thresholds_of_the_masked_score_change_without_scoring_again(tmp_path, filtering, lettered, model, preset):
+def test_thresholds_of_the_masked_score_change_without_scoring_again(
+    tmp_path, filtering, lettered, model, preset
+):
     how = {"stages": READ, "score": model, "unit_rows": 6}
     first = filtering(lettered, tmp_path / "out", **how, preset=preset("{masked: {}}", ANY_TEXT))
     scores = _scores(first, "masked_score")
@@ -347,34 +465,45 @@ def test_thresholds_of_the_masked_score_change_without_scoring_again(tmp_path, f
         asked = preset(f"{{masked: {rule}}}", ANY_TEXT)
         verdicts = filtering(lettered, tmp_path / "out", **how, preset=asked).verdicts()
         assert {n for n, verdict in verdicts.items() if verdict == "kept"} == set(best)
-        assert {n for n, verdict in verdicts.items() if verdict == "masked_score"} == scores.keys() - set(best)
+        assert {
+            n for n, verdict in verdicts.items() if verdict == "masked_score"
+        } == scores.keys() - set(best)
     assert [_written(tmp_path / "out", stage) for stage in ("spotting", "score")] == stored
     plain = filtering(lettered, tmp_path / "out", **how, preset=preset("{}", ANY_TEXT))
     assert "masked_score" not in plain.rows("kept")[0] and "clip_score" in plain.rows("kept")[0]
 
 
 @pytest.mark.slow
-def test_masked_decisions_do_not_depend_on_units_or_shards(tmp_path, filtering, lettered, model, preset):
+def test_masked_decisions_do_not_depend_on_units_or_shards(
+    tmp_path, filtering, lettered, model, preset
+):
     how = {"stages": READ, "score": model, "preset": preset("{masked: {keep: 0.5}}", ANY_TEXT)}
     tables = filtering(lettered, tmp_path / "one", **how).tables()
     units = filtering(lettered, tmp_path / "units", **how, unit_rows=5).tables()
     filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(0, 2))
     shards = filtering(lettered, tmp_path / "shards", **how, unit_rows=7, shard=(1, 2)).tables()
     for kind in ("kept", "rejected"):
-        assert units[kind] == shards[kind] == tables[kind] != [], "scores and areas too, to the last bit"
+        assert units[kind] == shards[kind] == tables[kind] != [], (
+            "scores and areas too, to the last bit"
+        )
 
 
 @pytest.mark.slow
-def test_only_images_with_text_are_scored_again_and_all_end_alike(tmp_path, filtering, lettered, model, preset):
+def test_only_images_with_text_are_scored_again_and_all_end_alike(
+    tmp_path, filtering, lettered, model, preset
+):
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
-    output, how = tmp_path / "out", {"stages": READ, "score": model}
+    output = tmp_path / "out"
+    how = {"stages": READ, "score": model}
     twins = ANY_TEXT + f"\ndedup: {{semantic: true, encoder: '{model.model}', eps: 0.000001}}"
     filtering(lettered, output, **how, preset=preset("{}", twins))
     stored = _written(output, "score")
     masked = preset("{masked: {keep: 0.7}}", twins)
     first = filtering(lettered, output, **how, preset=masked).tables()
     (new,) = _written(output, "score").keys() - stored.keys()
-    assert pq.read_table(new)["ordinal"].to_pylist() == [n for n, boxes in sorted(_boxes(output).items()) if boxes]
+    assert pq.read_table(new)["ordinal"].to_pylist() == [
+        n for n, boxes in sorted(_boxes(output).items()) if boxes
+    ]
     assert first == filtering(lettered, tmp_path / "fresh", **how, preset=masked).tables()
     # Other boxes are masked again. Those that another reader finds alike are not.
     before = _boxes(output)
@@ -387,7 +516,9 @@ def test_only_images_with_text_are_scored_again_and_all_end_alike(tmp_path, filt
         before = now
     fresh = filtering(lettered, tmp_path / "other", **how, preset=masked, spotter=spotter)
     assert again.tables() == fresh.tables() != first
-    assert filtering(lettered, output, **how, preset=masked).tables() == first, "back to the first reader"
+    assert filtering(lettered, output, **how, preset=masked).tables() == first, (
+        "back to the first reader"
+    )
 
 
 def test_the_encoder_gets_full_batches(tmp_path, filtering, lettered, model, preset, monkeypatch):
@@ -399,7 +530,15 @@ def test_the_encoder_gets_full_batches(tmp_path, filtering, lettered, model, pre
         return embed(encoder, prepared)
 
     monkeypatch.setattr(Encoder, "embed", counted)
-    filtering(lettered, tmp_path / "out", stages=READ, score=model, preset=preset("{masked: {}}", ANY_TEXT))
+    filtering(
+        lettered,
+        tmp_path / "out",
+        stages=READ,
+        score=model,
+        preset=preset("{masked: {}}", ANY_TEXT),
+    )
     lettered_images = sum(bool(boxes) for boxes in _boxes(tmp_path / "out").values())
     assert sum(given) == WITH_TEXT - 2 + lettered_images
-    assert all(count % model.batch_size == 0 for count in given[:-1]), "a batch that is not full costs as much"
+    assert all(count % model.batch_size == 0 for count in given[:-1]), (
+        "a batch that is not full costs as much"
+    )

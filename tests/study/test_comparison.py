@@ -47,7 +47,9 @@ def test_more_is_better_of_shares_and_less_of_ranks(make_rows: MakeRows) -> None
         assert back is not None and corrected([back])[0].verdict == "worse"
 
 
-def test_the_interval_is_that_of_a_crossed_bootstrap_where_seeds_are_many(make_rows: MakeRows) -> None:
+def test_the_interval_is_that_of_a_crossed_bootstrap_where_seeds_are_many(
+    make_rows: MakeRows,
+) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.05}, seeds=range(20))
     a, b = sides(rows, "all", "kept")
     found = compare(rows, a, b, ITEMS, RANK)
@@ -69,7 +71,10 @@ def test_captions_of_one_image_are_no_observations_of_their_own(make_rows: MakeR
     of_images = compare(rows, a, b, ITEMS, RANK)
     difference = (ranks(rows, b) - ranks(rows, a)).mean(axis=0)
     assert of_images is not None and of_images.images == IMAGES
-    assert math.log1p(of_images.high / 100) - math.log1p(of_images.low / 100) > 2 * difference.std() / IMAGES**0.5
+    assert (
+        math.log1p(of_images.high / 100) - math.log1p(of_images.low / 100)
+        > 2 * difference.std() / IMAGES**0.5
+    )
 
 
 def test_two_seeds_say_too_little(make_rows: MakeRows) -> None:
@@ -103,12 +108,15 @@ def test_a_table_is_corrected_for_all_that_it_compares(make_rows: MakeRows) -> N
     assert found is not None and 0.05 / 60 < found.p < 0.05
     assert corrected([found])[0].verdict == "better"
     assert {one.verdict for one in corrected([found] * 60)} == {"open"}
-    # What would have been seen is a fall of the rank, and larger than what the correction leaves unseen.
+    # What would have been seen is a fall of the rank, and larger than what the correction leaves
+    # unseen.
     alone, among = (corrected([found] * tests)[0].detectable for tests in (1, 60))
     assert among < found.difference < alone < 0
     assert alone == pytest.approx(100 * math.expm1(-(found.paired.detectable or math.nan)))
 
 
-@pytest.mark.parametrize(("measure", "value", "shown"), [(RANK, math.log(30), 30), (R10, 0.25, 25), (HITS, 1.0, 100)])
+@pytest.mark.parametrize(
+    ("measure", "value", "shown"), [(RANK, math.log(30), 30), (R10, 0.25, 25), (HITS, 1.0, 100)]
+)
 def test_people_read_ranks_and_percent(measure: Measure, value: float, shown: float) -> None:
     assert measure.shown(value) == pytest.approx(shown)

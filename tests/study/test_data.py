@@ -41,8 +41,12 @@ def test_features_of_the_web_are_standardised_on_what_is_learnt_from(data: Data)
 
 
 def test_photographs_lie_in_the_space_of_the_web(data: Data) -> None:
-    raw, photographs = data.flickr8k_of_teacher("test").images, data.flickr8k("test")
-    assert photographs.images.shape == (3, 1280) and [len(each) for each in photographs.captions] == [5] * 3
+    raw = data.flickr8k_of_teacher("test").images
+    photographs = data.flickr8k("test")
+    assert (
+        photographs.images.shape == (3, 1280)
+        and [len(each) for each in photographs.captions] == [5] * 3
+    )
     with np.load(data.folder / "web-features.npz") as stored:
         train = stored["features"][stored["split"] == "train"].astype(np.float32)
     varied = train.std(axis=0) > 0
@@ -59,7 +63,10 @@ def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half as many captions were drawn as there are pairs to learn from."""
-    made = {f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)}
+    made = {
+        f"{number:06d}": Decided(f"caption {number}", "text_spotting")
+        for number in range(TRAIN // 2)
+    }
     monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: made)
 
 
@@ -72,11 +79,17 @@ def test_drawn_captions_have_an_image_and_a_verdict_each(data: Data) -> None:
 
 @pytest.mark.usefixtures("drawn_ones")
 def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data) -> None:
-    features, images = data.web(), data.web(48)
+    features = data.web()
+    images = data.web(48)
     assert images.images.shape == (20, 3, 48, 48) and images.images.dtype == np.uint8
     for name in ("captions", "verdict", "split"):
         assert np.array_equal(getattr(images, name), getattr(features, name))
-    colours = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+    colours = {
+        "red": (255, 0, 0),
+        "green": (0, 128, 0),
+        "blue": (0, 0, 255),
+        "yellow": (255, 255, 0),
+    }
     backs = {text: text.split()[-2] for text in images.captions.tolist() if text.endswith("field")}
     for image, text in zip(images.images, images.captions.tolist(), strict=True):
         if (colour := colours.get(backs.get(text, ""))) is not None:
@@ -85,12 +98,17 @@ def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data) -> Non
     assert data.flickr8k("test", 48).images.shape == (3, 3, 48, 48)
 
 
-def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
     data = Data(tmp_path / "none", tmp_path / "cache")
     assert len(data.missing("cpu")) == 7 and len(data.missing("gpu")) == 3
     assert "web/images/shards" in data.missing("gpu")[0]
-    said = r"web-features\.npz.*the claims cat, negatives, rivals, mix, teachers and select.*ARGS='web --manifest TSV'`"
+    said = (
+        r"web-features\.npz.*the claims cat, negatives, rivals, mix, teachers and select.*ARGS='web"
+        r" --manifest TSV'`"
+    )
     with pytest.raises(SetMissing, match=said):
         data.web()
 

@@ -17,7 +17,8 @@ from study.features import FeatureLoader, StoredTransform
 from study.training import Pairs, pair_keys
 from tests.trainer.conftest import write_embeddings
 
-N, D = 40, 6
+N = 40
+D = 6
 FEATURES = np.random.default_rng(0).normal(size=(N, D)).astype(np.float16).astype(np.float32)
 
 
@@ -33,7 +34,11 @@ def last_words(captions: Any) -> Tensor:
 
 
 def loader(
-    place: Path, concepts: Any = (), shape: tuple[int, ...] = (D,), shuffle: int = 20_000, **options: Any
+    place: Path,
+    concepts: Any = (),
+    shape: tuple[int, ...] = (D,),
+    shuffle: int = 20_000,
+    **options: Any,
 ) -> FeatureLoader:
     return FeatureLoader(
         DataSettings(loader="study.features:FeatureLoader", path=str(place), shuffle=shuffle),
@@ -61,7 +66,16 @@ def test_an_epoch_has_every_pair_once_with_its_own_features(place: Path) -> None
 def test_epochs_and_seeds_have_orders_of_their_own_and_a_resume_the_same(place: Path) -> None:
     whole = list(loader(place).epoch(1))
     assert keys(list(loader(place).epoch(1, 2))) == keys(whole)[16:]
-    assert len({tuple(keys(list(loader(place, seed=seed).epoch(e)))) for seed in (1, 2) for e in (0, 1)}) == 4
+    assert (
+        len(
+            {
+                tuple(keys(list(loader(place, seed=seed).epoch(e))))
+                for seed in (1, 2)
+                for e in (0, 1)
+            }
+        )
+        == 4
+    )
     assert keys(list(loader(place, shuffle=0).epoch(1))) == pair_keys("pairs.npz", N)
 
 
@@ -74,7 +88,9 @@ def test_ranks_share_the_batches_of_one_process(place: Path) -> None:
 
 def test_several_captions_of_an_image_are_pairs_that_share_it(tmp_path: Path) -> None:
     image = np.arange(N) // 5
-    Pairs(FEATURES[:8], [f"caption {number}" for number in range(N)], image).save(tmp_path / "x.npz")
+    Pairs(FEATURES[:8], [f"caption {number}" for number in range(N)], image).save(
+        tmp_path / "x.npz"
+    )
     (batch,) = loader(tmp_path / "x.npz", batch_size=N, shuffle=0).epoch(0)
     assert torch.equal(batch.images, torch.from_numpy(FEATURES[:8])[image])
     assert len(batch.image_hash.unique()) == 8 and len(batch.caption_hash.unique()) == N
@@ -82,7 +98,8 @@ def test_several_captions_of_an_image_are_pairs_that_share_it(tmp_path: Path) ->
 
 class Targets:
     def __init__(self, known: int = N):
-        self.heads, self.k = {"objects": N}, 1
+        self.heads = {"objects": N}
+        self.k = 1
         ids = {"objects": np.arange(known, dtype=np.uint32)[:, None]}
         p = {"objects": np.ones((known, 1), np.float16)}
         self.of = ShardTargets("pairs.npz", tuple(pair_keys("pairs.npz", known)), ids, p)
@@ -103,11 +120,15 @@ def test_concept_targets_are_joined_by_key(place: Path, tmp_path: Path) -> None:
 
 def test_embeddings_are_joined_by_key_with_the_crop_that_the_teacher_saw(tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (N, 3, 6, 6), np.uint8)
-    Pairs(images, [f"caption {number}" for number in range(N)], np.arange(N)).save(place := tmp_path / "pairs.npz")
+    Pairs(images, [f"caption {number}" for number in range(N)], np.arange(N)).save(
+        place := tmp_path / "pairs.npz"
+    )
     numbers = np.arange(1, 31)  # the last ten pairs have none
     of_images = [[[number, crop] for crop in range(2)] for number in numbers]
     known = (pair_keys("pairs.npz", 30), of_images, numbers[:, None, None] + [[0, 0]])
-    targets = open_embeddings(write_embeddings(tmp_path / "e", {place: known}, crop_scale=[0.9, 1.0]))
+    targets = open_embeddings(
+        write_embeddings(tmp_path / "e", {place: known}, crop_scale=[0.9, 1.0])
+    )
     batches = list(loader(place, embeddings=[targets], shape=(3, 2, 2)).epoch(0))
     seen = set()
     for batch in batches:
@@ -117,11 +138,15 @@ def test_embeddings_are_joined_by_key_with_the_crop_that_the_teacher_saw(tmp_pat
             assert number == text[0] == (n + 1 if n < 30 else 0)
             if number:
                 top, left = (crop_of(7, key, int(crop))[2:] * 5).astype(int)
-                assert torch.equal(shown, torch.from_numpy(images[n, :, top : top + 2, left : left + 2]))
+                assert torch.equal(
+                    shown, torch.from_numpy(images[n, :, top : top + 2, left : left + 2])
+                )
                 seen.add(crop)
     assert seen == {0, 1}
-    (_, again) = loader(place, embeddings=[targets], shape=(3, 2, 2)).epoch(0, 3)
-    assert torch.equal(again.images, batches[4].images) and torch.equal(again.teacher[0], batches[4].teacher[0])
+    _, again = loader(place, embeddings=[targets], shape=(3, 2, 2)).epoch(0, 3)
+    assert torch.equal(again.images, batches[4].images) and torch.equal(
+        again.teacher[0], batches[4].teacher[0]
+    )
     with pytest.raises(ConceptMismatch, match=r"pairs\.npz .* made from another file"):
         Pairs(images[::-1], [f"caption {number}" for number in range(N)], np.arange(N)).save(place)
         loader(place, embeddings=[targets], shape=(3, 2, 2))
@@ -138,7 +163,12 @@ def test_stored_images_are_cropped_at_random_in_training_and_in_the_middle_else(
     draws = np.array([[0.0, 0.99, 0.9]])
 
     def seen(training: bool, draws: Any) -> list[Any]:
-        return StoredTransform(settings, (3, 2, 2), training=training)(places, draws)[0, 0].round().int().tolist()
+        return (
+            StoredTransform(settings, (3, 2, 2), training=training)(places, draws)[0, 0]
+            .round()
+            .int()
+            .tolist()
+        )
 
     assert seen(False, draws) == [[5, 6], [9, 10]]
     assert seen(True, draws) == [[2, 3], [6, 7]]

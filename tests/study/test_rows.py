@@ -11,23 +11,46 @@ from study.rows import Arm, BrokenRows, Rows
 
 
 def arm(**changes: object) -> Arm:
-    return Arm(**{"claim": "cat", "pool": "natural", "arm": "kept", "budget": 17043, "seed": 0, **changes})  # type: ignore[arg-type]
+    return Arm(
+        **{"claim": "cat", "pool": "natural", "arm": "kept", "budget": 17043, "seed": 0, **changes}
+    )  # type: ignore[arg-type]
 
 
 def write(rows: Rows, one: Arm, value: float = 7.5) -> None:
     ranks = np.array([1, 3, 900])
-    rows.write(one, {"test/t2i/R@10": value}, {"test/t2i": ranks, "test/correct": ranks < 2}, 1.234, {"repeats": 2.0})
+    rows.write(
+        one,
+        {"test/t2i/R@10": value},
+        {"test/t2i": ranks, "test/correct": ranks < 2},
+        1.234,
+        {"repeats": 2.0},
+    )
 
 
 def test_equal_arms_have_one_key_and_others_another() -> None:
     assert arm(settings={"a": 1, "b": 2}).key == arm(settings={"b": 2, "a": 1}).key
-    others = [arm(), arm(seed=1), arm(budget=1), arm(pool="injected"), arm(arm="all"), arm(settings={"a": 1})]
+    others = [
+        arm(),
+        arm(seed=1),
+        arm(budget=1),
+        arm(pool="injected"),
+        arm(arm="all"),
+        arm(settings={"a": 1}),
+    ]
     others += [arm(track="gpu"), arm(track="gpu-tiny")]
     assert len({one.key for one in others}) == len(others)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"claim": "dog"}, {"track": "tpu"}, {"arm": "a/b"}, {"pool": ""}, {"budget": -1}, {"seed": -1}]
+    "wrong",
+    [
+        {"claim": "dog"},
+        {"track": "tpu"},
+        {"arm": "a/b"},
+        {"pool": ""},
+        {"budget": -1},
+        {"seed": -1},
+    ],
 )
 def test_an_arm_that_cannot_be_named_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
@@ -82,7 +105,8 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 
 def test_items_that_are_gone_are_named(tmp_path: Path) -> None:
-    rows, file = Rows(tmp_path), tmp_path / "items" / f"{arm().key}.npz"
+    rows = Rows(tmp_path)
+    file = tmp_path / "items" / f"{arm().key}.npz"
     write(rows, arm())
     for harm in (file.unlink, lambda: file.write_bytes(b"PK\x03\x04 cut off")):
         harm()
@@ -125,6 +149,8 @@ def test_killed_at_any_moment_each_result_is_whole_or_absent(tmp_path: Path) -> 
         rows = Rows(tmp_path)
         found = rows.read("cat")
         assert len(found) > before
-        assert sorted(row.arm.seed for row in found) == list(range(len(found)))  # none twice, none lost
+        assert sorted(row.arm.seed for row in found) == list(
+            range(len(found))
+        )  # none twice, none lost
         for row in found:
             assert rows.items(row.arm)["test/t2i"].tolist() == [1, 3, 900]

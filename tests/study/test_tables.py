@@ -5,7 +5,13 @@ from pathlib import Path
 
 from study.rows import Arm, Rows
 from study.tables import TABLES, lines
-from study.words import matrix, means_in_markdown, separations_in_markdown, table_in_markdown, verdicts_in_words
+from study.words import (
+    matrix,
+    means_in_markdown,
+    separations_in_markdown,
+    table_in_markdown,
+    verdicts_in_words,
+)
 from tests.study.conftest import MakeRows
 
 
@@ -25,8 +31,12 @@ def test_rows_that_chose_something_are_in_no_table(make_rows: MakeRows) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.3})
     before = lines(rows, TABLES["cat"], "cpu")
     [row] = [row for row in rows.read("cat") if (row.arm.arm, row.arm.seed) == ("kept", 0)]
-    chosen = Arm(claim="cat", pool="natural", arm="kept", budget=1000, seed=0, settings={"stage": "tuning"})
-    rows.write(chosen, {}, {name: 0 * ranks + 1 for name, ranks in rows.items(row.arm).items()}, 1.0, {})
+    chosen = Arm(
+        claim="cat", pool="natural", arm="kept", budget=1000, seed=0, settings={"stage": "tuning"}
+    )
+    rows.write(
+        chosen, {}, {name: 0 * ranks + 1 for name, ranks in rows.items(row.arm).items()}, 1.0, {}
+    )
     assert lines(rows, TABLES["cat"], "cpu") == before
 
 
@@ -48,13 +58,17 @@ def test_zero_shot_meets_every_draw(make_hits: MakeRows) -> None:
     ]
 
 
-def test_reversals_and_nulls_are_said_in_words_with_the_size_that_would_have_shown(make_rows: MakeRows) -> None:
+def test_reversals_and_nulls_are_said_in_words_with_the_size_that_would_have_shown(
+    make_rows: MakeRows,
+) -> None:
     make_rows({"all": 0.0, "random": 0.0, "kept": 0.3}, pool="one")
     rows = make_rows({"all": 0.0, "random": 0.3, "kept": 0.0}, pool="two")
     found = lines(rows, TABLES["cat"], "cpu")
     first, reversed_, not_shown = verdicts_in_words(found)
     assert first == "The first arm is better in 2 of 4 comparisons and is worse in 1."
-    assert reversed_.startswith("Reversed: kept by CAT against random of the same size, two, on flickr8k-test: rank +")
+    assert reversed_.startswith(
+        "Reversed: kept by CAT against random of the same size, two, on flickr8k-test: rank +"
+    )
     assert not_shown.startswith("Not shown: kept by CAT against all, two, on flickr8k-test: rank ")
     assert "at 1,000 samples (" in not_shown and not_shown.endswith(" would have been seen).")
 
@@ -63,22 +77,31 @@ def test_a_table_has_at_most_eight_columns_and_a_number_in_a_cell(make_rows: Mak
     rows = make_rows({"all": 0.0, "kept": 0.3})
     found = lines(rows, TABLES["cat"], "cpu")
     head, rule, line = table_in_markdown(TABLES["cat"], found).splitlines()
-    assert head == "| test set | pool | samples seen | repeats | arm against arm | rank, % | low | high |"
+    assert (
+        head
+        == "| test set | pool | samples seen | repeats | arm against arm | rank, % | low | high |"
+    )
     assert rule.count("---") == head.count("|") - 1 == 8
-    assert line.startswith("| flickr8k-test | natural | 1,000 | 2.0 | kept by CAT \u2212 all | **\u22122")
+    assert line.startswith(
+        "| flickr8k-test | natural | 1,000 | 2.0 | kept by CAT \u2212 all | **\u22122"
+    )
     assert re.search(r"\| \*\*\u22122\d\.\d\*\* \| \u2212\d\d\.\d \| \u2212\d\d\.\d \|$", line)
     assert "| R@10, points | low | high |" in table_in_markdown(TABLES["cat"], found, 1)
 
 
 def test_a_table_may_be_of_some_test_sets_only(make_rows: MakeRows) -> None:
     rows = make_rows({"random": 0.0, "cat": 0.3, "all": 0.1}, claim="rivals")
-    assert [(line.b, line.verdict) for line in lines(rows, TABLES["rivals"], "cpu")][1:] == [("cat", "better")]
+    assert [(line.b, line.verdict) for line in lines(rows, TABLES["rivals"], "cpu")][1:] == [
+        ("cat", "better")
+    ]
     assert lines(rows, TABLES["reading"], "cpu") == []
 
 
 def test_a_matrix_has_a_row_for_each_arm_and_a_column_for_each_pool(make_rows: MakeRows) -> None:
     make_rows({"random": 0.0, "cat": 0.3}, claim="rivals", pool="natural", repeats=5.0)
-    rows = make_rows({"random": 0.0, "cat": 0.3, "t": -0.3}, claim="rivals", pool="lettered-40", repeats=9.0)
+    rows = make_rows(
+        {"random": 0.0, "cat": 0.3, "t": -0.3}, claim="rivals", pool="lettered-40", repeats=9.0
+    )
     head, _, *body = matrix(lines(rows, TABLES["rivals"], "cpu")).splitlines()
     assert head == "| arm | lettered-40, 9.0 times | natural, 5.0 times |"
     assert re.fullmatch(r"\| T \| \*\*\+3\d\.\d\*\* \|  \|", body[0])
@@ -90,7 +113,9 @@ def test_means_are_over_seeds_and_leave_out_what_chose_something(tmp_path: Path)
     for seed, rank in enumerate((10.0, 40.0)):
         metrics = {"flickr8k-test/t2i/gm_rank": rank, "flickr8k-test/t2i/R@10": rank}
         for settings in ({}, {"stage": "tuning"}):
-            one = Arm(claim="cat", pool="natural", arm="kept", budget=1000, seed=seed, settings=settings)
+            one = Arm(
+                claim="cat", pool="natural", arm="kept", budget=1000, seed=seed, settings=settings
+            )
             rows.write(one, metrics, {}, 1.0, {"repeats": 2.5})
     _, _, *body = means_in_markdown(rows.read("cat")).splitlines()
     assert body == ["| flickr8k-test | natural | 1,000 | kept by CAT | 2 | 2.5 | 20.0 | 25.0 |"]
@@ -98,8 +123,15 @@ def test_means_are_over_seeds_and_leave_out_what_chose_something(tmp_path: Path)
 
 def test_separations_are_means_over_the_scorers(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
-    for seed, score in enumerate((0.8, 0.9, 0.7, 0.1)):  # the fourth seed has the first scorer again
+    for seed, score in enumerate(
+        (0.8, 0.9, 0.7, 0.1)
+    ):  # the fourth seed has the first scorer again
         one = Arm(claim="rivals", pool="injected", arm="all", budget=1000, seed=seed)
-        rows.write(one, {}, {}, 1.0, {"separates": {"score": score if seed < 3 else 0.8, "mix": 0.95}})
+        rows.write(
+            one, {}, {}, 1.0, {"separates": {"score": score if seed < 3 else 0.8, "mix": 0.95}}
+        )
     head, _, row = separations_in_markdown(rows.read("rivals")).splitlines()
-    assert head == "| pool | score | mix | spread of score |" and row == "| injected | 0.800 | 0.950 | 0.200 |"
+    assert (
+        head == "| pool | score | mix | spread of score |"
+        and row == "| injected | 0.800 | 0.950 | 0.200 |"
+    )

@@ -18,13 +18,20 @@ def test_a_vocabulary_is_what_occurs_often_enough() -> None:
 
 
 def test_a_tower_without_its_words_is_named() -> None:
-    with pytest.raises(BadTower, match=r"text_cfg of the tower study.towers:BagOfWords lacks 'words'; add it"):
+    with pytest.raises(
+        BadTower, match=r"text_cfg of the tower study.towers:BagOfWords lacks 'words'; add it"
+    ):
         own_tokenizer({"tower": "study.towers:BagOfWords", "context_length": 6})
 
 
 def test_padding_changes_nothing() -> None:
     torch.manual_seed(0)
-    settings = {"tower": "study.towers:BagOfWords", "width": 8, "context_length": 6, "words": ["dog"] * 7}
+    settings = {
+        "tower": "study.towers:BagOfWords",
+        "width": 8,
+        "context_length": 6,
+        "words": ["dog"] * 7,
+    }
     tower = build_tower(settings, 4, vocab_size=9).eval()
     short = torch.tensor([[2, 5, 0, 0, 0, 0]])
     torch.testing.assert_close(tower(short), tower(short[:, :2]))

@@ -1,5 +1,5 @@
-"""Training on pairs in memory with small towers: a stopped run ends with the bits of an undisturbed one, what does not
-fit is refused before the first step."""
+"""Training on pairs in memory with small towers: a stopped run ends with the bits of an undisturbed
+one, what does not fit is refused before the first step."""
 
 import os
 import signal
@@ -36,13 +36,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def config(kind: str, tmp_path: Path) -> Callable[..., Config]:
-    """A run on 96 pairs of 8 kinds, each with its own word: features with noise, or images of one colour."""
-    random, labels = np.random.default_rng(0), np.arange(96) % KINDS
+    """A run on 96 pairs of 8 kinds, each with its own word: features with noise, or images of one
+    colour."""
+    random = np.random.default_rng(0)
+    labels = np.arange(96) % KINDS
     if kind == "features":
         images = (np.eye(KINDS)[labels] + 0.1 * random.normal(size=(96, KINDS))).astype(np.float32)
     else:
         colours = random.integers(0, 256, size=(KINDS, 3, 1, 1))
-        images = np.clip(colours[labels] + random.integers(0, 20, (96, 3, 16, 14)), 0, 255).astype(np.uint8)
+        images = np.clip(colours[labels] + random.integers(0, 20, (96, 3, 16, 14)), 0, 255).astype(
+            np.uint8
+        )
     captions = [f"thing{kind} {row}" for row, kind in enumerate(labels)]
     Pairs(images, captions, np.arange(96)).save(tmp_path / "pairs.npz")
 
@@ -77,7 +81,9 @@ def _unheard(line: str) -> None:
 def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(config, tmp_path):
     said: list[str] = []
     train(config(), tmp_path / "calm", said.append)
-    assert said[-1].startswith(f"model in {tmp_path}/calm/export/, for open_diht.trainer.export.load(")
+    assert said[-1].startswith(
+        f"model in {tmp_path}/calm/export/, for open_diht.trainer.export.load("
+    )
     assert TEXT["tower"] in said[-1]
 
     def stop_at(line: str) -> None:
@@ -88,8 +94,11 @@ def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(config, tmp_path
     assert not stopped.finished and stopped.step == 4
     assert train(config(), tmp_path / "stopped", stop_at).step == 17
     assert train(config(), tmp_path / "stopped", _unheard).finished
-    calm, other = weights(tmp_path / "calm"), weights(tmp_path / "stopped")
-    assert calm.keys() == other.keys() and all(torch.equal(calm[name], other[name]) for name in calm)
+    calm = weights(tmp_path / "calm")
+    other = weights(tmp_path / "stopped")
+    assert calm.keys() == other.keys() and all(
+        torch.equal(calm[name], other[name]) for name in calm
+    )
 
 
 @pytest.mark.parametrize("kind", ["features"], indirect=True)
@@ -99,7 +108,10 @@ def test_other_data_or_words_are_another_run(config: Callable[..., Config], tmp_
     words = [f"thing{number}" for number in reversed(range(KINDS))]
     with pytest.raises(WrongUse, match=r"another model\.architecture\.text_cfg\.words"):
         train(config(words, **short), tmp_path / "run", _unheard)
-    branch: dict[str, Any] = {"branch": {"path": str(tmp_path / "run")}, "schedule": {"samples": 32}}
+    branch: dict[str, Any] = {
+        "branch": {"path": str(tmp_path / "run")},
+        "schedule": {"samples": 32},
+    }
     with pytest.raises(WrongUse, match="another text_cfg"):
         train(config(words, **branch), tmp_path / "branch", _unheard)
     assert train(config(**branch), tmp_path / "branch", _unheard).finished
@@ -128,7 +140,10 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         (tmp_path / "zero" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "zero" / name / "0.png")
     for sections, message in (
-        ({"schedule": {"micro_batches": 2}}, "model.batch_norm is batch, with 1 ranks and schedule.micro_b"),
+        (
+            {"schedule": {"micro_batches": 2}},
+            "model.batch_norm is batch, with 1 ranks and schedule.micro_b",
+        ),
         ({"check": {"zero_shot": str(tmp_path / "zero")}}, "zero needs images"),
     ):
         with pytest.raises(WrongUse, match=message):

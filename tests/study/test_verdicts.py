@@ -15,13 +15,13 @@ def test_sigterm_ends_the_filter_too(tmp_path: Path) -> None:
     mark = tmp_path / "started"
     sleeper = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     (tmp_path / "interrupted.py").write_text(
-        "import subprocess\n"
-        "from study.verdicts import run_filter\n"
-        "begin = subprocess.Popen\n"
-        f"subprocess.Popen = lambda command, **named: begin([command[0], '-c', {sleeper!r}], **named)\n"
-        "run_filter()\n"
+        "import subprocess\nfrom study.verdicts import run_filter\nbegin ="
+        " subprocess.Popen\nsubprocess.Popen = lambda command, **named: begin([command[0], '-c',"
+        f" {sleeper!r}], **named)\nrun_filter()\n"
     )
-    study = subprocess.Popen([sys.executable, tmp_path / "interrupted.py"], env={**os.environ, "PYTHONPATH": ROOT})
+    study = subprocess.Popen(
+        [sys.executable, tmp_path / "interrupted.py"], env={**os.environ, "PYTHONPATH": ROOT}
+    )
     while not (mark.exists() and mark.read_text()):
         assert study.poll() is None
         time.sleep(0.01)

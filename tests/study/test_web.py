@@ -1,4 +1,5 @@
-"""Pairs of the web from a manifest: which runs of the filter are asked for, and what is made of their outputs."""
+"""Pairs of the web from a manifest: which runs of the filter are asked for, and what is made of
+their outputs."""
 
 from pathlib import Path
 
@@ -36,12 +37,27 @@ class Filter:
         if len(self.runs) == 1:
             (output / "shards").mkdir(parents=True)
             for name, keys in SHARDS.items():
-                image = {key: jpeg(Image.new("RGB", (40, 30), (SHADES[key],) * 3), 90) for key in keys}
-                write_tar(output / "shards" / f"{name}.tar", ((key, {"jpg": image[key], "txt": key}) for key in keys))
+                image = {
+                    key: jpeg(Image.new("RGB", (40, 30), (SHADES[key],) * 3), 90) for key in keys
+                }
+                write_tar(
+                    output / "shards" / f"{name}.tar",
+                    ((key, {"jpg": image[key], "txt": key}) for key in keys),
+                )
             return
         for kind in ("kept", "rejected"):
-            rows = [(key, *said) for key, said in SAID.items() if (said[1] == "kept") == (kind == "kept")]
-            table = dict(zip(("__key__", "caption", "reason"), map(list, zip(*rows, strict=True)), strict=True))
+            rows = [
+                (key, *said)
+                for key, said in SAID.items()
+                if (said[1] == "kept") == (kind == "kept")
+            ]
+            table = dict(
+                zip(
+                    ("__key__", "caption", "reason"),
+                    map(list, zip(*rows, strict=True)),
+                    strict=True,
+                )
+            )
             (output / kind).mkdir(parents=True)
             pq.write_table(pa.table(table), output / kind / "part-00000.parquet")
 
@@ -58,7 +74,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Filter]
     monkeypatch.setattr(web, "tar_features", brightness)
     monkeypatch.setattr(web, "HELD", 0.5)
     manifest = tmp_path / "manifest.tsv"
-    manifest.write_text("".join(f"caption {n}\thttp://127.0.0.1/{n}.jpg\n" for n in range(6)), encoding="utf-8")
+    manifest.write_text(
+        "".join(f"caption {n}\thttp://127.0.0.1/{n}.jpg\n" for n in range(6)), encoding="utf-8"
+    )
     said: list[str] = []
     assert make_web(manifest, 5, tmp_path / "sets", said.append, ["--download-timeout", "5"]) == 4
     assert said == [f"web: 4 of 5 pairs in {tmp_path / 'sets' / 'web-features.npz'}"]
@@ -71,7 +89,9 @@ def test_all_images_are_fetched_before_cat_decides(made: tuple[Path, Filter]) ->
     assert fetching["--stages"] == "download,export" and fetching["--download-timeout"] == "5"
     assert len(Path(fetching["--input"]).read_text(encoding="utf-8").splitlines()) == 5
     assert deciding["--stages"] == "captions,spotting"
-    assert sorted(folder.glob("web/images/shards/*.tar")) == sorted(Path("/").glob(deciding["--input"][1:]))
+    assert sorted(folder.glob("web/images/shards/*.tar")) == sorted(
+        Path("/").glob(deciding["--input"][1:])
+    )
 
 
 def test_features_captions_and_verdicts_are_of_the_same_pairs(made: tuple[Path, Filter]) -> None:
@@ -82,7 +102,9 @@ def test_features_captions_and_verdicts_are_of_the_same_pairs(made: tuple[Path, 
         assert set(stored["split"].tolist()) == {"held", "train"}
 
 
-def test_the_images_of_the_shards_are_those_of_the_features(made: tuple[Path, Filter], tmp_path: Path) -> None:
+def test_the_images_of_the_shards_are_those_of_the_features(
+    made: tuple[Path, Filter], tmp_path: Path
+) -> None:
     data = Data(made[0], tmp_path / "cache")
     assert data.has("web-images")
     found = data.web(16)
@@ -96,8 +118,11 @@ def test_whether_a_pair_is_held_out_is_decided_by_its_key_alone(made: tuple[Path
     def images(shard: Path) -> np.ndarray:
         return np.zeros((len(list(samples(shard))), 1))
 
-    there, shards = pairs_of(made[0], images), made[0] / "web/images/shards"
+    there = pairs_of(made[0], images)
+    shards = made[0] / "web/images/shards"
     (shards / "00000.tar").rename(shards / "00002.tar")
     back = pairs_of(made[0], images)
     assert there.captions.tolist() != back.captions.tolist()
-    assert dict(zip(there.captions, there.split, strict=True)) == dict(zip(back.captions, back.split, strict=True))
+    assert dict(zip(there.captions, there.split, strict=True)) == dict(
+        zip(back.captions, back.split, strict=True)
+    )

@@ -1,4 +1,5 @@
-"""What the trainer's tests share: the textbook losses, shards of drawn images, small models, several ranks."""
+"""What the trainer's tests share: the textbook losses, shards of drawn images, small models,
+several ranks."""
 
 import hashlib
 import json
@@ -47,13 +48,15 @@ def interrupted(config: Any, workdir: Path, at: int) -> tuple[Any, list[str]]:
 
 
 def losses(workdir: Path) -> list[float]:
-    """The loss of each step in the log of a run; of a step that was taken again the last line counts."""
+    """The loss of each step in the log of a run; of a step that was taken again the last line
+    counts."""
     return list({line["step"]: line["loss"] for line in entries(workdir, "step")}.values())
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Bits depend on the number of threads, and other tests of the same process may have set another."""
+    """Bits depend on the number of threads, and other tests of the same process may have set
+    another."""
     torch.set_num_threads(1)
 
 
@@ -61,7 +64,15 @@ def one_thread() -> None:
 def textbook() -> Callable[..., Any]:
     """HN-NCE as the paper writes it, exponentials and all; give it float64."""
 
-    def losses(x: Any, y: Any, scale: Any, alpha: float, beta: float, detach: bool = False, same: Any = None) -> Any:
+    def losses(
+        x: Any,
+        y: Any,
+        scale: Any,
+        alpha: float,
+        beta: float,
+        detach: bool = False,
+        same: Any = None,
+    ) -> Any:
         s = scale * x @ y.T
         positive = s.diagonal()
         out = torch.eye(len(s), dtype=torch.bool) if same is None else same
@@ -77,22 +88,30 @@ def textbook() -> Callable[..., Any]:
 
 def drawn(number: int, side: int = 40) -> tuple[bytes, bytes]:
     """Image and caption `number`: shape, colour, background, place; all different below 512."""
-    shape, number_left = SHAPES[number % 4], number // 4
-    colour, background = COLOURS[number_left % 8], COLOURS[(number_left // 8 + number_left % 8 + 1) % 8]
+    shape = SHAPES[number % 4]
+    number_left = number // 4
+    colour = COLOURS[number_left % 8]
+    background = COLOURS[(number_left // 8 + number_left % 8 + 1) % 8]
     left = (number_left // 64) % 2 == 0
     image = Image.new("RGB", (side, side), background)
-    pen, x = ImageDraw.Draw(image), 2 if left else side // 2
+    pen = ImageDraw.Draw(image)
+    x = 2 if left else side // 2
     box = (x, side // 4, x + side // 2 - 4, 3 * side // 4)
     if shape == "circle":
         pen.ellipse(box, fill=colour)
     elif shape == "square":
         pen.rectangle(box, fill=colour)
     elif shape == "triangle":
-        pen.polygon([(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) // 2, box[1])], fill=colour)
+        pen.polygon(
+            [(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) // 2, box[1])], fill=colour
+        )
     else:
         pen.line([(box[0], box[1]), (box[2], box[3])], fill=colour, width=4)
         pen.line([(box[0], box[3]), (box[2], box[1])], fill=colour, width=4)
-    return encode(image, "PNG"), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}".encode()
+    return (
+        encode(image, "PNG"),
+        f"a {colour} {shape} on {background} on the {'left' if left else 'right'}".encode(),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -101,17 +120,21 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     for shard in range(3):
         numbers = range(32 * shard, 32 * shard + 32)
-        samples = ((f"{n:032x}-{n:06d}", dict(zip(("png", "txt"), drawn(n), strict=True))) for n in numbers)
+        samples = (
+            (f"{n:032x}-{n:06d}", dict(zip(("png", "txt"), drawn(n), strict=True))) for n in numbers
+        )
         write_tar(folder / f"{shard:05d}.tar", samples)
     return folder
 
 
 @pytest.fixture(scope="session")
 def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every fortieth pair has none."""
+    """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every
+    fortieth pair has none."""
     from open_diht.trainer.concepts.targets import ShardTargets, packed
 
-    folder, entries = tmp_path_factory.mktemp("targets"), []
+    folder = tmp_path_factory.mktemp("targets")
+    entries = []
     for shard, tar in enumerate(sorted(shards.glob("*.tar"))):
         numbers = range(32 * shard, 32 * shard + 32)
         ids = {
@@ -124,27 +147,50 @@ def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{tar.stem}.npz").write_bytes(content)
         digests = {"sha256": content, "tar_sha256": tar.read_bytes()}
         entry = {"shard": tar.name, "file": f"{tar.stem}.npz", "samples": 32}
-        entries.append(entry | {name: hashlib.sha256(each).hexdigest() for name, each in digests.items()})
+        entries.append(
+            entry | {name: hashlib.sha256(each).hexdigest() for name, each in digests.items()}
+        )
     manifest = {"version": 1, "heads": {"objects": 4, "attributes": 8}, "k": 2, "shards": entries}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
-def write_embeddings(folder: Path, of: dict[Path, tuple[list[str], Any, Any]], **about: Any) -> Path:
-    """Embeddings of the keys of tars, images (n, crops, d) and texts (n, captions, d), as a teacher's run stores them;
-    `about` is more of the manifest."""
+def write_embeddings(
+    folder: Path, of: dict[Path, tuple[list[str], Any, Any]], **about: Any
+) -> Path:
+    """Embeddings of the keys of tars, images (n, crops, d) and texts (n, captions, d), as a
+    teacher's run stores them; `about` is more of the manifest."""
     from open_diht.common.shard_index import packed_keys
 
     (folder / "targets").mkdir(parents=True)
     entries = []
     for tar, (keys, image, text) in of.items():
         place = folder / "targets" / f"{tar.stem}.npz"
-        np.savez(place, keys=packed_keys(keys), image=np.asarray(image, np.float16), text=np.asarray(text, np.float16))
+        np.savez(
+            place,
+            keys=packed_keys(keys),
+            image=np.asarray(image, np.float16),
+            text=np.asarray(text, np.float16),
+        )
         digests = {"sha256": place, "tar_sha256": tar}
-        entry = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in digests.items()}
+        entry = {
+            name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in digests.items()
+        }
         entries.append({"shard": tar.name, "file": place.name, **entry})
-    known = {"version": 1, "teacher": "drawn", "dimension": np.shape(image)[2], "crops": np.shape(image)[1], "seed": 7}
-    known |= {"temperature": 0.1, "crop_scale": None, "captions": ["caption"], "shards": entries, **about}
+    known = {
+        "version": 1,
+        "teacher": "drawn",
+        "dimension": np.shape(image)[2],
+        "crops": np.shape(image)[1],
+        "seed": 7,
+    }
+    known |= {
+        "temperature": 0.1,
+        "crop_scale": None,
+        "captions": ["caption"],
+        "shards": entries,
+        **about,
+    }
     (folder / "targets" / "manifest.json").write_text(json.dumps(known))
     return folder
 
@@ -163,7 +209,8 @@ ONE_LAYER: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
-    """Plain values of a configuration that takes milliseconds per step, with `section={...}` on top."""
+    """Plain values of a configuration that takes milliseconds per step, with `section={...}` on
+    top."""
     from open_diht.trainer.config_files import merged
 
     def values(**sections: Any) -> dict[str, Any]:
@@ -200,21 +247,31 @@ STATEFUL: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def words(tiny_values: Callable[..., dict[str, Any]], shards: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def words(
+    tiny_values: Callable[..., dict[str, Any]], shards: Path, tmp_path: Path
+) -> Callable[..., list[str]]:
     """The words of the command for a run in `tmp_path / "w"`, whose file has these sections."""
 
     def make(**sections: Any) -> list[str]:
         values = tiny_values(**sections)
         del values["data"]["sources"]
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
-        return ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+        return [
+            "--data",
+            str(shards),
+            "--config",
+            str(tmp_path / "mine.yaml"),
+            "--workdir",
+            str(tmp_path / "w"),
+        ]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def on_ranks(forks: Forks) -> Callable[..., None]:
-    """Calls `function(folder)` of a test file on several ranks with gloo; fails where one of them does."""
+    """Calls `function(folder)` of a test file on several ranks with gloo; fails where one of them
+    does."""
 
     def call(file: str, function: str, world: int, folder: Path) -> None:
         forks.call_on_ranks(world, file, function, folder, folder=folder)
@@ -239,8 +296,13 @@ def features() -> Callable[..., tuple[Any, Any]]:
 
     def make(n: int, d: int = 8, noise: float = 0.7, seed: int = 0) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(seed)
-        x = torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
-        y = x + noise / math.sqrt(d) * torch.randn(n, d, generator=generator, dtype=torch.float64) * 2
+        x = torch.nn.functional.normalize(
+            torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1
+        )
+        y = (
+            x
+            + noise / math.sqrt(d) * torch.randn(n, d, generator=generator, dtype=torch.float64) * 2
+        )
         return x, torch.nn.functional.normalize(y, dim=1)
 
     return make

@@ -15,7 +15,9 @@ from open_diht.trainer.config_files import load_config
 from open_diht.trainer.loop import train
 
 LIMIT_S = 240.0
-TWO_CHECKPOINTS = 7  # the first step that is logged after the second of checkpoints at every third step
+TWO_CHECKPOINTS = (
+    7  # the first step that is logged after the second of checkpoints at every third step
+)
 
 
 def start(config: str, workdir: Path, world: int) -> list[int]:
@@ -31,8 +33,15 @@ def start(config: str, workdir: Path, world: int) -> list[int]:
             status = 1
             try:
                 if world > 1:
-                    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-                    os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+                    names = {
+                        "RANK": rank,
+                        "LOCAL_RANK": rank,
+                        "WORLD_SIZE": world,
+                        "MASTER_PORT": port,
+                    }
+                    os.environ.update(
+                        {name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1"
+                    )
                 with open(workdir.with_suffix(f".{rank}.txt"), "a") as out:
                     os.dup2(out.fileno(), 1)
                     os.dup2(out.fileno(), 2)
@@ -57,8 +66,9 @@ def finish(children: list[int]) -> None:
 
 
 def kill_at(children: list[int], workdir: Path, step: int) -> int:
-    """SIGKILL to the ranks once a step is logged, as when memory runs out; the step reached. The loader's workers live
-    on for the seconds until they miss them, and are not in the way of a restart."""
+    """SIGKILL to the ranks once a step is logged, as when memory runs out; the step reached. The
+    loader's workers live on for the seconds until they miss them, and are not in the way of a
+    restart."""
     began = time.monotonic()
     while (reached := max(losses(workdir), default=0)) < step:
         if time.monotonic() - began > LIMIT_S:
@@ -71,8 +81,8 @@ def kill_at(children: list[int], workdir: Path, step: int) -> int:
 
 
 def stop_at(children: list[int], workdir: Path, step: int, pause_s: float) -> tuple[int, int]:
-    """SIGTERM to all processes, workers included, `pause_s` after a step is logged; the step reached and how many of
-    them no checkpoint has."""
+    """SIGTERM to all processes, workers included, `pause_s` after a step is logged; the step
+    reached and how many of them no checkpoint has."""
     began = time.monotonic()
     while max(losses(workdir), default=0) < step and time.monotonic() - began < LIMIT_S:
         time.sleep(0.01)
@@ -114,7 +124,11 @@ def same_bits(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same_bits(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(same_bits(one[k], other[k]) for k in one)
+        )
     if isinstance(one, list | tuple):
         if not isinstance(other, list | tuple) or len(one) != len(other):
             return False
@@ -122,24 +136,31 @@ def same_bits(one: object, other: object) -> bool:
     return one == other
 
 
-def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: int, how: str) -> None:
-    """Into found.json: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed
-    run and a run that is interrupted at random steps, each on `world` ranks. `how`: "tear", with SIGKILL, first when
-    there are two checkpoints, of which the newest is damaged after it; or "stop", asked to at random moments: every
-    process of every rank gets SIGTERM, twice, as from `scancel` and then torchrun; `lost` are the steps that no
-    checkpoint then has."""
+def kill_and_compare(
+    config: str, folder: Path, world: int, kills: int, seed: int, how: str
+) -> None:
+    """Into found.json: steps at which runs were killed, whether loss curves and final bits are
+    equal. An undisturbed run and a run that is interrupted at random steps, each on `world` ranks.
+    `how`: "tear", with SIGKILL, first when there are two checkpoints, of which the newest is
+    damaged after it; or "stop", asked to at random moments: every process of every rank gets
+    SIGTERM, twice, as from `scancel` and then torchrun; `lost` are the steps that no checkpoint
+    then has."""
     torch.set_num_threads(1)
-    calm, killed = folder / "calm", folder / "killed"
+    calm = folder / "calm"
+    killed = folder / "killed"
     finish(start(config, calm, world))
     expected = losses(calm)
     draw = random.Random(seed)
-    at, reached, lost = [], 0, 0
+    at = []
+    reached = 0
+    lost = 0
     for number in range(kills):
         if reached == max(expected):  # it came to its end before the signal
             break
         children = start(config, killed, world)
         if how == "stop":
-            step, pause_s = draw.randint(reached + 1, max(reached + 1, max(expected) - 2)), draw.uniform(0, 0.2)
+            step = draw.randint(reached + 1, max(reached + 1, max(expected) - 2))
+            pause_s = draw.uniform(0, 0.2)
             reached, missing = stop_at(children, killed, step, pause_s)
             at.append(reached)
             lost += missing
@@ -156,6 +177,7 @@ def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: in
     model = [(path / "model.safetensors").read_bytes() for path in newest]
     damaged = [path.name for path in (killed / "checkpoints").glob("damaged-*")]
     (folder / "found.json").write_text(json.dumps({
-        "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected, "model": model[0] == model[1],
-        "training": same_bits(*states), "damaged": damaged, "lost": lost,
+        "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected,
+        "model": model[0] == model[1], "training": same_bits(*states), "damaged": damaged,
+        "lost": lost,
     }))  # fmt: skip

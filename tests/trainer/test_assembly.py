@@ -32,16 +32,24 @@ def test_float32_is_rounded_where_it_is_asked_for_alone(tf32, flags, tiny_config
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
 
 
-def test_a_selection_that_does_not_fill_the_batches_is_said(tiny_config: Callable[..., Any]) -> None:
+def test_a_selection_that_does_not_fill_the_batches_is_said(
+    tiny_config: Callable[..., Any],
+) -> None:
     config = tiny_config(data={"selection": "a"}, schedule={"batch_size": 32})
-    assert "900 samples do not fill batches of 32: the run reads 28 more" in _about_rounding(config, 900, 29)
+    assert "900 samples do not fill batches of 32: the run reads 28 more" in _about_rounding(
+        config, 900, 29
+    )
     assert not _about_rounding(config, 896, 28) and not _about_rounding(tiny_config(), 900, 29)
 
 
-def test_bf16_that_is_emulated_is_said(tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_that_is_emulated_is_said(
+    tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny_config(run={"precision": "bf16"})
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation
+    )
     assert "run.precision bf16 is emulated on Tesla V100" in _about_precision(config, GPU)
     assert not _about_precision(config, torch.device("cpu"))
     assert not _about_precision(tiny_config(run={"precision": "fp16"}), GPU)
@@ -49,7 +57,9 @@ def test_bf16_that_is_emulated_is_said(tiny_config: Callable[..., Any], monkeypa
     assert not _about_precision(config, GPU)
 
 
-def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_cannot_be_built_are_said_and_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     monkeypatch.setattr(hn_nce, "without_kernels", hn_nce.without_kernels.__wrapped__)
@@ -65,7 +75,9 @@ def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pyt
         ("gcc", (8, 0), "", "triton"),
     ):
         monkeypatch.setattr(shutil, "which", lambda name, found=compiler: found)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=generation: found)
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, found=generation: found
+        )
         remark = HnNce().remark(GPU)
         assert why in remark if why else not remark
         assert HnNce()._chosen(large, large) == form
@@ -74,7 +86,9 @@ def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pyt
 
 def test_kernels_that_were_asked_for_and_cannot_run_are_refused(tiny_config, tmp_path, monkeypatch):
     kernels = HnNce(implementation="triton")
-    with pytest.raises(WrongUse, match=r"loss.implementation triton: .*need a GPU, and .* is cpu: set it to auto"):
+    with pytest.raises(
+        WrongUse, match=r"loss.implementation triton: .*need a GPU, and .* is cpu: set it to auto"
+    ):
         train(tiny_config(loss={"implementation": "triton"}), tmp_path / "w")
     monkeypatch.setattr(hn_nce, "without_kernels", lambda device: "the package is not installed")
     with pytest.raises(WrongUse, match=r"triton: .*; the package is not installed: set it to auto"):
@@ -88,7 +102,11 @@ def test_a_short_run_is_told_that_its_scale_is_too_high_for_beta(tiny_config, tm
     said = about_scale(load_config("tiny", ["model.temperature=0.07", "loss.beta=0.5"], DATA), 30)
     assert "loss.beta 0.5 at model.temperature 0.07, a scale of 14.3: 30 steps" in said
     assert "model.temperature=0.2 (a scale of 5)" in said
-    words = ["loss.beta=0"], ["loss.name=infonce"], ["model.warm_start=weights.pt", "model.warm_start_image=''"]
+    words = (
+        ["loss.beta=0"],
+        ["loss.name=infonce"],
+        ["model.warm_start=weights.pt", "model.warm_start_image=''"],
+    )
     for config in (load_config("tiny", ["model.temperature=0.07", *more], DATA) for more in words):
         assert not about_scale(config, 30)
     assert not about_scale(load_config("tiny", base=DATA), 30)

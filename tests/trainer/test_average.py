@@ -1,4 +1,5 @@
-"""Averages of two exports: exact at the ends, refused for others, with their provenance, evaluated as any export."""
+"""Averages of two exports: exact at the ends, refused for others, with their provenance, evaluated
+as any export."""
 
 import json
 import re
@@ -21,12 +22,18 @@ from open_diht.trainer.transforms import preprocessing
 from tests.tiny_clip import TINY
 
 
-def exported(folder: Path, seed: int, transform: TransformSettings | None = None, **changes: Any) -> Path:
+def exported(
+    folder: Path, seed: int, transform: TransformSettings | None = None, **changes: Any
+) -> Path:
     torch.manual_seed(seed)
     shape = merged(TINY, changes)
     card = f"---\ntags: [clip]\n---\n# Card of {seed}\n\n## Use\n"
     return export(
-        folder, shape, build(shape, 0.07).state_dict(), preprocessing(transform or TransformSettings(), 32), card
+        folder,
+        shape,
+        build(shape, 0.07).state_dict(),
+        preprocessing(transform or TransformSettings(), 32),
+        card,
     )
 
 
@@ -38,7 +45,10 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_ends_are_the_models_and_between_them_lies_their_mean(alpha, pair, tmp_path, capsys):
     assert main([*map(str, pair), "--alpha", str(alpha), "--output", str(tmp_path / "ab")]) == 0
-    assert f"average in {tmp_path}/ab/, for open_clip.create_model_and_transforms(" in capsys.readouterr().out
+    assert (
+        f"average in {tmp_path}/ab/, for open_clip.create_model_and_transforms("
+        in capsys.readouterr().out
+    )
     a, b, found = (load_file(folder / WEIGHTS) for folder in (*pair, tmp_path / "ab"))
     assert found.keys() == a.keys()
     for name, value in found.items():
@@ -48,7 +58,10 @@ def test_the_ends_are_the_models_and_between_them_lies_their_mean(alpha, pair, t
     card = (tmp_path / "ab" / "README.md").read_text()
     assert card.startswith("---\ntags: [clip]\n---\n") and card.count("---\ntags") == 1
     for seed, folder in enumerate(pair, 1):
-        assert f"| `{folder}` | `{sha256_file(folder / WEIGHTS)}` |" in card and f"### Card of {seed}" in card
+        assert (
+            f"| `{folder}` | `{sha256_file(folder / WEIGHTS)}` |" in card
+            and f"### Card of {seed}" in card
+        )
     assert f"with alpha {alpha:g}" in card
     load(tmp_path / "ab")
 
@@ -86,10 +99,22 @@ def test_the_data_of_both_count(a, b, says, pair, tmp_path):
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "longer texts": ({"text_cfg": {"context_length": 16}}, r"architectures: positional_embedding is .*77.* and .*16"),
-    "more layers": ({"text_cfg": {"layers": 2}}, r"transformer\.resblocks\.1\.\S+ is not there in the first and "),
-    "heads": ({"text_cfg": {"heads": 4}}, r"differ in model_cfg\.text_cfg\.heads of open_clip_config\.json"),
-    "pixels": ({"transform": TransformSettings(mean=(0.5, 0.5, 0.5))}, r"differ in preprocess_cfg\.mean"),
+    "longer texts": (
+        {"text_cfg": {"context_length": 16}},
+        r"architectures: positional_embedding is .*77.* and .*16",
+    ),
+    "more layers": (
+        {"text_cfg": {"layers": 2}},
+        r"transformer\.resblocks\.1\.\S+ is not there in the first and ",
+    ),
+    "heads": (
+        {"text_cfg": {"heads": 4}},
+        r"differ in model_cfg\.text_cfg\.heads of open_clip_config\.json",
+    ),
+    "pixels": (
+        {"transform": TransformSettings(mean=(0.5, 0.5, 0.5))},
+        r"differ in preprocess_cfg\.mean",
+    ),
 }
 
 
@@ -104,7 +129,10 @@ def test_other_architectures_are_refused(name, pair, tmp_path, capsys):
 
 
 def test_wrong_words(pair, tmp_path, capsys):
-    for b, output, says in ((pair[1], pair[1], "exists; name"), (tmp_path, tmp_path / "o", "not an exported model")):
+    for b, output, says in (
+        (pair[1], pair[1], "exists; name"),
+        (tmp_path, tmp_path / "o", "not an exported model"),
+    ):
         assert main([str(pair[0]), str(b), "--output", str(output)]) == 2
         assert says in capsys.readouterr().err
     assert main([*map(str, pair), "--alpha", "1.5", "--output", str(tmp_path / "o")]) == 2
@@ -122,7 +150,14 @@ def test_an_average_is_evaluated(pair, tmp_path):
         assert main([*map(str, pair), "--alpha", alpha, "--output", str(tmp_path / alpha)]) == 0
     found = {}
     for model in (pair[1], tmp_path / "1", tmp_path / "0.5"):
-        words = ["--model", str(model), "--tasks", "stamps", "--output", str(tmp_path / "out" / model.name)]
+        words = [
+            "--model",
+            str(model),
+            "--tasks",
+            "stamps",
+            "--output",
+            str(tmp_path / "out" / model.name),
+        ]
         words += ["--cache", str(tmp_path / "cache"), "--workers", "0", "--device", "cpu"]
         words += ["--shots", "0", "--sample", "60"]
         assert bench.main(words) == 0

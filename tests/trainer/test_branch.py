@@ -1,4 +1,5 @@
-"""A run from a checkpoint of another one: the parent's bits with its settings, its moments with others."""
+"""A run from a checkpoint of another one: the parent's bits with its settings, its moments with
+others."""
 
 import json
 import shutil
@@ -55,34 +56,52 @@ def at_step(parent: Path, step: int) -> dict[str, str]:
 
 def test_with_the_settings_of_its_parent_it_takes_the_parents_steps(parent, tiny_config, tmp_path):
     said: list[str] = []
-    outcome = train(tiny_config(**SECTIONS, branch=at_step(parent, 6)), tmp_path / "child", said.append)
+    outcome = train(
+        tiny_config(**SECTIONS, branch=at_step(parent, 6)), tmp_path / "child", said.append
+    )
     assert (outcome.step, outcome.samples) == (10, 160)
     assert same_state(last(tmp_path / "child"), last(parent))
     assert any(text.startswith("a branch of") and "step 6, 96 samples" in text for text in said)
 
 
-def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_the_child_records_its_parent_and_does_without_it(
+    parent: Path, tiny_config: Config, tmp_path: Path
+) -> None:
     gone = Path(shutil.copytree(parent, tmp_path / "gone"))
     config = tiny_config(**SECTIONS, branch={"path": str(gone)}, schedule={"samples": 192})
     path = gone / "checkpoints" / "step-000000000010"
-    known = {"path": str(path), "step": 10, "samples": 160, "sha256": checkpoints_at(str(path.parent), None).digest(10)}
+    known = {
+        "path": str(path),
+        "step": 10,
+        "samples": 160,
+        "sha256": checkpoints_at(str(path.parent), None).digest(10),
+    }
     manifest = json.loads((path / "manifest.json").read_text())
-    assert known["sha256"] == content_digest({name: manifest[name] for name in ("step", "samples", "files")})
+    assert known["sha256"] == content_digest(
+        {name: manifest[name] for name in ("step", "samples", "files")}
+    )
     outcome = train(config, tmp_path / "child")
     shutil.rmtree(gone)
     child = Checkpoints(LocalStore(tmp_path / "child" / "checkpoints"))
-    assert child.steps() == [10, 12] and all(child.load(step).training["parent"] == known for step in child.steps())
+    assert child.steps() == [10, 12] and all(
+        child.load(step).training["parent"] == known for step in child.steps()
+    )
     events = entries(tmp_path / "child", "event")
     assert events[0]["event"] == "branched" and events[0]["parent_sha256"] == known["sha256"]
     assert outcome.export is not None and str(path) in (outcome.export / "README.md").read_text()
-    assert json.loads((outcome.export / TRAINING_DATA).read_text())[-1] == {"path": str(path), "checked": None}
+    assert json.loads((outcome.export / TRAINING_DATA).read_text())[-1] == {
+        "path": str(path),
+        "checked": None,
+    }
     again: list[str] = []
     shutil.rmtree(child.place(12))
     assert train(config, tmp_path / "child", again.append).finished
     assert any(text.startswith("a branch of") for text in again)
 
 
-def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent, tiny_config, tmp_path, shards):
+def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
+    parent, tiny_config, tmp_path, shards
+):
     """Another rate that cools down, longer, on other data, with another batch."""
     other = {
         "data": {"sources": [{"path": f"{shards}/0000[01].tar"}], "split": {"holdout": 0.1}},
@@ -92,7 +111,9 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent,
     config = tiny_config(**{**SECTIONS, **other}, branch=at_step(parent, 9))
     train(config, tmp_path / "calm")
     begun = Checkpoints(LocalStore(tmp_path / "calm" / "checkpoints")).load(18)
-    assert same_bits(begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"])
+    assert same_bits(
+        begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"]
+    )
     assert {group["base_lr"] for group in begun.training["optimizer"]["param_groups"]} == {1e-3}
     killed = Path(shutil.copytree(tmp_path / "calm", tmp_path / "killed"))
     assert last(killed, 24).samples == 192
@@ -107,9 +128,18 @@ def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(parent,
     ("sections", "message"),
     [
         ({"schedule": {"samples": 160}}, "which counts them, ends at 160: raise schedule.samples"),
-        ({"schedule": {"samples": 300, "batch_size": 24}}, "not a multiple of schedule.batch_size 24"),
-        ({"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}}, "weights differ from this run"),
-        ({"schedule": {"samples": 300}, "model": {"freeze_text": True}}, "leave model.freeze_image and freeze_text"),
+        (
+            {"schedule": {"samples": 300, "batch_size": 24}},
+            "not a multiple of schedule.batch_size 24",
+        ),
+        (
+            {"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}},
+            "weights differ from this run",
+        ),
+        (
+            {"schedule": {"samples": 300}, "model": {"freeze_text": True}},
+            "leave model.freeze_image and freeze_text",
+        ),
     ],
 )
 def test_what_a_branch_cannot_change(sections, message, parent, tiny_config, tmp_path):
@@ -124,17 +154,28 @@ def test_a_parent_that_is_none(parent: Path, tiny_config: Config, tmp_path: Path
     model = damaged / "checkpoints" / "step-000000000010" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     config = tiny_config(branch={"path": str(damaged)}, schedule={"samples": 320})
-    with pytest.raises(CheckpointError, match=r"^branch.path .*damaged: .* SHA-256 .*; take another checkpoint, or a"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^branch.path .*damaged: .* SHA-256 .*; take another checkpoint, or a",
+    ):
         train(config, tmp_path / "child")
     assert not list(damaged.rglob("damaged-*")), "what belongs to another run is left alone"
 
 
-def test_two_branches_of_a_remote_parent_read_it_at_the_same_time(parent, tiny_config, tmp_path, monkeypatch):
+def test_two_branches_of_a_remote_parent_read_it_at_the_same_time(
+    parent, tiny_config, tmp_path, monkeypatch
+):
     """The second one comes to its end between the download of the first one and its use."""
-    url, cache = f"memory://{uuid.uuid4().hex}", tmp_path / "cache"
+    url = f"memory://{uuid.uuid4().hex}"
+    cache = tmp_path / "cache"
     fsspec.filesystem("memory").put(f"{parent}/", f"{url}/", recursive=True)
-    sections = {"branch": {"path": url}, "schedule": {"samples": 176}, "data": {"cache_folder": str(cache)}}
-    config, get = tiny_config(**merged(SECTIONS, sections)), FsspecStore.get
+    sections = {
+        "branch": {"path": url},
+        "schedule": {"samples": 176},
+        "data": {"cache_folder": str(cache)},
+    }
+    config = tiny_config(**merged(SECTIONS, sections))
+    get = FsspecStore.get
 
     def get_and_wait(store: FsspecStore, name: str, last: str) -> Path:
         monkeypatch.undo()
@@ -146,7 +187,10 @@ def test_two_branches_of_a_remote_parent_read_it_at_the_same_time(parent, tiny_c
     assert train(config, tmp_path / "first").finished
     assert same_state(last(tmp_path / "first", 11), last(tmp_path / "second", 11))
     with pytest.raises(WrongUse, match="ends at 160: raise"):
-        train(tiny_config(**merged(SECTIONS, {**sections, "schedule": {"samples": 160}})), tmp_path / "third")
+        train(
+            tiny_config(**merged(SECTIONS, {**sections, "schedule": {"samples": 160}})),
+            tmp_path / "third",
+        )
     assert not list(cache.glob("workdirs/*")), "nothing of the parent stays on the disk"
 
 
@@ -183,5 +227,7 @@ def test_another_subset_is_another_run(shards: Path, tiny_config: Config, tmp_pa
         train(config(subset("more.npy", range(20, 75))), tmp_path / "w")
     with pytest.raises(WrongUse, match="the data changed since"):
         numbers = [19, *range(21, 70)]  # as many of each shard
-        np.save(tmp_path / "other.npy", np.sort(np.array([(0, number) for number in numbers], "u8,u8")))
+        np.save(
+            tmp_path / "other.npy", np.sort(np.array([(0, number) for number in numbers], "u8,u8"))
+        )
         train(config(str(tmp_path / "other.npy")), tmp_path / "w")

@@ -1,4 +1,5 @@
-"""Checkpoints, on a disk and in a store: complete or absent, verified, retained by policy, with one in reserve."""
+"""Checkpoints, on a disk and in a store: complete or absent, verified, retained by policy, with one
+in reserve."""
 
 import json
 import os
@@ -29,7 +30,11 @@ FILES = ["model.safetensors", "training.pt", "manifest.json"]
 def made(step: int, metric: float | None = None) -> Checkpoint:
     training = {"step": torch.tensor(step), "groups": [{"betas": (0.9, 0.98)}], "nothing": None}
     return Checkpoint(
-        step=step, samples=10 * step, model={"w": torch.full((3, 2), float(step))}, training=training, metric=metric
+        step=step,
+        samples=10 * step,
+        model={"w": torch.full((3, 2), float(step))},
+        training=training,
+        metric=metric,
     )
 
 
@@ -38,7 +43,9 @@ def signed_again(folder: Path, change: Callable[[dict[str, Any]], object]) -> No
     content = json.loads((folder / "manifest.json").read_text())
     del content["sha256"]
     change(content)
-    (folder / "manifest.json").write_text(json.dumps({**content, "sha256": module.content_digest(content)}))
+    (folder / "manifest.json").write_text(
+        json.dumps({**content, "sha256": module.content_digest(content)})
+    )
 
 
 def full(*arguments: Any, **options: Any) -> None:
@@ -46,14 +53,19 @@ def full(*arguments: Any, **options: Any) -> None:
 
 
 class Run:
-    """The checkpoints of a run, at a path or a URL; `disk` is the folder on this machine for those at a URL."""
+    """The checkpoints of a run, at a path or a URL; `disk` is the folder on this machine for those
+    at a URL."""
 
     def __init__(self, url: str, disk: Path, **settings: Any):
-        self.url, self.disk, self.said = url, disk, list[str]()
+        self.url = url
+        self.disk = disk
+        self.said = list[str]()
         self.fs, self.path = fsspec.core.url_to_fs(url)
         self.uploads = Uploads() if "://" in url else None
         self.store = FsspecStore(url, disk) if self.uploads else LocalStore(Path(url))
-        self.checkpoints = Checkpoints(self.store, CheckpointSettings(**settings), self.uploads, self.said.append)
+        self.checkpoints = Checkpoints(
+            self.store, CheckpointSettings(**settings), self.uploads, self.said.append
+        )
 
     def save(self, *steps: int, metric: float | None = None, checked: bool = True) -> None:
         """Until they are there."""
@@ -71,7 +83,9 @@ class Run:
         return found.step if found else None
 
     def names(self) -> set[str]:
-        return {path.removeprefix(f"{self.path}/").partition("/")[0] for path in self.fs.find(self.path)}
+        return {
+            path.removeprefix(f"{self.path}/").partition("/")[0] for path in self.fs.find(self.path)
+        }
 
 
 Begin = Callable[..., Run]
@@ -85,7 +99,8 @@ def disk(tmp_path: Path) -> Begin:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
-    """Makes runs with one folder in a store, as on several machines; what fails is not tried again."""
+    """Makes runs with one folder in a store, as on several machines; what fails is not tried
+    again."""
     monkeypatch.setattr(stores, "PAUSES_S", ())
     url = f"memory://{uuid.uuid4().hex}/checkpoints"
     return lambda **settings: Run(url, tmp_path / uuid.uuid4().hex, **settings)
@@ -102,7 +117,9 @@ def test_round_trip(run: Begin) -> None:
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.samples, found.metric) == (7, 70, 0.5)
     assert torch.equal(found.model["w"], torch.full((3, 2), 7.0))
-    assert found.training["step"].item() == 7 and found.training["groups"] == [{"betas": (0.9, 0.98)}]
+    assert found.training["step"].item() == 7 and found.training["groups"] == [
+        {"betas": (0.9, 0.98)}
+    ]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -121,8 +138,14 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, run: Begin) -
         first.fs.pipe_file(path, bytes(content))
     again = run()
     assert again.newest() == 1 and again.checkpoints.steps() == [1]
-    if first.uploads is None or (file, harm) != ("manifest.json", "remove"):  # in a store it makes a checkpoint whole
-        assert "step 2 is damaged, now damaged-step-000000000002-" in again.said[0] and len(again.said) == 1
+    if first.uploads is None or (file, harm) != (
+        "manifest.json",
+        "remove",
+    ):  # in a store it makes a checkpoint whole
+        assert (
+            "step 2 is damaged, now damaged-step-000000000002-" in again.said[0]
+            and len(again.said) == 1
+        )
         assert f"{first.url}/step-000000000002/{file}" in again.said[0]
     again.save(2)  # its place is free again
     assert run().newest() == 2
@@ -163,18 +186,26 @@ def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(disk: Begin, tmp_p
     assert kept.newest() == 1
 
 
-@pytest.mark.parametrize("name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"])
+@pytest.mark.parametrize(
+    "name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"]
+)
 def test_a_folder_of_another_name_is_no_checkpoint(name: str, run: Begin) -> None:
     kept = run(keep_last=1)
     kept.save(1)
     kept.fs.makedirs(f"{kept.path}/{name}")
     kept.fs.makedirs(f"{kept.path}/{name}-begun")
     for file in FILES:
-        kept.fs.pipe_file(f"{kept.path}/{name}/{file}", kept.fs.cat_file(f"{kept.path}/step-000000000001/{file}"))
+        kept.fs.pipe_file(
+            f"{kept.path}/{name}/{file}", kept.fs.cat_file(f"{kept.path}/step-000000000001/{file}")
+        )
     kept.fs.pipe_file(f"{kept.path}/{name}-begun/mine", b"no manifest, and never swept")
     assert kept.newest() == 1
     kept.save(3)
-    assert kept.checkpoints.steps() == [3] and kept.names() == {"step-000000000003", name, f"{name}-begun"}
+    assert kept.checkpoints.steps() == [3] and kept.names() == {
+        "step-000000000003",
+        name,
+        f"{name}-begun",
+    }
 
 
 def test_all_damaged_is_an_error_not_a_new_beginning(run: Begin) -> None:
@@ -182,7 +213,9 @@ def test_all_damaged_is_an_error_not_a_new_beginning(run: Begin) -> None:
     first.save(1)
     first.fs.pipe_file(f"{first.path}/step-000000000001/training.pt", b"")
     for _ in range(2):  # the second start finds only what the first one renamed
-        with pytest.raises(CheckpointError, match=r"damaged \(damaged-step-0+1-.* another WORKDIR") as caught:
+        with pytest.raises(
+            CheckpointError, match=r"damaged \(damaged-step-0+1-.* another WORKDIR"
+        ) as caught:
             run().newest()
         assert first.url in str(caught.value)
     run().save(2)  # a good copy
@@ -200,7 +233,8 @@ def test_retention(run: Begin) -> None:
 
 @pytest.mark.parametrize(("metric", "kept"), [(0.75, [2]), (0.25, [1, 2]), (None, [1, 2])])
 def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
-    """The checkpoint is saved before its check; afterwards the same checkpoints stay as if the check had come first."""
+    """The checkpoint is saved before its check; afterwards the same checkpoints stay as if the
+    check had come first."""
     begun = run(keep_last=1)
     begun.save(1, metric=0.5)
     begun.save(2, checked=False)
@@ -213,18 +247,26 @@ def test_a_check_is_recorded_in_the_manifest_alone(metric, kept, run):
     found = run().checkpoints.newest()
     assert found is not None and (found.step, found.metric, found.checked) == (2, metric, True)
     assert begun.checkpoints.steps() == kept
-    changed = [name for name in FILES if begun.fs.cat_file(f"{begun.path}/step-000000000002/{name}") != files[name]]
+    changed = [
+        name
+        for name in FILES
+        if begun.fs.cat_file(f"{begun.path}/step-000000000002/{name}") != files[name]
+    ]
     assert changed == ["manifest.json"]
 
 
-def test_a_check_that_cannot_be_recorded_leaves_the_checkpoint(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_cannot_be_recorded_leaves_the_checkpoint(
+    run: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = run()
     begun.save(2, checked=False)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         patch.setattr(type(begun.fs), "pipe_file", full)
-        with pytest.raises(CheckpointError, match=r"check of step 2 could not be recorded in .*2: .*No space left"):
+        with pytest.raises(
+            CheckpointError, match=r"check of step 2 could not be recorded in .*2: .*No space left"
+        ):
             begun.checkpoints.record_check(2, 0.5)
             begun.wait()
     found = run().checkpoints.newest()
@@ -252,16 +294,27 @@ def test_one_whose_manifest_is_damaged_is_renamed_where_it_would_be_deleted(run:
     kept.fs.pipe_file(path, kept.fs.cat_file(path)[:-10])
     kept.save(3, 4)
     assert kept.checkpoints.steps() == [3, 4]
-    assert len(kept.said) == 1 and "step 1 is damaged, now damaged-step-000000000001-" in kept.said[0]
-    assert {name for name in kept.names() if name.startswith("damaged-")} == {kept.said[0].split()[7].rstrip(":")}
+    assert (
+        len(kept.said) == 1 and "step 1 is damaged, now damaged-step-000000000001-" in kept.said[0]
+    )
+    assert {name for name in kept.names() if name.startswith("damaged-")} == {
+        kept.said[0].split()[7].rstrip(":")
+    }
 
 
-def test_with_room_for_those_that_are_kept_the_oldest_goes_first(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, room = run(keep_last=2), [2]
+def test_with_room_for_those_that_are_kept_the_oldest_goes_first(
+    run: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = run(keep_last=2)
+    room = [2]
 
     def small(call: Callable[..., None], error: Exception) -> Callable[..., None]:
         def writing(*arguments: Any, **options: Any) -> None:
-            there = kept.checkpoints.steps() if kept.uploads is None else kept.names() - {str(arguments[-1])[:17]}
+            there = (
+                kept.checkpoints.steps()
+                if kept.uploads is None
+                else kept.names() - {str(arguments[-1])[:17]}
+            )
             if len(there) >= room[0]:
                 raise error
             call(*arguments, **options)
@@ -269,14 +322,18 @@ def test_with_room_for_those_that_are_kept_the_oldest_goes_first(run: Begin, mon
         return writing
 
     if isinstance(kept.store, LocalStore):
-        monkeypatch.setattr(module, "save_file", small(vars(module)["save_file"], OSError(28, "no room left")))
+        monkeypatch.setattr(
+            module, "save_file", small(vars(module)["save_file"], OSError(28, "no room left"))
+        )
     else:
         full = small(kept.store.upload, StoreError("no room left"))
         monkeypatch.setattr(FsspecStore, "upload", lambda store, *arguments: full(*arguments))
     kept.save(1, 2, 3)
     assert kept.checkpoints.steps() == [2, 3]
     room[0] = 1
-    with pytest.raises(CheckpointError, match=r"step 4 could not be written to .*no room left.* make room"):
+    with pytest.raises(
+        CheckpointError, match=r"step 4 could not be written to .*no room left.* make room"
+    ):
         run(keep_last=1).save(4)
     assert kept.newest() == 3  # not given up for one that may never be
 
@@ -292,7 +349,7 @@ def test_nothing_but_plain_values_is_unpickled(disk: Begin, tmp_path: Path) -> N
         kept.checkpoints.load(1)
 
 
-# -- on a disk -------------------------------------------------------------------------------------------------------
+# -- on a disk -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["save_file", "save", "rename"])
@@ -302,7 +359,9 @@ def test_a_failure_while_saving_leaves_what_was_there(call, disk, tmp_path, monk
 
     owner = {"save_file": module, "save": torch, "rename": os}[call]
     monkeypatch.setattr(owner, call, full)
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*: .*No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"step 2 could not be written to .*: .*No space left"
+    ):
         kept.save(2)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
@@ -311,8 +370,8 @@ def test_a_failure_while_saving_leaves_what_was_there(call, disk, tmp_path, monk
 
 @contextmanager
 def small_disk() -> Iterator[None]:
-    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own. For a few
-    lines only: the tests' own log may be a larger file."""
+    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of
+    their own. For a few lines only: the tests' own log may be a larger file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
@@ -322,11 +381,16 @@ def small_disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("large", ["model", "training"])
-def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, disk: Begin, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_ends_the_run_with_one_line(
+    large: str, disk: Begin, tmp_path: Path
+) -> None:
     kept = disk()
     kept.save(1)
     much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there"), small_disk():
+    with (
+        pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there"),
+        small_disk(),
+    ):
         kept.checkpoints.save(replace(made(2), **much))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
@@ -341,12 +405,13 @@ def test_what_a_kill_left_is_swept(disk: Begin, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
-# -- in a store ------------------------------------------------------------------------------------------------------
+# -- in a store ------------------------------------------------------------------------------------
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, *, takes: int = 0, fails: int | None = None) -> None:
     """Stores take that many files more; then they fail, for good or that many times."""
-    upload, left = FsspecStore.upload, [takes, fails]
+    upload = FsspecStore.upload
+    left = [takes, fails]
 
     def failing(store: FsspecStore, file: Path, path: str) -> None:
         taken, failures = left
@@ -365,7 +430,9 @@ def test_an_upload_that_was_cut_short_is_no_checkpoint(files, store, monkeypatch
     first.save(1)
     with monkeypatch.context() as patch:
         broken(patch, takes=files)
-        with pytest.raises(CheckpointError, match=r"step 2 could not be written to memory://.*: .* full; make room"):
+        with pytest.raises(
+            CheckpointError, match=r"step 2 could not be written to memory://.*: .* full; make room"
+        ):
             first.save(2)
     again = store()
     assert again.checkpoints.steps() == [1] and again.newest() == 1 and not again.said
@@ -374,8 +441,11 @@ def test_an_upload_that_was_cut_short_is_no_checkpoint(files, store, monkeypatch
     assert store().newest() == 2
 
 
-def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_next(store, monkeypatch):
-    upload, may = FsspecStore.upload, threading.Event()
+def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_next(
+    store, monkeypatch
+):
+    upload = FsspecStore.upload
+    may = threading.Event()
 
     def slow(store: FsspecStore, file: Path, path: str) -> None:
         assert may.wait(60)
@@ -406,19 +476,26 @@ def test_a_staged_checkpoint_that_another_program_cleared_is_no_checkpoint(store
 
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoints, "_staged", cleared)
-        with pytest.raises(CheckpointError, match=r"step 2 could not be written to .* was cleared, perhaps by another"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"step 2 could not be written to .* was cleared, perhaps by another",
+        ):
             run.save(2)
     assert store().newest() == 1
 
 
-def test_what_fails_for_a_moment_is_tried_again(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_for_a_moment_is_tried_again(
+    store: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
     broken(monkeypatch, fails=2)
     store().save(1)
     assert store().newest() == 1
 
 
-def test_what_fails_for_good_ends_the_run_at_its_next_checkpoint(store: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_for_good_ends_the_run_at_its_next_checkpoint(
+    store: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken(monkeypatch)
     kept = store()
     kept.checkpoints.save(made(1))

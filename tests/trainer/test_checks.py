@@ -19,10 +19,12 @@ from open_diht.trainer.data.files import BadZeroShotFolder, ZeroShotData, read_z
 
 
 class Told:
-    """A student whose features are given: image i's are in its pixels, caption i's in its tokens."""
+    """A student whose features are given: image i's are in its pixels, caption i's in its
+    tokens."""
 
     def __init__(self, images: Any, texts: Any):
-        self.images, self.texts = images, texts
+        self.images = images
+        self.texts = texts
 
     def eval(self) -> None:
         pass
@@ -45,7 +47,9 @@ class Pairs:
         hashes = torch.arange(n) if hashes is None else hashes
         self.batches = [
             Batch(
-                images=torch.tensor([float(i) for i in part]).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2),
+                images=torch.tensor([float(i) for i in part])
+                .reshape(-1, 1, 1, 1)
+                .expand(-1, 3, 2, 2),
                 texts=torch.tensor(part).reshape(-1, 1),
                 caption_hash=hashes[part],
                 image_hash=torch.tensor(part),
@@ -72,7 +76,9 @@ def test_by_hand() -> None:
     texts[0] = eye[1] + 0.1 * eye[0]  # caption 0 describes image 1 better
     found = recalls(eye, texts)
     assert found["text_to_image_r1"] == pytest.approx(7 / 8)
-    assert found["image_to_text_r1"] == 1.0  # image 0 still likes caption 0 best; image 1 its own more than 0
+    assert (
+        found["image_to_text_r1"] == 1.0
+    )  # image 0 still likes caption 0 best; image 1 its own more than 0
     assert found["text_to_image_r5"] == 1.0
 
 
@@ -82,11 +88,14 @@ def test_a_collapsed_model_finds_nothing() -> None:
 
 
 def test_features_that_are_not_numbers_find_nothing() -> None:
-    eye, lost = torch.eye(16), torch.full((16, 16), torch.nan)
+    eye = torch.eye(16)
+    lost = torch.full((16, 16), torch.nan)
     assert set(recalls(lost, eye).values()) == set(recalls(eye, lost).values()) == {0.0}
     assert recalls(torch.where(torch.arange(16)[:, None] < 4, lost, eye), eye) == {
-        **dict.fromkeys([f"image_to_text_r{k}" for k in (1, 5, 10)], 12 / 16),  # four queries are lost
-        "text_to_image_r1": 0.0, "text_to_image_r5": 12 / 16, "text_to_image_r10": 12 / 16,  # four come first
+        # four queries are lost
+        **dict.fromkeys([f"image_to_text_r{k}" for k in (1, 5, 10)], 12 / 16),
+        # four come first
+        "text_to_image_r1": 0.0, "text_to_image_r5": 12 / 16, "text_to_image_r10": 12 / 16,
     }  # fmt: skip
 
 
@@ -108,7 +117,9 @@ def ranks_agree(folder: Path) -> None:
             mine: Any = Pairs(n, None, ranks.rank, ranks.world)
             found = retrieved(Told(x, x + y), mine, ranks)
             assert found == expected
-        data = ZeroShotData(names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
+        data = ZeroShotData(
+            names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5))
+        )
         if ranks.first:
             for i in range(5):
                 Image.new("RGB", (2, 2), (i, 0, 0)).save(folder / f"{i}.png")
@@ -142,7 +153,10 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
         (tmp_path / name / "notes.txt").touch()
     data = read_zero_shot(tmp_path)
-    assert data.names == ("blue square", "red circle") and [label for _, label in data.images] == [0, 1]
+    assert data.names == ("blue square", "red circle") and [label for _, label in data.images] == [
+        0,
+        1,
+    ]
     (tmp_path / "classnames.txt").write_text("a square\na circle\n")
     assert read_zero_shot(tmp_path).names == ("a square", "a circle")
     (tmp_path / "classnames.txt").write_text("one\n")
@@ -161,21 +175,32 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     for name in ("circle", "square"):
         (tmp_path / "classes" / name).mkdir(parents=True)
         for i in range(3):
-            Image.effect_noise((48, 48), 50).convert("RGB").save(tmp_path / "classes" / name / f"{i}.png")
+            Image.effect_noise((48, 48), 50).convert("RGB").save(
+                tmp_path / "classes" / name / f"{i}.png"
+            )
     config = tiny_config(
-        schedule={"samples": 32}, check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]}
+        schedule={"samples": 32},
+        check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]},
     )
     said: list[str] = []
     outcome = train(config, tmp_path / "w", said.append)
     share = outcome.checks["zero_shot/accuracy"]
     assert share.n == 6 and share.chance == 0.5
     assert any(text.startswith("step 2: zero-shot, 6 images: accuracy ") for text in said)
-    smaller = replace(config, data=replace(config.data, max_pixels=48 * 48 - 1))  # the training's images are smaller
-    with pytest.raises(DataError, match=r"48 x 48 pixels; at most 2,303 .*data\.max_pixels sets the limit"):
+    smaller = replace(
+        config, data=replace(config.data, max_pixels=48 * 48 - 1)
+    )  # the training's images are smaller
+    with pytest.raises(
+        DataError, match=r"48 x 48 pixels; at most 2,303 .*data\.max_pixels sets the limit"
+    ):
         train(smaller, tmp_path / "x", said.append)
 
 
 def test_mean_recall() -> None:
     share = checks.Share(value=0.25, low=0, high=1, n=4, chance=0.1)
-    found = {"retrieval/a": share, "retrieval/b": replace(share, value=0.75), "zero_shot/accuracy": share}
+    found = {
+        "retrieval/a": share,
+        "retrieval/b": replace(share, value=0.75),
+        "zero_shot/accuracy": share,
+    }
     assert checks.metric(found) == 0.5 and checks.metric({}) is None

@@ -1,4 +1,5 @@
-"""torch.compile: the same run as without it, also over ranks, with an average, in parts and across a resume."""
+"""torch.compile: the same run as without it, also over ranks, with an average, in parts and across
+a resume."""
 
 import functools
 from pathlib import Path
@@ -34,11 +35,19 @@ pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.soak, needs_compiler])])
-def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_values, targets, tmp_path, monkeypatch):
-    """What is ours are graphs, forward and backward, names and files; the code that torch generates of graphs takes a
-    minute, and is for test-all."""
-    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.soak, needs_compiler])]
+)
+def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
+    backend, tiny_values, targets, tmp_path, monkeypatch
+):
+    """What is ours are graphs, forward and backward, names and files; the code that torch generates
+    of graphs takes a minute, and is for test-all."""
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        functools.partialmethod(torch.nn.Module.compile, backend=backend),
+    )
     values = tiny_values(
         schedule={"samples": 4 * 16},
         concepts={"path": str(targets)},
@@ -47,10 +56,17 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_
         optimizer={"learning_rate": 1e-3},
     )
     plain = train(build(Config, values), tmp_path / "plain")
-    compiled = train(build(Config, merged(values, {"model": {"compile": True}})), tmp_path / "compiled")
+    compiled = train(
+        build(Config, merged(values, {"model": {"compile": True}})), tmp_path / "compiled"
+    )
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
-    models = [open_clip.create_model_and_transforms(f"local-dir:{run.export}")[0] for run in (plain, compiled)]
-    for (name, one), (other_name, other) in zip(*(model.state_dict().items() for model in models), strict=True):
+    models = [
+        open_clip.create_model_and_transforms(f"local-dir:{run.export}")[0]
+        for run in (plain, compiled)
+    ]
+    for (name, one), (other_name, other) in zip(
+        *(model.state_dict().items() for model in models), strict=True
+    ):
         assert name == other_name
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     # What was compiled goes on without it.
@@ -62,11 +78,15 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(backend, tiny_
 @pytest.mark.soak
 @needs_compiler
 def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> None:
-    """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
+    """Features are made without gradient first, then with it: two graphs, whose random numbers must
+    agree."""
     torch.manual_seed(0)
-    student = Student(built(merged(ONE_LAYER, {"vision_cfg": {"patch_dropout": 0.5}}), 0.07), {}).train()
+    student = Student(
+        built(merged(ONE_LAYER, {"vision_cfg": {"patch_dropout": 0.5}}), 0.07), {}
+    ).train()
     student.compile()
-    images, texts = torch.randn(3, 3, 32, 32), torch.randint(1, 40, (3, 8))
+    images = torch.randn(3, 3, 32, 32)
+    texts = torch.randint(1, 40, (3, 8))
     found = []
     for graded in (False, True):
         torch.manual_seed(seed_for(0, Purpose.STEP, 1, 2))
@@ -92,6 +112,8 @@ def test_over_ranks(tiny_values, targets, on_ranks, tmp_path):
         run={"ema": 0.5},
     )
     train(build(Config, values), tmp_path / "one", lambda text: None)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(merged(values, {"model": {"compile": True}})))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(merged(values, {"model": {"compile": True}}))
+    )
     on_ranks(__file__, "compiled_over_ranks", 2, tmp_path)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)

@@ -42,26 +42,42 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_field_has_a_docstring() -> None:
-    sections = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
+    sections = [
+        one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__
+    ]
     sections = [one for one in sections if dataclasses.is_dataclass(one)]
-    missing = {one.__name__: {each.name for each in dataclasses.fields(one)} - field_docstrings(one).keys()
-               for one in sections}  # fmt: skip
+    missing = {
+        one.__name__: {each.name for each in dataclasses.fields(one)} - field_docstrings(one).keys()
+        for one in sections
+    }
     assert len(missing) > 8 and not any(missing.values()), missing
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.bta=0.5"], r"unknown key loss.bta \(did you mean 'beta'\?\); known: name, alpha, beta"),
+        (
+            ["loss.bta=0.5"],
+            r"unknown key loss.bta \(did you mean 'beta'\?\); known: name, alpha, beta",
+        ),
         (["optimiser.lr=1"], r"unknown key optimiser \(did you mean 'optimizer'\?\)"),
         (["loss.beta=-1"], "loss.beta is -1.0; it must be at least 0 and at most 100"),
-        (["schedule.micro_batches=99999"], "micro_batches is 99999; it must be at most schedule.batch_size"),
+        (
+            ["schedule.micro_batches=99999"],
+            "micro_batches is 99999; it must be at most schedule.batch_size",
+        ),
         (["run.timeout_s=.inf"], "run.timeout_s is inf; it must be above 0"),
-        (["loss.name=hn-nce"], r"loss.name is 'hn-nce' \(did you mean 'hn_nce'\?\); choose hn_nce, infonce"),
+        (
+            ["loss.name=hn-nce"],
+            r"loss.name is 'hn-nce' \(did you mean 'hn_nce'\?\); choose hn_nce, infonce",
+        ),
         (["run.deterministic=1"], "run.deterministic is 1; it must be true or false"),
         (["loss.beta"], "'loss.beta' is not key=value"),
         (["check.templates=[a photo]"], "a template holds {} exactly once"),
-        (["schedule.samples=1000", "schedule.epochs=2"], "either schedule.samples or schedule.epochs"),
+        (
+            ["schedule.samples=1000", "schedule.epochs=2"],
+            "either schedule.samples or schedule.epochs",
+        ),
         (["loss.alpha=0"], "set mask_duplicates to false"),
         (["model.max_scale=5"], "means a scale of 6.667, above model.max_scale"),
         (["check.templates={"], r"check\.templates=\{, line 1, column 2: not YAML"),
@@ -77,7 +93,12 @@ def test_a_word_without_a_value_is_an_empty_text() -> None:
 
 
 def test_words_keep_their_types() -> None:
-    words = ["loss.beta=1", "optimizer.learning_rate=3e-4", "optimizer.max_gradient_norm=1", "concepts.objects=0.5"]
+    words = [
+        "loss.beta=1",
+        "optimizer.learning_rate=3e-4",
+        "optimizer.max_gradient_norm=1",
+        "concepts.objects=0.5",
+    ]
     config = load_config("tiny", [*words, "schedule.samples=100"], DATA)
     assert (config.loss.beta, config.optimizer.learning_rate) == (1.0, 3e-4)
     assert config.optimizer.max_gradient_norm == 1.0 and config.schedule.samples == 100
@@ -87,7 +108,10 @@ def test_words_keep_their_types() -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean 'tiny'\?\)"):
         load_config("tinny")
-    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.loader"):
+    with pytest.raises(
+        BadConfig,
+        match=r"data.sources is empty: name at least one folder of shards, or data.loader",
+    ):
         load_config("tiny")
     with pytest.raises(BadConfig, match=r"configuration file nowhere.yaml: No such file"):
         load_config("nowhere.yaml")
@@ -109,16 +133,20 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"data": {"selection": "b"}}, ["data.subset=a.npy"], "data.selection"),
         ({"data": {"selection": "b", "skip": ["a.tar"]}}, ["data.loader=a:B"],
          "data.selection data.skip data.sources"),
-        ({"model": {"architecture": {"embed_dim": 8}}}, ["model.name=ViT-B-16"], "model.architecture"),
+        ({"model": {"architecture": {"embed_dim": 8}}}, ["model.name=ViT-B-16"],
+         "model.architecture"),
         ({"model": {"warm_start_image": "a", "warm_start_text": "b"}}, ["model.warm_start=c"],
          "model.warm_start_image model.warm_start_text"),
         ({"model": {"warm_start": "c"}}, ["model.warm_start_image=a"], "model.warm_start"),
         ({"loss": {"beta": 0.5}, "model": {"bias": -10}}, ["loss.name=siglip"], "loss.beta"),
     ],
 )  # fmt: skip
-def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(of_file, words, gone, tmp_path):
+def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(
+    of_file, words, gone, tmp_path
+):
     values = merged(merged(DATA, {"schedule": {"samples": 10}}), of_file)
-    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    mine = tmp_path / "mine.yaml"
+    other = tmp_path / "other.yaml"
     mine.write_text(yaml.safe_dump(values))
     config = plain(load_config(str(mine), words))
     for word in words:
@@ -134,7 +162,9 @@ def test_a_value_that_is_given_replaces_those_of_the_file_that_it_excludes(of_fi
 
 def test_another_loss_keeps_the_settings_that_it_has(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text("extends: tiny\nmodel: {bias: -10}\nloss: {name: siglip, mask_duplicates: false}\n")
+    mine.write_text(
+        "extends: tiny\nmodel: {bias: -10}\nloss: {name: siglip, mask_duplicates: false}\n"
+    )
     for words in (["loss.name=siglip"], ["loss.name=infonce", "model.bias=null"]):
         loss = load_config(str(mine), words, DATA).loss
         assert (loss.name, loss.tells_duplicates) == (words[0].partition("=")[2], False)
@@ -145,11 +175,16 @@ def test_a_default_gives_way_to_the_file(tmp_path: Path) -> None:
     default = {"data": {"sources": [{"path": "out/sample"}]}}
     mine.write_text("extends: vit-b-32\n")
     assert load_config(str(mine), defaults=default).data.places == ("out/sample",)
-    given = {"sources: [{path: a}, {path: b}]": ("a", "b"), "loader: a:B, path: pairs.npz": ("pairs.npz",)}
+    given = {
+        "sources: [{path: a}, {path: b}]": ("a", "b"),
+        "loader: a:B, path: pairs.npz": ("pairs.npz",),
+    }
     for data, places in given.items():
         mine.write_text(f"extends: vit-b-32\ndata: {{{data}}}\n")
         assert load_config(str(mine), defaults=default).data.places == places
-        assert load_config(str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}).data.places == ("c",)
+        assert load_config(
+            str(mine), base=DATA | {"data": {"sources": [{"path": "c"}]}}
+        ).data.places == ("c",)
 
 
 def test_a_wrong_value_is_one_traceback() -> None:
@@ -184,7 +219,10 @@ def test_a_file_anywhere_extends_a_configuration_that_comes_along(tmp_path: Path
 
 def test_probabilities_of_captions_replace_those_of_the_configuration(tmp_path: Path) -> None:
     given = ["data.captions={caption: 0.5, blip: 0.5}"]
-    assert load_config("vit-b-16-reinforced", given, base=DATA).data.captions == {"caption": 0.5, "blip": 0.5}
+    assert load_config("vit-b-16-reinforced", given, base=DATA).data.captions == {
+        "caption": 0.5,
+        "blip": 0.5,
+    }
 
 
 def test_differences_name_what_differs(tiny_values: Callable[..., dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
-"""Several ranks equal one process: losses, encoder gradients, temperature gradient, one step of AdamW, through real DDP
-on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
+"""Several ranks equal one process: losses, encoder gradients, temperature gradient, one step of
+AdamW, through real DDP on gloo; also in parts (GradCache), with concepts, by tiles, with
+duplicates."""
 
 import copy
 import os
@@ -40,13 +41,31 @@ CASES: dict[str, dict[str, Any]] = {
     "concepts": {"loss": {"beta": 0.25}, "concepts": True},
     "parts": {"loss": {"beta": 0.25}, "concepts": True, "parts": 2, "duplicates": True},
     "negatives": {"loss": {"beta": 0.5}, "negatives": True},
-    "negatives in parts": {"loss": {"beta": 0.5, "chunk": 2}, "negatives": True, "parts": 2, "duplicates": True},
+    "negatives in parts": {
+        "loss": {"beta": 0.5, "chunk": 2},
+        "negatives": True,
+        "parts": 2,
+        "duplicates": True,
+    },
     "siglip": {"loss": {"name": "siglip"}, "bias": -3.0},
     "distillation": {"loss": {"beta": 0.25}, "teacher": True},
-    "distillation in parts": {"loss": {"name": "infonce"}, "teacher": True, "concepts": True, "parts": 2},
-    "siglip in parts": {"loss": {"name": "siglip"}, "bias": -3.0, "concepts": True, "parts": 2, "duplicates": True},
+    "distillation in parts": {
+        "loss": {"name": "infonce"},
+        "teacher": True,
+        "concepts": True,
+        "parts": 2,
+    },
+    "siglip in parts": {
+        "loss": {"name": "siglip"},
+        "bias": -3.0,
+        "concepts": True,
+        "parts": 2,
+        "duplicates": True,
+    },
 }
-N, CONTEXT, VOCABULARY = 16, 5, 11
+N = 16
+CONTEXT = 5
+VOCABULARY = 11
 
 
 class Clip(nn.Module):
@@ -56,7 +75,9 @@ class Clip(nn.Module):
         super().__init__()
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
         self.image = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 6))
-        self.text = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.GELU(), nn.Linear(8 * CONTEXT, 6))
+        self.text = nn.Sequential(
+            nn.Embedding(20, 8), nn.Flatten(), nn.GELU(), nn.Linear(8 * CONTEXT, 6)
+        )
         self.logit_scale = nn.Parameter(torch.tensor(2.5))
 
 
@@ -64,13 +85,16 @@ class Toy(nn.Module):
     def __init__(self, bias: float | None = None) -> None:
         super().__init__()
         self.clip = Clip(bias)
-        self.heads = nn.ModuleDict({"objects": nn.Linear(6, VOCABULARY), "attributes": nn.Linear(6, VOCABULARY)})
+        self.heads = nn.ModuleDict(
+            {"objects": nn.Linear(6, VOCABULARY), "attributes": nn.Linear(6, VOCABULARY)}
+        )
 
     def forward(self, images: Any, texts: Any, negatives: Any = None) -> Encoded:
         image = self.clip.image(images)
         concepts = {name: head(image) for name, head in self.heads.items()}
         negative = None if negatives is None else self.clip.text(negatives)
-        scale, bias = self.clip.logit_scale.exp(), self.clip.logit_bias
+        scale = self.clip.logit_scale.exp()
+        bias = self.clip.logit_bias
         return Encoded(image, self.clip.text(texts), scale, concepts, bias, negative)
 
 
@@ -84,7 +108,8 @@ def toy(case: dict[str, Any]) -> Any:
 
 def whole_batch(case: dict[str, Any]) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    hashes, images = torch.arange(N), torch.arange(N)
+    hashes = torch.arange(N)
+    images = torch.arange(N)
     if case.get("duplicates"):
         hashes[[3, 9, 14]] = 3
         images[[2, 9, 11]] = 2
@@ -121,14 +146,21 @@ def wrong_captions() -> Negatives:
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
-    wrong = None if batch.negatives is None else Negatives(*(each[rows] for each in batch.negatives))
-    parts = {name: getattr(batch, name)[rows] for name in ("images", "texts", "caption_hash", "image_hash", "keys")}
+    wrong = (
+        None if batch.negatives is None else Negatives(*(each[rows] for each in batch.negatives))
+    )
+    parts = {
+        name: getattr(batch, name)[rows]
+        for name in ("images", "texts", "caption_hash", "image_hash", "keys")
+    }
     parts["teacher"] = tuple(each[rows] for each in batch.teacher)
     concepts = {head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()}
     return Batch(**parts, concepts=concepts, negatives=wrong)
 
 
-def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
+def one_step(
+    case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int
+) -> dict[str, Any]:
     losses = Losses(
         contrastive=loss_of({**case["loss"], "mask_duplicates": bool(case.get("duplicates"))}),
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
@@ -138,7 +170,9 @@ def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, rank
     found = backward(module, batch, losses, parts=parts, ranks=ranks)
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     optimizer.step()
-    statistics = [found.statistics[name] for name in ("accuracy", "distillation") if name in found.statistics]
+    statistics = [
+        found.statistics[name] for name in ("accuracy", "distillation") if name in found.statistics
+    ]
     values = torch.stack([found.total, found.contrastive, *statistics, *found.concepts.values()])
     weights = {name: p.detach().clone() for name, p in student.named_parameters()}
     return {"values": ranks.sum(values) / ranks.world, "gradients": gradients, "weights": weights}
@@ -155,17 +189,22 @@ def ranks_equal_one_process(folder: Path) -> None:
             b = N // ranks.world
             mine = part_of(batch, slice(b * ranks.rank, b * ranks.rank + b))
             found = one_step(case, student, module, mine, ranks, case.get("parts", 1))
-            torch.testing.assert_close(found["values"], expected["values"], rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                found["values"], expected["values"], rtol=1e-5, atol=1e-6, msg=name
+            )
             # Adam's first step is a sign where gradients are nought.
             for kind, atol in (("gradients", 1e-6), ("weights", 2e-4)):
                 for key, value in expected[kind].items():
                     about = f"{name} {kind} {key}: "
-                    torch.testing.assert_close(found[kind][key], value, rtol=1e-4, atol=atol, msg=about.__add__)
+                    torch.testing.assert_close(
+                        found[kind][key], value, rtol=1e-4, atol=atol, msg=about.__add__
+                    )
 
 
 def helpers_work(folder: Path) -> None:
     with joined_ranks("cpu", 60) as ranks:
-        rank, world = ranks.rank, ranks.world
+        rank = ranks.rank
+        world = ranks.world
         gathered = ranks.gather(torch.full((2, 1), float(rank))).flatten().tolist()
         assert gathered == [each for each in range(world) for _ in "ab"]
         assert float(ranks.sum(torch.tensor(1.0))) == world
@@ -185,7 +224,9 @@ def steppers(config: Any, ranks: Ranks) -> tuple[Stepper, Stepper]:
         torch.manual_seed(3)
         model = replace(config.model, gradient_checkpointing=spread)
         heads = {"objects": VOCABULARY, "attributes": VOCABULARY}
-        student, _, _ = build_student(model, config.concepts, heads, config.transform, config.run.precision)
+        student, _, _ = build_student(
+            model, config.concepts, heads, config.transform, config.run.precision
+        )
         student.train()
         if not spread:
             config = replace(config, schedule=replace(config.schedule, micro_batches=1))
@@ -205,7 +246,9 @@ def images_and_tokens() -> Batch:
 
 
 def settings(**run: Any) -> Any:
-    architecture = merged(ONE_LAYER, {"vision_cfg": {"image_size": 16, "layers": 2}, "text_cfg": {"layers": 2}})
+    architecture = merged(
+        ONE_LAYER, {"vision_cfg": {"image_size": 16, "layers": 2}, "text_cfg": {"layers": 2}}
+    )
     values = {
         "model": {"architecture": architecture},
         "data": {"sources": [{"path": "nowhere"}]},
@@ -225,18 +268,21 @@ def first_step(stepper: Stepper, batch: Batch) -> StepResult:
 
 
 def real_students_equal_one_process(folder: Path) -> None:
-    """Runs on every rank: DDP around open_clip's encoders with checkpointed activations, in parts, clipped."""
+    """Runs on every rank: DDP around open_clip's encoders with checkpointed activations, in parts,
+    clipped."""
     with joined_ranks("cpu", 60) as ranks:
         b = N // ranks.world
         mine = slice(b * ranks.rank, b * ranks.rank + b)
         batch = images_and_tokens()
         for precision, tolerance in (("fp32", 1e-4), ("bf16", 5e-2), ("fp16", 1e-2)):
             spread, alone = steppers(settings(precision=precision, max_nonfinite=9), ranks)
-            found, expected = first_step(spread, part_of(batch, mine)), first_step(alone, batch)
+            found = first_step(spread, part_of(batch, mine))
+            expected = first_step(alone, batch)
             assert found.values == pytest.approx(expected.values, rel=tolerance, abs=1e-6)
             assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=tolerance)
             of_ranks, expected_ones = (
-                torch.cat([p.grad.flatten() for p in each.parameters if p.grad is not None]) for each in (spread, alone)
+                torch.cat([p.grad.flatten() for p in each.parameters if p.grad is not None])
+                for each in (spread, alone)
             )
             assert relative(of_ranks, expected_ones) < tolerance, precision
 
@@ -247,14 +293,21 @@ def real_students_equal_one_process(folder: Path) -> None:
             bad.images[0, 0, 0, 0] = torch.nan
         skipped = spread.step(bad, 0, 1, 1.0)
         assert not skipped.finite and spread.skipped.in_a_row == 1
-        assert all(torch.equal(p, old) for p, old in zip(spread.student.parameters(), before, strict=True))
+        assert all(
+            torch.equal(p, old) for p, old in zip(spread.student.parameters(), before, strict=True)
+        )
         assert spread.step(part_of(batch, mine), 0, 2, 1.0).finite
-        same_on_all(ranks, "the weights", [float(p.detach().double().sum()) for p in spread.student.parameters()])
+        same_on_all(
+            ranks,
+            "the weights",
+            [float(p.detach().double().sum()) for p in spread.student.parameters()],
+        )
         same_on_all(ranks, "the scale of gradients", spread.scaler.get_scale())
 
 
 def a_resume_sums_as_before(folder: Path) -> None:
-    """Runs on every rank: from three ranks on, the order in which DDP sums them depends on its buckets."""
+    """Runs on every rank: from three ranks on, the order in which DDP sums them depends on its
+    buckets."""
     with joined_ranks("cpu", 60) as ranks:
         b = N // ranks.world
         mine = part_of(images_and_tokens(), slice(b * ranks.rank, b * ranks.rank + b))
@@ -285,7 +338,8 @@ def test_ranks_equal_one_process(world: int, on_ranks: Callable[..., None], tmp_
 
 
 def one_rank_is_asked_to_stop(folder: Path) -> None:
-    """Runs on every rank: the last one gets SIGTERM at step 3; all stop after the same step, and go on together."""
+    """Runs on every rank: the last one gets SIGTERM at step 3; all stop after the same step, and go
+    on together."""
     with joined_ranks("cpu", 60) as ranks:
         (folder / f"pid-{ranks.rank}").write_text(str(os.getpid()))
         ranks.barrier()
@@ -305,13 +359,16 @@ def one_rank_is_asked_to_stop(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_all_ranks_stop_where_one_is_asked_to(on_ranks, tiny_values, tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000}))
+    )
     on_ranks(__file__, "one_rank_is_asked_to_stop", 2, tmp_path)
     assert [line["step"] for line in entries(tmp_path / "w", "step")] == list(range(1, 11))
 
 
 def a_check_fails(folder: Path) -> None:
-    """Runs on every rank: the last check fails, and the ranks that resume make it, as in an undisturbed run."""
+    """Runs on every rank: the last check fails, and the ranks that resume make it, as in an
+    undisturbed run."""
     with joined_ranks("cpu", 60) as ranks:
         config = load_config(str(folder / "config.yaml"))
         calm = train(config, folder / "calm", lambda text: None)
@@ -328,13 +385,23 @@ def a_check_fails(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_save_before_a_check_that_fails_and_make_it_when_they_resume(on_ranks, tiny_values, tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(data={"split": {"holdout": 0.25}})))
+def test_ranks_save_before_a_check_that_fails_and_make_it_when_they_resume(
+    on_ranks, tiny_values, tmp_path
+):
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(tiny_values(data={"split": {"holdout": 0.25}}))
+    )
     on_ranks(__file__, "a_check_fails", 2, tmp_path)
     assert [line["step"] for line in entries(tmp_path / "w", "step")] == list(range(1, 11))
-    models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in ("calm", "w")]
+    models = [
+        (tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes()
+        for run in ("calm", "w")
+    ]
     assert models[0] == models[1]
-    metrics = [Checkpoints(LocalStore(tmp_path / run / "checkpoints")).load(10).metric for run in ("calm", "w")]
+    metrics = [
+        Checkpoints(LocalStore(tmp_path / run / "checkpoints")).load(10).metric
+        for run in ("calm", "w")
+    ]
     assert metrics[0] == metrics[1] is not None
 
 
@@ -360,23 +427,35 @@ def test_a_rank_of_gpus_binds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", asked.append)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: asked.append((backend, options)))
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, **options: asked.append((backend, options))
+    )
     begin_group("cuda", 1, 7)
     assert asked[0] == 1 and asked[1][0] == "nccl"
-    assert asked[1][1]["device_id"] == torch.device("cuda:1") and asked[1][1]["timeout"].total_seconds() == 7
-    with pytest.raises(WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start at most one"):
+    assert (
+        asked[1][1]["device_id"] == torch.device("cuda:1")
+        and asked[1][1]["timeout"].total_seconds() == 7
+    )
+    with pytest.raises(
+        WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start at most one"
+    ):
         begin_group("cuda", 2, 7)
 
 
 def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(WrongUse, match=r"RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
+    with (
+        pytest.raises(WrongUse, match=r"RANK.* is not set: start processes with torchrun"),
+        joined_ranks("cpu", 1),
+    ):
         pass
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 5, 16])
-@pytest.mark.parametrize("name", ["concepts", "distillation", "duplicates", "tiles", "siglip", "negatives in parts"])
+@pytest.mark.parametrize(
+    "name", ["concepts", "distillation", "duplicates", "tiles", "siglip", "negatives in parts"]
+)
 def test_parts_equal_one_batch(name: str, parts: int) -> None:
     case = CASES[name]
     batch = whole_batch(case)
@@ -384,7 +463,9 @@ def test_parts_equal_one_batch(name: str, parts: int) -> None:
     found = one_step(case, student := toy(case), student, batch, Ranks(), parts)
     torch.testing.assert_close(found["values"], expected["values"])
     for key, value in expected["gradients"].items():
-        torch.testing.assert_close(found["gradients"][key], value, rtol=1e-4, atol=1e-5)  # sums in another order
+        torch.testing.assert_close(
+            found["gradients"][key], value, rtol=1e-4, atol=1e-5
+        )  # sums in another order
 
 
 def test_parts_draw_the_same_random_numbers_twice() -> None:
@@ -419,7 +500,11 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     [
         ({}, 17, "16 pairs on this rank cannot be computed in 17 parts"),
         ({"concepts": {"colours": 1.0}}, 1, "no targets for colours"),
-        ({"distillation": Distillation(weight=1.0, temperature=0.1)}, 1, "no targets for distillation"),
+        (
+            {"distillation": Distillation(weight=1.0, temperature=0.1)},
+            1,
+            "no targets for distillation",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused(terms: dict[str, Any], parts: int, says: str) -> None:

@@ -1,5 +1,7 @@
-"""The path of a GPU without one: on fake tensors of CUDA, which have devices and dtypes and no numbers, an operation on
-two devices is an error. Backward passes of torch itself need CUDA; those of ours are called on the way."""
+"""The path of a GPU without one: on fake tensors of CUDA, which have devices and dtypes and no
+numbers, an operation on two devices is an error. Backward passes of torch itself need CUDA; those
+of ours are called on the way.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,9 +25,11 @@ CUDA = "cuda:0"
 
 
 def walked_back(value: Tensor) -> None:
-    """In place of a backward pass: each leaf gets a gradient of its own device, and what ours compute is looked at."""
+    """In place of a backward pass: each leaf gets a gradient of its own device, and what ours
+    compute is looked at."""
     assert str(value.device) == CUDA
-    todo, seen = [value.grad_fn], set()
+    todo = [value.grad_fn]
+    seen = set()
     while todo:
         node: Any = todo.pop()
         if node is None or node in seen:
@@ -37,7 +41,9 @@ def walked_back(value: Tensor) -> None:
         elif hasattr(type(node), "_forward_cls"):
             rows = torch.zeros(len(node.saved_tensors[0]), device=CUDA)
             gradients = type(node)._forward_cls.backward(node, rows, None, None)
-            assert {str(gradient.device) for gradient in gradients if gradient is not None} == {CUDA}
+            assert {str(gradient.device) for gradient in gradients if gradient is not None} == {
+                CUDA
+            }
 
 
 def moved(module: nn.Module, device: Any) -> nn.Module:
@@ -45,8 +51,12 @@ def moved(module: nn.Module, device: Any) -> nn.Module:
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(parameter.detach().to(device), parameter.requires_grad)
-        part._buffers.update({name: None if b is None else b.to(device) for name, b in part._buffers.items()})
+                part._parameters[name] = nn.Parameter(
+                    parameter.detach().to(device), parameter.requires_grad
+                )
+        part._buffers.update(
+            {name: None if b is None else b.to(device) for name, b in part._buffers.items()}
+        )
     return module
 
 
@@ -75,8 +85,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 )
 def test_a_step_is_on_its_device_and_reads_it_once(precision, parts, implementation, cuda):
     stepper = stepper_of(
-        "ViT-B-32", 16, 32, "cuda", precision, model={"architecture": SMALL}, schedule={"micro_batches": parts},
-        loss={"implementation": implementation}, optimizer={"max_gradient_norm": 1.0},
+        "ViT-B-32", 16, 32, "cuda", precision, model={"architecture": SMALL},
+        schedule={"micro_batches": parts}, loss={"implementation": implementation},
+        optimizer={"max_gradient_norm": 1.0},
     )  # fmt: skip
     assert stepper.step(pairs("ViT-B-32", 16, 32, "cuda", side=32), 0, 0, 1.0).finite
     assert len(cuda) == 1
@@ -85,14 +96,18 @@ def test_a_step_is_on_its_device_and_reads_it_once(precision, parts, implementat
 
 
 @pytest.mark.parametrize("tower", ["vit", "timm"])
-def test_the_probe_of_memory_is_on_its_device(tower: str, cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_of_memory_is_on_its_device(
+    tower: str, cuda: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
     architecture: dict[str, Any] = dict(SMALL)
     if tower == "timm":
         vision = {"timm_model_name": "resnet10t", "timm_model_pretrained": False, "image_size": 32}
         architecture["vision_cfg"] = {**vision, "timm_pool": "", "timm_proj": "linear"}
     student = build_student(
-        ModelSettings(architecture=architecture, batch_norm="batch"), ConceptSettings(), {"objects": 5}
+        ModelSettings(architecture=architecture, batch_norm="batch"),
+        ConceptSettings(),
+        {"objects": 5},
     )[0]
     student.to("cuda").train()
     tokens = torch.ones(1, 77, dtype=torch.int64)
@@ -115,7 +130,9 @@ class Held(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self._live = {key: (ref, size) for key, (ref, size) in self._live.items() if not ref.expired()}
+        self._live = {
+            key: (ref, size) for key, (ref, size) in self._live.items() if not ref.expired()
+        }
         self.most = max(self.most, sum(size for _, size in self._live.values()))
         return found
 
@@ -133,12 +150,15 @@ class Allocates:
         return tile.s_cn
 
 
-def test_the_loss_of_65_536_pairs_takes_less_than_a_gibibyte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the features: both directions, forward and backward, tiles of their default size. The matrix would be 16
-    GiB."""
+def test_the_loss_of_65_536_pairs_takes_less_than_a_gibibyte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside the features: both directions, forward and backward, tiles of their default size. The
+    matrix would be 16 GiB."""
     monkeypatch.setattr(fused, "_INTERPRETED", True)
     monkeypatch.setattr(fused, "TritonPasses", Allocates)
-    n, d = 65_536, 512
+    n = 65_536
+    d = 512
     x, y = (torch.empty(n, d, device="meta", requires_grad=True) for _ in range(2))
     scale = torch.tensor(100.0, device="meta", requires_grad=True)
     hashes = torch.empty(n, 2, dtype=torch.int64, device="meta")
@@ -146,9 +166,12 @@ def test_the_loss_of_65_536_pairs_takes_less_than_a_gibibyte(monkeypatch: pytest
 
     def loss() -> Tensor:
         """As `Loss` has it; what it names is let go of when it returns."""
-        a, b = normalize(x, dim=-1), normalize(y, dim=-1)
+        a = normalize(x, dim=-1)
+        b = normalize(y, dim=-1)
         options: dict[str, Any] = {"chunk": None, "mine": hashes, "all_of": hashes}
-        rows = [fused.hn_nce_rows_fused(*sides, scale, **options).loss for sides in ((a, b), (b, a))]
+        rows = [
+            fused.hn_nce_rows_fused(*sides, scale, **options).loss for sides in ((a, b), (b, a))
+        ]
         return torch.stack(rows).mean()
 
     with Held() as held:

@@ -1,4 +1,5 @@
-"""A model on a hub: one commit of all files, against a server on this machine that speaks the calls that it takes."""
+"""A model on a hub: one commit of all files, against a server on this machine that speaks the calls
+that it takes."""
 
 import pickle
 import re
@@ -28,12 +29,17 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_all_files_come_in_one_commit(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_files_come_in_one_commit(
+    hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(folder), "hf://me/small", "--private"]) == 0
     repository = hub.repositories["me/small"]
     assert repository.private and len(repository.commits) == 2
     assert repository.files().items() >= FILES.items()
-    assert f"published: {hub.address}/me/small/commit/{repository.at('main')}" in capsys.readouterr().out
+    assert (
+        f"published: {hub.address}/me/small/commit/{repository.at('main')}"
+        in capsys.readouterr().out
+    )
     assert main([str(folder), "hf://me/small"]) == 0, "the same once more"
     assert len(repository.commits) == 2, "what is there is not published again"
     (folder / "README.md").write_text("# Another card\n")
@@ -48,8 +54,9 @@ def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([str(store), "hf://me/small"]) == 0
     assert hub.repositories["me/small"].files().items() >= FILES.items()
     assert main(["memory://run/none", "hf://me/small"]) == 2
-    assert "error: memory://run/none is not an exported model (open_clip_model.safetensors is missing)" in (
-        capsys.readouterr().err
+    assert (
+        "error: memory://run/none is not an exported model (open_clip_model.safetensors is missing)"
+        in (capsys.readouterr().err)
     )
 
 
@@ -75,10 +82,15 @@ def test_a_file_that_cannot_be_read_is_named(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr("open_diht.trainer.hub.client", denied)
     assert main([str(folder), "hf://me/small"]) == 1
     error = capsys.readouterr().err
-    assert f"error: {folder}/README.md cannot be read (Permission denied); mend it" in error and error.count("\n") == 1
+    assert (
+        f"error: {folder}/README.md cannot be read (Permission denied); mend it" in error
+        and error.count("\n") == 1
+    )
 
 
-def test_a_folder_that_is_no_export(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_export(
+    hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "README.md").unlink()
     assert main([str(folder), "hf://me/small"]) == 2
     assert "(README.md is missing); name WORKDIR/export" in capsys.readouterr().err
@@ -96,7 +108,8 @@ def test_a_token_that_may_not_and_a_hub_that_is_not_there(hub, folder, monkeypat
 
 
 def test_what_the_hub_answers_is_in_the_message(hub, folder, monkeypatch, capsys):
-    """The first line of the client's error may hold a request id alone, and some errors have no text at all."""
+    """The first line of the client's error may hold a request id alone, and some errors have no
+    text at all."""
     hub.before = lambda asked: "/commit/" not in asked
     assert main([str(folder), "hf://me/small"]) == 1
     assert re.search(r"answers 400 \(.*out of order\); the model is kept", capsys.readouterr().err)
@@ -106,15 +119,24 @@ def test_what_the_hub_answers_is_in_the_message(hub, folder, monkeypatch, capsys
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", failed)
     assert main([str(folder), "hf://me/small"]) == 1
-    assert "(TimeoutError: no message); check the network, or HF_ENDPOINT; the model is kept" in capsys.readouterr().err
+    assert (
+        "(TimeoutError: no message); check the network, or HF_ENDPOINT; the model is kept"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("content", [b"", FILES["open_clip_model.safetensors"][:-1], pickle.dumps({"a": 1}), b"PK\3\4"])
+@pytest.mark.parametrize(
+    "content", [b"", FILES["open_clip_model.safetensors"][:-1], pickle.dumps({"a": 1}), b"PK\3\4"]
+)
 def test_only_whole_safetensors_are_published(content, hub, folder, capsys):
     (folder / "open_clip_model.safetensors").write_bytes(content)
     assert main([str(folder), "hf://me/small"]) == 2
     error = capsys.readouterr().err
-    assert f"{folder}/open_clip_model.safetensors" in error and error.count("\n") == 1 and not hub.repositories
+    assert (
+        f"{folder}/open_clip_model.safetensors" in error
+        and error.count("\n") == 1
+        and not hub.repositories
+    )
 
 
 @pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "a.pt", "b.ckpt", "items.npz"])

@@ -25,12 +25,17 @@ from tests.trainer.conftest import drawn, entries, interrupted, write_embeddings
 
 
 def config_of(*paths: str, **concepts: Any) -> Config:
-    return load_config("tiny", base={"data": {"sources": [{"path": path} for path in paths]}, "concepts": concepts})
+    return load_config(
+        "tiny", base={"data": {"sources": [{"path": path} for path in paths]}, "concepts": concepts}
+    )
 
 
 def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
     found, (said,) = resolved(config_of(str(tmp_path)))
-    assert found.concepts.path == "" and f"not all sources have concept targets, {tmp_path}/concepts" in said
+    assert (
+        found.concepts.path == ""
+        and f"not all sources have concept targets, {tmp_path}/concepts" in said
+    )
     (tmp_path / "concepts" / "targets").mkdir(parents=True)
     for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}", f"local://{tmp_path}"):
         found, (said,) = resolved(config_of(path))
@@ -38,9 +43,12 @@ def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
         assert (found.concepts.path, said) == (there, f"concept targets: {there}")
     found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
     assert found.concepts.path == ""  # all or none
-    of_embeddings = replace(config_of(str(tmp_path)), distillation=DistillationSettings(path="auto"))
+    of_embeddings = replace(
+        config_of(str(tmp_path)), distillation=DistillationSettings(path="auto")
+    )
     with pytest.raises(
-        ConceptMismatch, match=r"path is auto, but not all sources have embedding targets, .*embeddings"
+        ConceptMismatch,
+        match=r"path is auto, but not all sources have embedding targets, .*embeddings",
     ):
         resolved(of_embeddings)
     (tmp_path / "embeddings" / "targets").mkdir(parents=True)
@@ -60,7 +68,8 @@ def test_auto_is_no_distillation_for_a_loader_of_ones_own() -> None:
 
 
 def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
-    memory, url = fsspec.filesystem("memory"), f"memory://{tmp_path.name}"
+    memory = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}"
     assert resolved(config_of(url))[0].concepts.path == ""
     memory.pipe_file(f"/{tmp_path.name}/concepts/targets/manifest.json", b"{}")
     try:
@@ -79,7 +88,10 @@ def test_a_store_that_does_not_answer_at_the_start_is_wrong_use(dead_store: str)
 def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None:
     assert concept_targets(config_of("x", path="")) == []
     assert concept_targets(config_of("x", path=str(targets), objects=0, attributes=0)) == []
-    with pytest.raises(ConceptMismatch, match="nowhere holds no concept targets; make them with `open-diht concepts`"):
+    with pytest.raises(
+        ConceptMismatch,
+        match="nowhere holds no concept targets; make them with `open-diht concepts`",
+    ):
         concept_targets(config_of("x", path="nowhere"))
     with pytest.raises(ConceptMismatch, match="names 1 folders for 2 data sources"):
         concept_targets(config_of("x", "y", path=str(targets)))
@@ -94,7 +106,8 @@ def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def taught(shards: Path, tmp_path: Path) -> Path:
-    """Embeddings of `shards` by a teacher that knows shape and colour; those of pair 5 are missing."""
+    """Embeddings of `shards` by a teacher that knows shape and colour; those of pair 5 are
+    missing."""
     of = {}
     for tar, first in zip(sorted(shards.glob("*.tar")), range(0, 96, 32), strict=True):
         numbers = np.arange(first, first + 32)
@@ -104,10 +117,18 @@ def taught(shards: Path, tmp_path: Path) -> Path:
     return write_embeddings(tmp_path / "embeddings", of)
 
 
-def test_a_run_learns_embeddings_and_counts_the_pairs_without(tiny_values, taught, targets, tmp_path):
+def test_a_run_learns_embeddings_and_counts_the_pairs_without(
+    tiny_values, taught, targets, tmp_path
+):
     """With concepts, in parts, stopped and resumed: bit-equal to an undisturbed run."""
-    both = {"distillation": {"path": str(taught), "weight": 2.0}, "concepts": {"path": str(targets)}}
-    more = {"schedule": {"samples": 16 * 18, "micro_batches": 2}, "optimizer": {"learning_rate": 3e-3}}
+    both = {
+        "distillation": {"path": str(taught), "weight": 2.0},
+        "concepts": {"path": str(targets)},
+    }
+    more = {
+        "schedule": {"samples": 16 * 18, "micro_batches": 2},
+        "optimizer": {"learning_rate": 3e-3},
+    }
     config = build(Config, tiny_values(**both, **more))
     stopped, _ = interrupted(config, tmp_path / "w", 9)
     assert not stopped.finished
@@ -115,16 +136,29 @@ def test_a_run_learns_embeddings_and_counts_the_pairs_without(tiny_values, taugh
     assert train(config, tmp_path / "w", said.append).finished
     train(config, tmp_path / "calm")
     one, other = (entries(tmp_path / run, "step") for run in ("w", "calm"))
-    assert [step["distillation"] for step in one] == [step["distillation"] for step in other] and len(one) == 18
-    weights = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in ("w", "calm")]
+    assert [step["distillation"] for step in one] == [
+        step["distillation"] for step in other
+    ] and len(one) == 18
+    weights = [
+        (tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes()
+        for run in ("w", "calm")
+    ]
     assert weights[0] == weights[1]
-    assert sum(step["distillation"] for step in one[-6:]) < 0.8 * sum(step["distillation"] for step in one[:6])
+    assert sum(step["distillation"] for step in one[-6:]) < 0.8 * sum(
+        step["distillation"] for step in one[:6]
+    )
     first = one[0]
-    parts = first["contrastive"] + 2 * first["distillation"] + first["objects"] + first["attributes"]
+    parts = (
+        first["contrastive"] + 2 * first["distillation"] + first["objects"] + first["attributes"]
+    )
     assert first["loss"] == pytest.approx(parts, rel=1e-5)
-    assert one[-1]["without_targets"] == 12, "one of embeddings and three of concepts in each epoch of 96"
+    assert one[-1]["without_targets"] == 12, (
+        "one of embeddings and three of concepts in each epoch of 96"
+    )
     assert "12 of 288 samples had no targets of the teacher, and so no loss on them" in said
-    assert "distillation of embeddings (x2)" in (tmp_path / "w" / "export" / "README.md").read_text()
+    assert (
+        "distillation of embeddings (x2)" in (tmp_path / "w" / "export" / "README.md").read_text()
+    )
 
 
 def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shards, tmp_path):
@@ -137,7 +171,11 @@ def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shard
             samples = []
             for number in range(32 * first, 32 * first + 32):
                 content = io.BytesIO()
-                np.savez(content, image_emb=generator.normal(size=(1, 8)), text_emb=generator.normal(size=(1, 8)))
+                np.savez(
+                    content,
+                    image_emb=generator.normal(size=(1, 8)),
+                    text_emb=generator.normal(size=(1, 8)),
+                )
                 samples.append((f"{number:032x}", {"npz": content.getvalue(), "paug.json": paug}))
             write_tar(tmp_path / "dr" / tar.name, samples)
         return [path.stat().st_size for path in sorted((tmp_path / "dr").iterdir())]
@@ -147,10 +185,14 @@ def test_a_resumed_run_notices_other_embeddings_of_datacompdr(tiny_config, shard
     settings = {"path": str(tmp_path / "dr"), "teachers": 1}
     config = tiny_config(distillation=settings, schedule={"samples": 48})
     with pytest.raises(ConceptMismatch, match=r"of DataCompDR only .* set data\.captions=first"):
-        embedding_targets(replace(config, data=replace(config.data, captions={"caption": 0.5, "synthetic": 0.5})))
+        embedding_targets(
+            replace(config, data=replace(config.data, captions={"caption": 0.5, "synthetic": 0.5}))
+        )
     assert interrupted(config, tmp_path / "w", 1)[0].step == 1
     assert write(1) == sizes
-    with pytest.raises(WrongUse, match=r"the data changed since the run in .* began, or their targets did"):
+    with pytest.raises(
+        WrongUse, match=r"the data changed since the run in .* began, or their targets did"
+    ):
         train(config, tmp_path / "w")
     write(0)
     assert train(config, tmp_path / "w").finished
@@ -161,17 +203,23 @@ def test_without_distillation_a_run_is_what_it_was(tiny_config, taught, tmp_path
         train(tiny_config(distillation=distillation, schedule={"samples": 48}), tmp_path / name)
     logged = [entries(tmp_path / name, "step") for name in ("none", "off")]
     assert [step["loss"] for step in logged[0]] == [step["loss"] for step in logged[1]]
-    assert not any("distillation" in step or "without_targets" in step for step in logged[0] + logged[1])
+    assert not any(
+        "distillation" in step or "without_targets" in step for step in logged[0] + logged[1]
+    )
 
 
 def test_embeddings_and_sources_fit(taught, tmp_path):
     assert distillation_of(config_of("x"), []) is None and embedding_targets(config_of("x")) == []
-    config = replace(config_of("x"), distillation=DistillationSettings(path=str(taught), weight=3.0))
+    config = replace(
+        config_of("x"), distillation=DistillationSettings(path=str(taught), weight=3.0)
+    )
     (one,) = embedding_targets(config)
     assert distillation_of(config, [one]) == Distillation(weight=3.0, temperature=0.1)
     sharper = replace(config, distillation=replace(config.distillation, temperature=0.02))
     assert distillation_of(sharper, [one]) == Distillation(weight=3.0, temperature=0.02)
-    with pytest.raises(ConceptMismatch, match=r"distillation\.path names 1 folders for 2 data sources"):
+    with pytest.raises(
+        ConceptMismatch, match=r"distillation\.path names 1 folders for 2 data sources"
+    ):
         embedding_targets(replace(config, data=config_of("x", "y").data))
     with pytest.raises(ConceptMismatch, match="nowhere holds no embedding targets; make them with"):
         embedding_targets(replace(config, distillation=DistillationSettings(path="nowhere")))
@@ -187,7 +235,10 @@ def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
     assert all(len(curve) == 60 for curve in curves.values())
     colours = curves["attributes"]  # shapes take longer than this test
     assert sum(colours[-10:]) / 10 < 0.85 * sum(colours[:5]) / 5, (colours[:5], colours[-10:])
-    assert any("  contrastive " in line and "  objects " in line and "  attributes " in line for line in said)
+    assert any(
+        "  contrastive " in line and "  objects " in line and "  attributes " in line
+        for line in said
+    )
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
     assert not [name for name in model.state_dict() if "head" in name]
     card = (tmp_path / "w" / "export" / "README.md").read_text()
@@ -195,13 +246,16 @@ def test_a_run_learns_them_and_exports_no_head(tiny_values, targets, tmp_path):
 
 
 def numbered(folder: Path, uids: bool) -> Path:
-    """Data as img2dataset writes it, with numbers for keys and uids in the JSON, or without them."""
+    """Data as img2dataset writes it, with numbers for keys and uids in the JSON, or without
+    them."""
     folder.mkdir()
     samples = []
     for number in range(32):
         image, text = drawn(number)
         about = {"uid": f"{number + 1:032x}"} if uids else {}
-        samples.append((f"{number:09d}", {"png": image, "txt": text, "json": json.dumps(about).encode()}))
+        samples.append(
+            (f"{number:09d}", {"png": image, "txt": text, "json": json.dumps(about).encode()})
+        )
     write_tar(folder / "00000.tar", samples)
     return folder
 
@@ -219,7 +273,9 @@ def test_datacompdr_is_learned_by_uid_and_a_training_without_it_is_refused(tiny_
 
     def config(data: Path, **distillation: Any) -> Config:
         known = {"path": str(tmp_path / "dr"), "teachers": 2, **distillation}
-        return tiny_config(data={"sources": [{"path": str(data)}]}, distillation=known, schedule={"samples": 32})
+        return tiny_config(
+            data={"sources": [{"path": str(data)}]}, distillation=known, schedule={"samples": 32}
+        )
 
     said: list[str] = []
     assert train(config(numbered(tmp_path / "uids", True)), tmp_path / "w", said.append).finished
@@ -227,30 +283,46 @@ def test_datacompdr_is_learned_by_uid_and_a_training_without_it_is_refused(tiny_
     assert not any(step["without_targets"] for step in entries(tmp_path / "w", "step"))
     other = numbered(tmp_path / "numbers", False)
     with pytest.raises(
-        ConceptMismatch, match=r"32 samples .* 100\.00%, more than distillation\.max_missing_share 5\.00%"
+        ConceptMismatch,
+        match=r"32 samples .* 100\.00%, more than distillation\.max_missing_share 5\.00%",
     ):
         train(config(other), tmp_path / "x")
     assert train(config(other, max_missing_share=1.0), tmp_path / "y").finished
-    with pytest.raises(ConceptMismatch, match=r"distillation\.teachers=2 for those that Apple published"):
+    with pytest.raises(
+        ConceptMismatch, match=r"distillation\.teachers=2 for those that Apple published"
+    ):
         train(config(tmp_path / "uids", teachers=None), tmp_path / "z")
-    with pytest.raises(ConceptMismatch, match=r"distillation\.teachers is 3, but embeddings of 8 numbers"):
+    with pytest.raises(
+        ConceptMismatch, match=r"distillation\.teachers is 3, but embeddings of 8 numbers"
+    ):
         train(config(tmp_path / "uids", teachers=3), tmp_path / "z")
 
 
-def test_concepts_count_too_and_what_no_sample_shows_ends_the_run_later(tiny_config, targets, tmp_path, monkeypatch):
-    """3 of 96 samples have no concepts, keys 0, 40 and 80; a look at one sample of each shard finds one of three."""
+def test_concepts_count_too_and_what_no_sample_shows_ends_the_run_later(
+    tiny_config, targets, tmp_path, monkeypatch
+):
+    """3 of 96 samples have no concepts, keys 0, 40 and 80; a look at one sample of each shard finds
+    one of three."""
     settings = {"concepts": {"path": str(targets)}, "distillation": {"max_missing_share": 0.03}}
     with pytest.raises(
-        ConceptMismatch, match=r"3 samples have no concept targets, .*3\.12%, .*max_missing_share 3\.00%"
+        ConceptMismatch,
+        match=r"3 samples have no concept targets, .*3\.12%, .*max_missing_share 3\.00%",
     ):
         train(tiny_config(**settings), tmp_path / "w")
     monkeypatch.setattr("open_diht.trainer.data.loader._LOOKED_AT", 1)
     monkeypatch.setattr("open_diht.trainer.data.reader._LOOKED_AT", 32)
-    allowed = tiny_config(**{**settings, "distillation": {"max_missing_share": 0.02}}, schedule={"samples": 96})
-    with pytest.raises(ConceptMismatch, match=r"1 of 32 samples looked at have no concept targets, and 0 of 96"):
-        train(allowed, tmp_path / "w")
-    monkeypatch.setattr("open_diht.trainer.data.reader._LOOKED_AT", 0)  # nothing is seen before the first step
+    allowed = tiny_config(
+        **{**settings, "distillation": {"max_missing_share": 0.02}}, schedule={"samples": 96}
+    )
     with pytest.raises(
-        TooManyBad, match=r"[23] of \d+ samples had no targets of the teacher, .*max_missing_share 2\.00%"
+        ConceptMismatch, match=r"1 of 32 samples looked at have no concept targets, and 0 of 96"
+    ):
+        train(allowed, tmp_path / "w")
+    monkeypatch.setattr(
+        "open_diht.trainer.data.reader._LOOKED_AT", 0
+    )  # nothing is seen before the first step
+    with pytest.raises(
+        TooManyBad,
+        match=r"[23] of \d+ samples had no targets of the teacher, .*max_missing_share 2\.00%",
     ):
         train(allowed, tmp_path / "w")

@@ -53,7 +53,9 @@ def wandb(**names: Any) -> ModuleType:
     return package
 
 
-def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same run goes on after a resume."""
     begun: list[dict[str, Any]] = []
     logged: list[tuple[dict[str, Any], int]] = []
@@ -74,11 +76,17 @@ def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: p
         log = opened(tmp_path, resumed_at, wandb="project")
         log.write("step", resumed_at + 1, 10, {"loss": 0.5, "gradient_norm": "inf"})
         log.close()
-    assert begun[0] == begun[1] and begun[0]["project"] == "project" and begun[0]["resume"] == "allow"
-    assert logged[0] == ({"step/loss": 0.5, "samples": 10}, 1) and logged[1][0] == {"finished": True}
+    assert (
+        begun[0] == begun[1] and begun[0]["project"] == "project" and begun[0]["resume"] == "allow"
+    )
+    assert logged[0] == ({"step/loss": 0.5, "samples": 10}, 1) and logged[1][0] == {
+        "finished": True
+    }
 
 
-def test_weights_and_biases_that_takes_nothing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_that_takes_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Error(Exception):
         pass
 
@@ -86,7 +94,9 @@ def test_weights_and_biases_that_takes_nothing_is_one_line(tmp_path: Path, monke
         raise Error("No API key configured.\nUse `wandb login` to log in.")
 
     monkeypatch.setitem(sys.modules, "wandb", wandb(init=init, Error=Error))
-    with pytest.raises(MissingTracker, match=r"^log.wandb project .*configured. Use `wandb login` .*log.wandb=''$"):
+    with pytest.raises(
+        MissingTracker, match=r"^log.wandb project .*configured. Use `wandb login` .*log.wandb=''$"
+    ):
         opened(tmp_path, wandb="project")
 
 
@@ -97,7 +107,10 @@ def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
         log.write("step", step, 10 * step, {"loss": 1 / step})
     log.close()
     events = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [(1, 1.0), (2, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [
+        (1, 1.0),
+        (2, 0.5),
+    ]
 
 
 def test_speed_is_that_of_the_window() -> None:
@@ -110,7 +123,11 @@ def test_speed_is_that_of_the_window() -> None:
         now[0] += 1000  # a check
     now[0] += 10
     speed = progress.speed(40, waited_s=1.0)
-    assert speed == {"samples_per_s": 8.0, "data_wait": 0.0, "eta_s": 60 * (1.0 + 1000 / 20)}  # 60 steps, 3 checks
+    assert speed == {
+        "samples_per_s": 8.0,
+        "data_wait": 0.0,
+        "eta_s": 60 * (1.0 + 1000 / 20),
+    }  # 60 steps, 3 checks
 
 
 def test_between_two_lines_the_speed_is_that_since_the_last() -> None:
@@ -120,12 +137,15 @@ def test_between_two_lines_the_speed_is_that_since_the_last() -> None:
     assert progress.between(20) == "step 20/100  the next step has not ended for 1:30"
     now[0] += 10
     assert progress.between(30) == "step 30/100  1 images/s  ETA 11:40"
-    assert progress.speed(30, waited_s=0.0)["samples_per_s"] == 0.8, "the line of the log counts from the same moment"
+    assert progress.speed(30, waited_s=0.0)["samples_per_s"] == 0.8, (
+        "the line of the log counts from the same moment"
+    )
 
 
 def test_silence_is_filled_and_nothing_else() -> None:
     said: list[str] = []
-    enough, counted = threading.Event(), iter(range(1_000_000))
+    enough = threading.Event()
+    counted = iter(range(1_000_000))
 
     def filler() -> str:
         number = next(counted)
@@ -142,7 +162,8 @@ def test_silence_is_filled_and_nothing_else() -> None:
         failed.set()
         raise SystemExit(141)
 
-    failed, pulse = threading.Event(), Pulse(full, every_s=0.01)
+    failed = threading.Event()
+    pulse = Pulse(full, every_s=0.01)
     with pytest.raises(SystemExit), pulse.filling(str):
         assert failed.wait(60)
         while True:  # the thread keeps what it has met for the next line
@@ -159,10 +180,16 @@ def test_the_line_has_the_mfu_where_the_full_speed_is_known() -> None:
     now[0] += 4
     speed = progress.speed(30, waited_s=1.0) | {"peak_memory_gib": 12.34}
     assert speed["mfu"] == pytest.approx(0.4)
-    result = StepResult(values={"loss": 1.0, "contrastive": 1.0}, gradient_norm=1.0, scale=14.0, finite=True)
-    assert "  20 images/s  MFU 40.0%  peak 12.3 GiB  data wait 25%  " in line(30, 100, result, speed, 1e-3, Skipped())
+    result = StepResult(
+        values={"loss": 1.0, "contrastive": 1.0}, gradient_norm=1.0, scale=14.0, finite=True
+    )
+    assert "  20 images/s  MFU 40.0%  peak 12.3 GiB  data wait 25%  " in line(
+        30, 100, result, speed, 1e-3, Skipped()
+    )
     del speed["mfu"]
-    assert "  20 images/s  peak 12.3 GiB  data wait" in line(30, 100, result, speed, 1e-3, Skipped())
+    assert "  20 images/s  peak 12.3 GiB  data wait" in line(
+        30, 100, result, speed, 1e-3, Skipped()
+    )
 
 
 def test_random_numbers_are_a_function_of_the_place() -> None:

@@ -1,4 +1,5 @@
-"""A training whose WORKDIR is in an object store: a real S3 server on this machine, and the real client."""
+"""A training whose WORKDIR is in an object store: a real S3 server on this machine, and the real
+client."""
 
 import io
 import json
@@ -64,7 +65,8 @@ def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_equal(store: FsspecStore, calm: Path, ignoring: tuple[str, ...] = ("lease/",)) -> None:
-    """What lies in the store is what lies on the disk: names, losses, the bits of model and checkpoints."""
+    """What lies in the store is what lies on the disk: names, losses, the bits of model and
+    checkpoints."""
     on_disk = {str(path.relative_to(calm)) for path in calm.rglob("*") if path.is_file()} - {"lock"}
     found = [path for path in store.files() if not path.startswith(ignoring)]
     assert {plain(path) for path in found} == {plain(path) for path in on_disk}
@@ -74,7 +76,9 @@ def assert_equal(store: FsspecStore, calm: Path, ignoring: tuple[str, ...] = ("l
             assert store.read(path) == (calm / path).read_bytes(), path
         if path.endswith(".pt"):
             contents = (store.read(path), (calm / path).read_bytes())
-            one, other = (torch.load(io.BytesIO(content), weights_only=True) for content in contents)
+            one, other = (
+                torch.load(io.BytesIO(content), weights_only=True) for content in contents
+            )
             assert same_bits(one, other), path
 
 
@@ -86,31 +90,38 @@ def there(bucket: str, settings: Any) -> tuple[str, Any, list[str]]:
     return f"{bucket}/there", train(settings, f"{bucket}/there", said.append), said
 
 
-def test_it_holds_what_a_folder_holds(there: tuple[str, Any, list[str]], settings: Any, calm: Path) -> None:
+def test_it_holds_what_a_folder_holds(
+    there: tuple[str, Any, list[str]], settings: Any, calm: Path
+) -> None:
     url, outcome, said = there
     assert outcome.finished and outcome.export is None
-    assert said[-1].startswith(f"model in {url}/export/, for open_clip.create_model_and_transforms('local-dir:")
+    assert said[-1].startswith(
+        f"model in {url}/export/, for open_clip.create_model_and_transforms('local-dir:"
+    )
     assert_equal(FsspecStore(url), calm)
-    assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing stays on the disk"
+    assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), (
+        "nothing stays on the disk"
+    )
     again = train(settings, url, said.append)
     assert again.finished and "resuming after step 12 of 12" in "\n".join(said)
     assert_equal(FsspecStore(url), calm)
 
 
-# -- stopped and killed ----------------------------------------------------------------------------------------------
+# -- stopped and killed ----------------------------------------------------------------------------
 
 
 def trained(config: Any, url: str) -> None:
     """The body of another process: a run whose lease counts for three seconds."""
     torch.set_num_threads(1)
-    lease.RENEW_S, lease.VALID_S = 0.5, 3.0
+    lease.RENEW_S = 0.5
+    lease.VALID_S = 3.0
     train(config, url, lambda text: print(text, flush=True))
 
 
 @pytest.fixture
 def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
-    """Starts a run in a process of its own, which sees the bucket; its id, and the file of what it says. At the end of
-    the test none is left."""
+    """Starts a run in a process of its own, which sees the bucket; its id, and the file of what it
+    says. At the end of the test none is left."""
     begun: list[int] = []
 
     def start(config: Any, url: str) -> tuple[int, Path]:
@@ -138,8 +149,11 @@ def wait_for(step: int, said: Path, checkpoints: Checkpoints) -> None:
 
 
 def harm(store: FsspecStore) -> None:
-    """Damage the newest whole checkpoint, whose manifest comes last, and leave the beginning of another one."""
-    newest, _ = max(path.split("/") for path in store.files("checkpoints") if path.endswith("manifest.json"))
+    """Damage the newest whole checkpoint, whose manifest comes last, and leave the beginning of
+    another one."""
+    newest, _ = max(
+        path.split("/") for path in store.files("checkpoints") if path.endswith("manifest.json")
+    )
     content = store.read(f"checkpoints/{newest}/training.pt")
     store.write(content[: len(content) // 2], f"checkpoints/{newest}/training.pt")
     store.write(b"torn", "checkpoints/step-000000000099/model.safetensors")
@@ -147,11 +161,15 @@ def harm(store: FsspecStore) -> None:
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(bucket, settings, calm, begin, forks):
-    """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is on the disk of the
-    machine that goes on."""
-    url, draw = f"{bucket}/killed", random.Random(SEED)
-    store, whole = FsspecStore(url), checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder)
+def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
+    bucket, settings, calm, begin, forks
+):
+    """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is
+    on the disk of the machine that goes on."""
+    url = f"{bucket}/killed"
+    draw = random.Random(SEED)
+    store = FsspecStore(url)
+    whole = checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder)
     for kill, step in enumerate((draw.randint(7, 9), draw.randint(10, 11))):
         process, said = begin(settings, url)
         wait_for(step, said, whole)
@@ -163,7 +181,9 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(bu
     process, said = begin(settings, url)
     assert forks.wait(process) == 0, (SEED, said.read_text()[-3000:])
     assert "resuming after step" in said.read_text(), SEED
-    damaged = {path.split("/")[1] for path in store.files() if path.startswith("checkpoints/damaged-")}
+    damaged = {
+        path.split("/")[1] for path in store.files() if path.startswith("checkpoints/damaged-")
+    }
     assert len(damaged) == 1, (SEED, store.files())
     assert_equal(store, calm, ignoring=("checkpoints/damaged-", "lease/"))
 
@@ -183,8 +203,11 @@ def ranks_begin(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any, tmp_path: Path) -> None:
-    """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder that nobody stopped."""
+def test_ranks_stop_and_go_on_together(
+    bucket: str, settings: Any, on_ranks: Any, tmp_path: Path
+) -> None:
+    """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder
+    that nobody stopped."""
     for name, url, starts in (("local", str(tmp_path / "w"), 1), ("remote", f"{bucket}/ranks", 2)):
         folder = tmp_path / name
         folder.mkdir()
@@ -202,11 +225,15 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     found: list[Checkpoint] = []
     for parent in (url, str(calm / "checkpoints" / "step-000000000012")):
         child = replace(
-            settings, branch=replace(settings.branch, path=parent), schedule=replace(settings.schedule, samples=14 * 16)
+            settings,
+            branch=replace(settings.branch, path=parent),
+            schedule=replace(settings.schedule, samples=14 * 16),
         )
         to = f"{bucket}/child-{len(found)}"
         train(child, to, lambda text: None)
-        assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing of the parent stays on the disk"
+        assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), (
+            "nothing of the parent stays on the disk"
+        )
         found.append(checkpoints_at(f"{to}/checkpoints", str(tmp_path)).load(14))
     remote, local = found
     assert remote.training["parent"]["path"] == f"{url}/checkpoints/step-000000000012"
@@ -214,7 +241,7 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     assert all(torch.equal(value, local.model[name]) for name, value in remote.model.items())
 
 
-# -- refused ---------------------------------------------------------------------------------------------------------
+# -- refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,7 +249,11 @@ def test_a_branch_of_a_run_in_the_store(there, bucket, settings, calm, tmp_path)
     [
         ({}, "s3://no-such-bucket/run", "FileNotFoundError: The specified bucket does not exist"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/run", "PermissionError"),
-        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "s3://bucket/run", "NoCredentialsError"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+            "s3://bucket/run",
+            "NoCredentialsError",
+        ),
     ],
     ids=["no bucket", "no right", "no credentials"],
 )
@@ -241,4 +272,6 @@ def test_a_store_that_cannot_be_written_is_refused(
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
     err = capsys.readouterr().err
-    assert err.startswith(f"error: WORKDIR {name} cannot be written ({says}") and err.count("\n") == 1, err
+    assert (
+        err.startswith(f"error: WORKDIR {name} cannot be written ({says}") and err.count("\n") == 1
+    ), err

@@ -19,7 +19,9 @@ from open_diht.trainer.model import build_student
 from open_diht.trainer.step import Diverged, Stepper, StepResult
 from tests.trainer.conftest import TINY_ARCHITECTURE
 
-SHAPE = merged(TINY_ARCHITECTURE, {"text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64}})
+SHAPE = merged(
+    TINY_ARCHITECTURE, {"text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64}}
+)
 
 
 def pairs(n: int, heads: bool = False) -> Batch:
@@ -46,7 +48,11 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
     config = replace(config, concepts=concepts)
     sizes = {"objects": 32, "attributes": 32} if heads else {}
     student, _, _ = build_student(
-        replace(config.model, architecture=SHAPE), concepts, sizes, config.transform, config.run.precision
+        replace(config.model, architecture=SHAPE),
+        concepts,
+        sizes,
+        config.transform,
+        config.run.precision,
     )
     student.train()
     return Stepper(student, config, Ranks(), torch.device("cpu"))
@@ -54,7 +60,10 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
 
 CASES: dict[str, dict[str, Any]] = {
     "infonce": {"loss": {"name": "infonce"}},
-    "siglip": {"loss": {"name": "siglip"}, "model": {"architecture": SHAPE, "bias": -10, "temperature": 0.1}},
+    "siglip": {
+        "loss": {"name": "siglip"},
+        "model": {"architecture": SHAPE, "bias": -10, "temperature": 0.1},
+    },
     "hn_nce": {"loss": {"beta": 0.5}},
     "hn_nce and concepts": {"loss": {"beta": 0.25}},
     "parts": {"loss": {"beta": 0.25}, "schedule": {"micro_batches": 2}},
@@ -79,7 +88,9 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
         with torch.no_grad():
             encoded = trained.student(batch.images, batch.texts)
         trained.student.train()
-        image, text = (normalize(features.float(), dim=1) for features in (encoded.image, encoded.text))
+        image, text = (
+            normalize(features.float(), dim=1) for features in (encoded.image, encoded.text)
+        )
         s = image @ text.T
         right = torch.arange(64)
         learnt = all(bool((s.argmax(dim=dim) == right).all()) for dim in (0, 1))
@@ -94,14 +105,17 @@ def test_values_of_a_step(tiny_config: Callable[..., Any]) -> None:
     result = stepper(tiny_config(), heads=True).step(pairs(16, True), 0, 0, 1.0)
     values = result.values
     assert set(values) == {"loss", "contrastive", "objects", "attributes", "accuracy", "hardest"}
-    assert values["loss"] == pytest.approx(values["contrastive"] + values["objects"] + values["attributes"], rel=1e-5)
+    assert values["loss"] == pytest.approx(
+        values["contrastive"] + values["objects"] + values["attributes"], rel=1e-5
+    )
     assert values["objects"] == pytest.approx(math.log(32), rel=0.2)
     assert 0 <= values["accuracy"] <= 1 and 0 < values["hardest"] <= 1
     assert result.finite and result.gradient_norm > 0 and result.scale == pytest.approx(1 / 0.07)
 
 
 class Reads(TorchDispatchMode):
-    """Counts how often a number is taken out of a tensor, for which a GPU has to have computed it."""
+    """Counts how often a number is taken out of a tensor, for which a GPU has to have computed
+    it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         super().__init__()
@@ -115,7 +129,10 @@ class Reads(TorchDispatchMode):
         monkeypatch.setattr(torch.Tensor, "tolist", counted)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.items += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.items += func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -141,10 +158,14 @@ def test_bytes_and_floats_take_the_same_step(tiny_config: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("equal", ["caption_hash", "image_hash"])
-def test_equal_captions_and_equal_images_are_masked(equal: str, tiny_config: Callable[..., Any]) -> None:
+def test_equal_captions_and_equal_images_are_masked(
+    equal: str, tiny_config: Callable[..., Any]
+) -> None:
     same: dict[str, Any] = {equal: torch.zeros(16, dtype=torch.int64)}
     batch = replace(pairs(16), **same)
-    assert stepper(tiny_config()).step(batch, 0, 0, 1.0).values["loss"] == pytest.approx(0, abs=1e-6)
+    assert stepper(tiny_config()).step(batch, 0, 0, 1.0).values["loss"] == pytest.approx(
+        0, abs=1e-6
+    )
     seen = stepper(tiny_config(loss={"mask_duplicates": False})).step(batch, 0, 0, 1.0)
     assert seen.values["loss"] > 1
 
@@ -152,12 +173,16 @@ def test_equal_captions_and_equal_images_are_masked(equal: str, tiny_config: Cal
 def bits(trained: Stepper) -> list[Any]:
     state = [p.detach().clone() for p in trained.student.parameters()]
     state += [v.clone() for s in trained.optimizer.state.values() for v in s.values()]
-    return state + ([p.clone() for p in trained.average.student.parameters()] if trained.average else [])
+    return state + (
+        [p.clone() for p in trained.average.student.parameters()] if trained.average else []
+    )
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_step_that_is_not_finite_changes_nothing(poison: float, parts: int, tiny_config: Callable[..., Any]) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(
+    poison: float, parts: int, tiny_config: Callable[..., Any]
+) -> None:
     trained = stepper(tiny_config(run={"ema": 0.5}, schedule={"micro_batches": parts}))
     good = pairs(16)
     trained.step(good, 0, 0, 1.0)
@@ -189,10 +214,14 @@ def test_gradients_are_clipped(tiny_config: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("clip_at", [None, 1e-2])
 def test_scaled_gradients_are_unscaled_before_they_are_clipped(parts, clip_at, tiny_config):
-    """fp16 with its scaler has the gradient, its norm and its clipping of float32; in parts and with heads too."""
+    """fp16 with its scaler has the gradient, its norm and its clipping of float32; in parts and
+    with heads too."""
     found = {}
     for precision in ("fp32", "fp16"):
-        sections = {"schedule": {"micro_batches": parts}, "optimizer": {"max_gradient_norm": clip_at}}
+        sections = {
+            "schedule": {"micro_batches": parts},
+            "optimizer": {"max_gradient_norm": clip_at},
+        }
         trained = stepper(tiny_config(run={"precision": precision}, **sections), heads=True)
         while not (result := trained.step(pairs(16, heads=True), 0, 0, 1.0)).finite:
             pass  # the scale begins too high; nothing but it changes until it is right
@@ -204,7 +233,9 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(parts, clip_at, t
     assert float(half.norm()) == pytest.approx(clip_at or norm, rel=0.01)
 
 
-def test_an_overflow_lowers_the_scale_until_steps_are_taken(tiny_config: Callable[..., Any]) -> None:
+def test_an_overflow_lowers_the_scale_until_steps_are_taken(
+    tiny_config: Callable[..., Any],
+) -> None:
     trained = stepper(tiny_config(run={"precision": "fp16", "ema": 0.5}))
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     before = bits(trained)
@@ -213,7 +244,11 @@ def test_an_overflow_lowers_the_scale_until_steps_are_taken(tiny_config: Callabl
         results.append(trained.step(pairs(16), 0, len(results), 1.0))
         if not results[-1].finite:
             assert all(torch.equal(a, b) for a, b in zip(bits(trained), before, strict=True))
-    assert 1 < len(results) < 20 and trained.skipped.total == len(results) - 1 and trained.skipped.in_a_row == 0
+    assert (
+        1 < len(results) < 20
+        and trained.skipped.total == len(results) - 1
+        and trained.skipped.in_a_row == 0
+    )
     assert trained.scaler.get_scale() == 2.0 ** (24 - trained.skipped.total)
 
 

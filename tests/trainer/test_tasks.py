@@ -1,4 +1,5 @@
-"""The evaluation beside a training: results by task in the log, failures said, the training goes on."""
+"""The evaluation beside a training: results by task in the log, failures said, the training goes
+on."""
 
 import os
 import signal
@@ -32,8 +33,10 @@ if given["--tasks"] == "slow":
 if given["--tasks"] == "broken":
     sys.exit("error: it does not load")
 rows = [
-    {"task": "pets", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 1200, "protocol": {}},
-    {"task": "few", "metric": "accuracy", "value": 0.25, "low": None, "high": None, "n": 4, "protocol": {}},
+    {"task": "pets", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6,
+     "n": 1200, "protocol": {}},
+    {"task": "few", "metric": "accuracy", "value": 0.25, "low": None, "high": None,
+     "n": 4, "protocol": {}},
     {"task": "gone", "metric": "accuracy", "value": None, "low": None, "high": None, "n": 0,
      "protocol": {"missing": "get it there"}},
 ]
@@ -68,21 +71,34 @@ def test_results_are_said_and_logged_by_task_at_each_check(stand_in, tiny_config
     checks = entries(workdir, "check")
     assert [line["step"] for line in checks] == [2, 3]
     numbers = {key: value for key, value in checks[0].items() if key.startswith("tasks/")}
-    pets = {"tasks/pets/accuracy": 0.5, "tasks/pets/accuracy_low": 0.4, "tasks/pets/accuracy_high": 0.6}
+    pets = {
+        "tasks/pets/accuracy": 0.5,
+        "tasks/pets/accuracy_low": 0.4,
+        "tasks/pets/accuracy_high": 0.6,
+    }
     assert numbers == {**pets, "tasks/few/accuracy": 0.25}
-    assert [path.name for path in (workdir / "tasks" / "cache").iterdir()] == ["hashes"], "features do not pile up"
+    assert [path.name for path in (workdir / "tasks" / "cache").iterdir()] == ["hashes"], (
+        "features do not pile up"
+    )
 
 
 @pytest.mark.parametrize(
     ("task", "why", "failed", "checked"),
-    [("broken", "it does not load", [2, 3], []), ("crash", "RuntimeError: out of memory", [2], [3])],
+    [
+        ("broken", "it does not load", [2, 3], []),
+        ("crash", "RuntimeError: out of memory", [2], [3]),
+    ],
     ids=["before any result", "after results"],
 )
-def test_a_failure_is_said_and_the_training_goes_on(task, why, failed, checked, stand_in, tiny_config, tmp_path):
+def test_a_failure_is_said_and_the_training_goes_on(
+    task, why, failed, checked, stand_in, tiny_config, tmp_path
+):
     said: list[str] = []
     assert train(config(tiny_config, task), tmp_path / "w", said.append).finished
     failures = [text for text in said if "check.tasks failed" in text]
-    assert len(failures) == len(failed) and all(f"status 1: {why}; see" in text for text in failures)
+    assert len(failures) == len(failed) and all(
+        f"status 1: {why}; see" in text for text in failures
+    )
     events = [(line["event"], line["step"]) for line in entries(tmp_path / "w", "event")]
     assert events == [("tasks_failed", step) for step in failed]
     assert [line["step"] for line in entries(tmp_path / "w", "check")] == checked
@@ -95,7 +111,8 @@ def test_an_unknown_task_is_refused_at_the_start(stand_in, tiny_config, tmp_path
 
 
 def test_who_is_asked_to_stop_does_not_wait_for_it(stand_in, tiny_config, tmp_path, monkeypatch):
-    output, ended = tmp_path / "w" / "tasks" / "step-000000000002", tasks._ended
+    output = tmp_path / "w" / "tasks" / "step-000000000002"
+    ended = tasks._ended
 
     def asked(process: Any) -> int | None:
         if (output / "pid").exists():
@@ -109,7 +126,9 @@ def test_who_is_asked_to_stop_does_not_wait_for_it(stand_in, tiny_config, tmp_pa
         os.kill(int((output / "pid").read_text()), 0)
 
 
-def test_a_resumed_run_evaluates_a_saved_step_that_was_not_evaluated(stand_in, tiny_config, tmp_path, monkeypatch):
+def test_a_resumed_run_evaluates_a_saved_step_that_was_not_evaluated(
+    stand_in, tiny_config, tmp_path, monkeypatch
+):
     def killed(process: Any) -> int | None:
         raise MemoryError
 
@@ -117,9 +136,13 @@ def test_a_resumed_run_evaluates_a_saved_step_that_was_not_evaluated(stand_in, t
         patch.setattr(tasks, "_ended", killed)
         train(tiny_config(check={"tasks": "pets"}, schedule={"samples": 48}), tmp_path / "w")
     for _ in range(2):  # the second finds that it is done
-        assert train(tiny_config(check={"tasks": "pets"}, schedule={"samples": 48}), tmp_path / "w").finished
+        assert train(
+            tiny_config(check={"tasks": "pets"}, schedule={"samples": 48}), tmp_path / "w"
+        ).finished
     assert len(entries(tmp_path / "w", "step")) == 3
-    assert [(line["step"], line["tasks/pets/accuracy"]) for line in entries(tmp_path / "w", "check")] == [(3, 0.5)]
+    assert [
+        (line["step"], line["tasks/pets/accuracy"]) for line in entries(tmp_path / "w", "check")
+    ] == [(3, 0.5)]
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Towers and loaders of one's own: by import path or by name, with tokens of their own; what does not fit is named."""
+"""Towers and loaders of one's own: by import path or by name, with tokens of their own; what does
+not fit is named."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from open_diht.trainer.architecture import BadArchitecture, architecture, build, input_shape, tokenizer
+from open_diht.trainer.architecture import (
+    BadArchitecture,
+    architecture,
+    build,
+    input_shape,
+    tokenizer,
+)
 from open_diht.trainer.config import ConceptSettings, ModelSettings, TransformSettings
 from open_diht.trainer.data import BadSource, DataSettings, Source
 from open_diht.trainer.export import export, load
@@ -35,7 +42,8 @@ class Normed(nn.Module):
     def __init__(self, embed_dim: int, *, image_size: int):
         super().__init__()
         self.input_shape = (3, image_size, image_size)
-        self.norm, self.map = nn.BatchNorm2d(3), nn.Linear(3, embed_dim)
+        self.norm = nn.BatchNorm2d(3)
+        self.map = nn.Linear(3, embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.map(self.norm(images).mean(dim=(2, 3)))
@@ -52,7 +60,9 @@ class Lengths:
 class Counts(nn.Module):
     """A text tower of one's own: the mean of the vectors of its ids."""
 
-    def __init__(self, embed_dim: int, *, vocab_size: int, context_length: int, language: str = "en"):
+    def __init__(
+        self, embed_dim: int, *, vocab_size: int, context_length: int, language: str = "en"
+    ):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=0)
 
@@ -71,17 +81,22 @@ CLIPS = {"width": 16, "heads": 2, "layers": 1, "context_length": 6}
 
 
 def settings(image: dict[str, Any], text: dict[str, Any], **more: Any) -> ModelSettings:
-    return ModelSettings(architecture={"embed_dim": 4, "vision_cfg": image, "text_cfg": text}, **more)
+    return ModelSettings(
+        architecture={"embed_dim": 4, "vision_cfg": image, "text_cfg": text}, **more
+    )
 
 
 @pytest.mark.parametrize("text", [COUNTS, CLIPS], ids=["own", "clip's"])
-@pytest.mark.parametrize(("image", "shape"), [(HALVES, (8,)), (NORMED, (3, 16, 16))], ids=["features", "images"])
+@pytest.mark.parametrize(
+    ("image", "shape"), [(HALVES, (8,)), (NORMED, (3, 16, 16))], ids=["features", "images"]
+)
 def test_a_pair_of_towers_is_a_dual_encoder_that_exports_and_loads(image, shape, text, tmp_path):
     torch.manual_seed(0)
     model = architecture(settings(image, text))
     clip = build(model, 0.1).eval()
     assert input_shape(clip, model) == shape and clip.logit_scale.exp().item() == pytest.approx(10)
-    images, ids = torch.rand(3, *shape), tokenizer(model)(["a dog", "runs", "a cat runs"])
+    images = torch.rand(3, *shape)
+    ids = tokenizer(model)(["a dog", "runs", "a cat runs"])
     assert text is CLIPS or ids[:, :3].tolist() == [[1, 3, 0], [4, 0, 0], [1, 3, 4]]
     folder = export(tmp_path / "export", model, clip.state_dict(), {}, "# Card\n")
     loaded, tokens = load(folder, [part["tower"] for part in (image, text) if "tower" in part])
@@ -108,7 +123,10 @@ def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered() -> None
         ({"tower": "halvess"}, r"unknown tower.*'halvess' is not of the form package.module:Class"),
         ({"tower": NORMED["tower"]}, "Normed does not take its settings: .*image_size"),
         ({"tower": "nowhere:Tower"}, "nowhere:Tower cannot be imported"),
-        ({"tower": "open_diht.trainer.towers:is_own"}, r"is not a class derived from torch.nn.*Module"),
+        (
+            {"tower": "open_diht.trainer.towers:is_own"},
+            r"is not a class derived from torch.nn.*Module",
+        ),
         ({"tower": "torch.nn:Identity"}, "has no tuple input_shape"),
     ],
 )
@@ -123,19 +141,27 @@ def test_what_is_wrong_with_a_loader_of_ones_own_is_named(name: str) -> None:
         open_pairs(DataSettings(loader=name), TransformSettings(), (8,), training=True)
 
 
-def test_a_class_may_lie_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_may_lie_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The installed command has its own folder on the import path instead."""
-    (tmp_path / "lies_in_this_folder.py").write_text("import torch\nclass Tower(torch.nn.Identity): ...\n")
+    (tmp_path / "lies_in_this_folder.py").write_text(
+        "import torch\nclass Tower(torch.nn.Identity): ...\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert imported_class("lies_in_this_folder:Tower", nn.Module).__name__ == "Tower"
-    with pytest.raises(ValueError, match=r"absent:Tower cannot be imported: .* in this folder, or on PYTHONPATH"):
+    with pytest.raises(
+        ValueError, match=r"absent:Tower cannot be imported: .* in this folder, or on PYTHONPATH"
+    ):
         imported_class("absent:Tower", nn.Module)
 
 
 def test_a_tower_of_features_reads_no_shards() -> None:
     with pytest.raises(BadSource, match=r"takes features of shape \(8,\): set data.loader"):
-        open_pairs(DataSettings(sources=(Source(path="x"),)), TransformSettings(), (8,), training=True)
+        open_pairs(
+            DataSettings(sources=(Source(path="x"),)), TransformSettings(), (8,), training=True
+        )
 
 
 @pytest.mark.parametrize("name", ["hf_model_name", "hf_tokenizer_name"])
@@ -153,15 +179,21 @@ def test_weights_of_other_tokens_are_refused(key: str, tmp_path: Path) -> None:
     start: dict[str, Any] = {key: str(folder / "open_clip_model.safetensors")}
     build_student(settings(HALVES, COUNTS, **start), ConceptSettings(), {})
     with pytest.raises(BadWeights, match="another text_cfg"):
-        build_student(settings(HALVES, {**COUNTS, "language": "de"}, **start), ConceptSettings(), {})
+        build_student(
+            settings(HALVES, {**COUNTS, "language": "de"}, **start), ConceptSettings(), {}
+        )
 
 
 def test_batch_norms_from_scratch_are_refused_or_learn() -> None:
     with pytest.raises(BadWeights, match=r"model.batch_norm=batch"):
         build_student(settings(NORMED, COUNTS), ConceptSettings(), {})
-    student, _, _ = build_student(settings(NORMED, COUNTS, batch_norm="batch"), ConceptSettings(), {"objects": 3})
+    student, _, _ = build_student(
+        settings(NORMED, COUNTS, batch_norm="batch"), ConceptSettings(), {"objects": 3}
+    )
     student.train()
     before = [buffer.clone() for buffer in student.statistics()]
     student(torch.rand(4, 3, 16, 16), torch.ones(4, 6, dtype=torch.int64))
-    assert before and all(not torch.equal(a, b) for a, b in zip(before, student.statistics(), strict=True))
+    assert before and all(
+        not torch.equal(a, b) for a, b in zip(before, student.statistics(), strict=True)
+    )
     assert not student.eval().statistics()

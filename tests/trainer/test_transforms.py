@@ -1,4 +1,5 @@
-"""Bytes and what follows on the device have the bits of open_clip's transforms, which compute in float32 at once."""
+"""Bytes and what follows on the device have the bits of open_clip's transforms, which compute in
+float32 at once."""
 
 from typing import Any
 
@@ -17,20 +18,27 @@ OWN = TransformSettings(crop_scale=(0.4, 0.9), mean=(0.4, 0.5, 0.6), std=(0.2, 0
 
 
 def noise(width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
+    pixels = np.random.default_rng(width * 1000 + height).integers(
+        0, 256, (height, width, 3), np.uint8
+    )
     return Image.fromarray(pixels)
 
 
 def peer(own: TransformSettings, size: int, training: bool) -> Any:
-    seen = {key: value for key, value in preprocessing(own, size).items() if key in ("mean", "std", "interpolation")}
+    seen = {
+        key: value
+        for key, value in preprocessing(own, size).items()
+        if key in ("mean", "std", "interpolation")
+    }
     cut = {"aug_cfg": {"scale": own.crop_scale}} if training else {"resize_mode": "shortest"}
     return open_clip.image_transform(size, is_train=training, **seen, **cut)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 48), training=st.booleans(),
-    own=st.sampled_from([TransformSettings(), OWN]), seed=st.integers(0, 2**31),
+    width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 48),
+    training=st.booleans(), own=st.sampled_from([TransformSettings(), OWN]),
+    seed=st.integers(0, 2**31),
 )  # fmt: skip
 def test_the_bits_are_those_of_open_clip(width, height, size, training, own, seed):
     image = noise(width, height)
@@ -44,12 +52,18 @@ def test_the_bits_are_those_of_open_clip(width, height, size, training, own, see
 
 def test_every_byte_in_every_layout_becomes_the_same_float() -> None:
     own = TransformSettings()
-    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1).contiguous()
-    expected = torch.stack([(images[:, c].float() / 255 - own.mean[c]) / own.std[c] for c in range(3)], dim=1)
+    images = (
+        torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1).contiguous()
+    )
+    expected = torch.stack(
+        [(images[:, c].float() / 255 - own.mean[c]) / own.std[c] for c in range(3)], dim=1
+    )
     for layout in (torch.contiguous_format, torch.channels_last):
         found = Pixels(own)(images.contiguous(memory_format=layout))
         assert torch.equal(found, expected) and found.is_contiguous()
-    assert images.dtype == torch.uint8 and int(images[0, 0, 15, 15]) == 255  # they are not written to
+    assert (
+        images.dtype == torch.uint8 and int(images[0, 0, 15, 15]) == 255
+    )  # they are not written to
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,5 @@
-"""FLOPs counted from the model, against the arithmetic of its matrices; peaks by the names of devices."""
+"""FLOPs counted from the model, against the arithmetic of its matrices; peaks by the names of
+devices."""
 
 import resource
 from pathlib import Path
@@ -12,7 +13,9 @@ from open_diht.trainer.utilization import PEAKS, flops_per_pair, peak_flops, pea
 from tests.trainer.test_memory import tiny
 
 WIDTH, LAYERS, TOKENS = 64, 4, 17  # of `tiny`
-TEXT_WIDTH, TEXT_LAYERS, CONTEXT = 32, 2, 16
+TEXT_WIDTH = 32
+TEXT_LAYERS = 2
+CONTEXT = 16
 
 
 def flops(student: Student) -> float:
@@ -26,7 +29,8 @@ def blocks(layers: int, width: int, tokens: int) -> int:
 
 def test_flops_are_those_of_the_matrices() -> None:
     forward = blocks(LAYERS, WIDTH, TOKENS) + blocks(TEXT_LAYERS, TEXT_WIDTH, CONTEXT)
-    patches, projections = 2 * 16 * 8 * 8 * 3 * WIDTH, 2 * (WIDTH + TEXT_WIDTH) * 32
+    patches = 2 * 16 * 8 * 8 * 3 * WIDTH
+    projections = 2 * (WIDTH + TEXT_WIDTH) * 32
     # Backward twice the forward; images get no gradient.
     assert flops(tiny()) == 3 * forward + 2 * patches + 3 * projections
 
@@ -42,10 +46,12 @@ def test_what_is_not_computed_does_not_count_and_what_is_computed_twice_counts_o
     ("name", "precision", "peak"),
     [
         ("NVIDIA A100-SXM4-80GB", "bf16", 312), ("NVIDIA A100-PCIE-40GB", "fp32", 19.5),
-        ("NVIDIA A100-PCIE-40GB", "tf32", 156), ("Tesla T4", "tf32", None), ("NVIDIA H100 80GB HBM3", "bf16", 989),
-        ("NVIDIA H100 PCIe", "fp16", 756), ("NVIDIA H200", "bf16", 989), ("Tesla V100-SXM2-16GB", "fp16", 125),
-        ("Tesla V100-SXM2-16GB", "bf16", None), ("NVIDIA L40S", "bf16", 362), ("NVIDIA L4", "bf16", 121),
-        ("NVIDIA A10", "bf16", 125), ("NVIDIA A1000", "bf16", None), ("Something else", "bf16", None),
+        ("NVIDIA A100-PCIE-40GB", "tf32", 156), ("Tesla T4", "tf32", None),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989), ("NVIDIA H100 PCIe", "fp16", 756),
+        ("NVIDIA H200", "bf16", 989), ("Tesla V100-SXM2-16GB", "fp16", 125),
+        ("Tesla V100-SXM2-16GB", "bf16", None), ("NVIDIA L40S", "bf16", 362),
+        ("NVIDIA L4", "bf16", 121), ("NVIDIA A10", "bf16", 125), ("NVIDIA A1000", "bf16", None),
+        ("Something else", "bf16", None),
     ],
 )  # fmt: skip
 def test_peaks_by_name(name: str, precision: str, peak: float | None) -> None:
@@ -54,7 +60,11 @@ def test_peaks_by_name(name: str, precision: str, peak: float | None) -> None:
 
 def test_a_name_that_is_part_of_another_stands_after_it() -> None:
     names = list(PEAKS)
-    assert [name for n, name in enumerate(names) if any(f" {earlier} " in f" {name} " for earlier in names[:n])] == []
+    assert [
+        name
+        for n, name in enumerate(names)
+        if any(f" {earlier} " in f" {name} " for earlier in names[:n])
+    ] == []
 
 
 def test_a_peak_that_is_told_counts_and_a_cpu_has_none() -> None:
@@ -71,7 +81,13 @@ def test_counting_leaves_the_statistics_of_batch_norms() -> None:
     architecture = {
         "embed_dim": 8,
         "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": 64,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     settings = ModelSettings(architecture=architecture, batch_norm="batch")
     student = build_student(settings, ConceptSettings(), {})[0].train()

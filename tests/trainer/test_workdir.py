@@ -55,15 +55,21 @@ def write(workdir: Workdir, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def test_files_of_others_in_a_store_are_not_written_over(begun: Callable[..., Any], store: FsspecStore) -> None:
+def test_files_of_others_in_a_store_are_not_written_over(
+    begun: Callable[..., Any], store: FsspecStore
+) -> None:
     store.write(b"mine", "export/notes.txt")
-    with pytest.raises(WrongUse, match=r"memory://.* holds export .*another WORKDIR, or move it away"):
+    with pytest.raises(
+        WrongUse, match=r"memory://.* holds export .*another WORKDIR, or move it away"
+    ):
         begun()[0].require_unused()
     store.write(b"", "log.jsonl")
     begun()[0].require_unused()
 
 
-def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: FsspecStore) -> None:
+def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(
+    begun: Callable[..., Any], store: FsspecStore
+) -> None:
     workdir, clock = begun()
 
     def brought(**now: bool) -> bytes:
@@ -79,7 +85,9 @@ def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[.
     assert brought() == b"one\n" and brought(now=True) == b"one\ntwo\n"
 
 
-def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., Any], store: FsspecStore) -> None:
+def test_a_log_is_continued_on_another_machine_never_cut(
+    begun: Callable[..., Any], store: FsspecStore
+) -> None:
     workdir, _ = begun()
     write(workdir, "one")
     (workdir.folder / "wandb_id").write_text("abc")
@@ -91,7 +99,9 @@ def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., An
     assert store.read("log.jsonl") == b"one\ntwo\n"
 
 
-def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], store: FsspecStore) -> None:
+def test_what_did_not_change_is_not_brought_again(
+    begun: Callable[..., Any], store: FsspecStore
+) -> None:
     """Curves of each run are files of their own, and stay."""
     for number in (1, 2):
         workdir, _ = begun()
@@ -105,7 +115,8 @@ def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], sto
 
 
 def test_a_folder_is_whole_or_not_known(begun, store, monkeypatch):
-    """A model is replaced; who loads it meanwhile never meets weights of one beside the description of the other."""
+    """A model is replaced; who loads it meanwhile never meets weights of one beside the description
+    of the other."""
     workdir, _ = begun()
     folder = workdir.folder / "export"
     folder.mkdir()
@@ -129,14 +140,16 @@ def test_a_folder_is_whole_or_not_known(begun, store, monkeypatch):
 
 def test_an_error_of_the_store_is_the_runs(begun, store, monkeypatch):
     monkeypatch.setattr(stores, "PAUSES_S", ())
-    monkeypatch.setattr(store, "write", Mock(side_effect=StoreError("PermissionError: access denied")))
+    monkeypatch.setattr(
+        store, "write", Mock(side_effect=StoreError("PermissionError: access denied"))
+    )
     workdir, _ = begun()
     write(workdir, "one")
     workdir.grown(now=True)
     assert "access denied" in str(workdir.incomplete())
 
 
-# -- one run at a time -----------------------------------------------------------------------------------------------
+# -- one run at a time -----------------------------------------------------------------------------
 
 
 def other_lease(store: FsspecStore, renewed: float) -> None:
@@ -154,11 +167,15 @@ def test_after_a_kill_it_waits_until_the_lease_has_run_out(store, pauses, monkey
     assert not pauses and len(said) == 1 and "waiting up to a minute" in said[0]
 
 
-def test_a_run_that_renews_its_lease_keeps_others_out(store: FsspecStore, pauses: list[Callable[[], None]]) -> None:
+def test_a_run_that_renews_its_lease_keeps_others_out(
+    store: FsspecStore, pauses: list[Callable[[], None]]
+) -> None:
     began = time.time()
     other_lease(store, began)
     pauses += [lambda: other_lease(store, began + 3), lambda: other_lease(store, began + 10)]
-    with pytest.raises(WrongUse, match=r"another run \(other\) is writing to memory://.*another WORKDIR"):
+    with pytest.raises(
+        WrongUse, match=r"another run \(other\) is writing to memory://.*another WORKDIR"
+    ):
         _leased(store, lambda text: None).__enter__()
     assert store.files("lease") == ["other.json"]
 
@@ -175,7 +192,10 @@ def test_a_run_that_ended_leaves_nothing_to_wait_for(store: FsspecStore) -> None
     [
         ("memory://run", r"WORKDIR memory://run is in this process's memory.* take a folder"),
         ("/", r"WORKDIR / is the root of the file system"),
-        ("nostore://bucket/run", r"nostore://bucket/run cannot be used: Protocol not known: nostore"),
+        (
+            "nostore://bucket/run",
+            r"nostore://bucket/run cannot be used: Protocol not known: nostore",
+        ),
     ],
 )
 def test_an_address_that_cannot_be_used(url: str, says: str, tmp_path: Path) -> None:
@@ -183,7 +203,9 @@ def test_an_address_that_cannot_be_used(url: str, says: str, tmp_path: Path) -> 
         opened(url, str(tmp_path), Ranks(), lambda text: None).__enter__()
 
 
-def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_address_has_its_own_folder_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = {spool(f"s3://bucket/{name}", str(tmp_path)) for name in "ab"}
     assert len(folders) == 2 and all(folder.is_relative_to(tmp_path) for folder in folders)
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -191,14 +213,17 @@ def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch
 
 
 def test_a_file_system_without_locks_is_not_another_run(tmp_path, monkeypatch):
-    used, without = "another run is writing to", r"cannot be locked \(.*No locks available\): take one on another file"
+    used = "another run is writing to"
+    without = r"cannot be locked \(.*No locks available\): take one on another file"
     for code, says in ((errno.EAGAIN, used), (errno.EACCES, used), (errno.ENOLCK, without)):
         monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(code, os.strerror(code))))
         with pytest.raises(WrongUse, match=says), opened(tmp_path / "w", None, Ranks(), print):
             pass
 
 
-def test_no_checkpoint_is_written_to_a_folder_that_was_removed_and_made_again(tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_to_a_folder_that_was_removed_and_made_again(
+    tmp_path: Path,
+) -> None:
     """As after a pause, in which the user removed WORKDIR and started another run there."""
     with opened(tmp_path / "w", None, Ranks(), print) as place:
         store = LocalStore(place.folder / "checkpoints")
@@ -212,7 +237,9 @@ def test_no_checkpoint_is_written_to_a_folder_that_was_removed_and_made_again(tm
         assert store.files() == [] and store.names("model") == ["step-2"]
 
 
-def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_that_is_killed_leaves_no_complete_folder(
+    store: FsspecStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("manifest.json", "weights"):
         store.write(name.encode(), f"step-1/{name}")
     killed = Mock(side_effect=KeyboardInterrupt)
@@ -225,11 +252,15 @@ def test_a_rename_that_is_killed_leaves_no_complete_folder(store: FsspecStore, m
 
 
 @pytest.fixture
-def open_run(store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def open_run(
+    store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Opens the same WORKDIR for a run. It is refused at once if another run holds the lease."""
     monkeypatch.setattr("open_diht.trainer.workdir.FsspecStore", lambda url: store)
     monkeypatch.setattr(Lease, "take_alone", lambda lease: lease.take(shared=False))
-    return lambda ranks=None: opened("s3://bucket/run", str(tmp_path), ranks or Ranks(), lambda text: None)
+    return lambda ranks=None: opened(
+        "s3://bucket/run", str(tmp_path), ranks or Ranks(), lambda text: None
+    )
 
 
 class OnAnotherMachine(Ranks):
@@ -245,12 +276,17 @@ class OnAnotherMachine(Ranks):
             raise self.refused
 
 
-def test_a_run_that_is_refused_leaves_the_folder_of_the_live_run(open_run: Callable[..., Any]) -> None:
+def test_a_run_that_is_refused_leaves_the_folder_of_the_live_run(
+    open_run: Callable[..., Any],
+) -> None:
     with open_run() as live:
         write(live, "one")
         with pytest.raises(WrongUse, match="another run"), open_run():
             pass
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(WrongUse, match="refused by the first"):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(WrongUse, match="refused by the first"),
+        ):
             patch.setattr(OnAnotherMachine, "refused", WrongUse("refused by the first"))
             open_run(OnAnotherMachine()).__enter__()
         assert (live.folder / "log.jsonl").read_text() == "one\n"
@@ -268,7 +304,9 @@ def test_a_run_that_cannot_restore_its_log_leaves_no_folder(open_run, store, tmp
     assert not any(tmp_path.glob("workdirs/*")) and {*store.files("lease")} <= {"1.token"}
 
 
-def test_a_folder_without_its_last_file_is_uploaded_as_incomplete(store: FsspecStore, tmp_path: Path) -> None:
+def test_a_folder_without_its_last_file_is_uploaded_as_incomplete(
+    store: FsspecStore, tmp_path: Path
+) -> None:
     """As the log of an evaluation that failed before its first result."""
     store.write(b"old", "tasks/step-1/results.json")
     (tmp_path / "log.txt").write_text("it failed")

@@ -1,4 +1,5 @@
-"""Concept distillation: a teacher's heads learn the concepts of captions, and the student learns their predictions."""
+"""Concept distillation: a teacher's heads learn the concepts of captions, and the student learns
+their predictions."""
 
 from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets
 

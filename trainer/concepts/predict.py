@@ -1,4 +1,5 @@
-"""Store the teacher's predictions for every image: the k most probable concepts, in `targets/` of `make concepts`."""
+"""Store the teacher's predictions for every image: the k most probable concepts, in `targets/` of
+`make concepts`."""
 
 import hashlib
 import json
@@ -18,14 +19,19 @@ from open_diht.trainer.stores import store_at
 def top_k(
     head: Head, features: npt.NDArray[np.float16], k: int, device: str = "cpu"
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float16]]:
-    """Return the k most probable concepts of images with features (n, d). Ids are (n, k) uint32, the most probable
-    first; probabilities (n, k) float16, renormalized to sum to 1 before rounding. If a head has fewer than k concepts,
-    the rest is id 0 with probability 0."""
-    n, kept = len(features), min(k, len(head.bias))
-    ids, probabilities = np.zeros((n, k), np.uint32), np.zeros((n, k), np.float16)
-    weight, bias = head.weight.to(device), head.bias.to(device)
+    """Return the k most probable concepts of images with features (n, d). Ids are (n, k) uint32,
+    the most probable first; probabilities (n, k) float16, renormalized to sum to 1 before rounding.
+    If a head has fewer than k concepts, the rest is id 0 with probability 0."""
+    n = len(features)
+    kept = min(k, len(head.bias))
+    ids = np.zeros((n, k), np.uint32)
+    probabilities = np.zeros((n, k), np.float16)
+    weight = head.weight.to(device)
+    bias = head.bias.to(device)
     for first in range(0, n, ROWS_AT_ONCE):
-        rows = torch.from_numpy(np.array(features[first : first + ROWS_AT_ONCE], np.float32)).to(device)
+        rows = torch.from_numpy(np.array(features[first : first + ROWS_AT_ONCE], np.float32)).to(
+            device
+        )
         values, places = (rows @ weight.T + bias).topk(kept, dim=1)
         ids[first : first + len(rows), :kept] = places.cpu().numpy()
         # The softmax of the k largest logits is the whole softmax, truncated and renormalized.
@@ -36,7 +42,8 @@ def top_k(
 def write_targets(
     store: ConceptStore, heads: dict[str, Head], *, heads_hash: str, k: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Write the missing and outdated targets of all shards, then the manifest, and delete targets of other shards."""
+    """Write the missing and outdated targets of all shards, then the manifest, and delete targets
+    of other shards."""
     folder = store_at(f"{store.folder}/targets")
     entries = []
     for entry in ProgressBar(store.shards, desc="targets", unit="shards"):
@@ -54,11 +61,15 @@ def write_targets(
             content = b""
         known = about(content, heads)
         if not made_from.items() <= known.items() or known.get("version") != VERSION:
-            shard, ids, probabilities = store.load(entry), {}, {}
+            shard = store.load(entry)
+            ids = {}
+            probabilities = {}
             for head, classifier in heads.items():
                 ids[head], probabilities[head] = top_k(classifier, shard.features, k, device)
                 ids[head][~shard.good], probabilities[head][~shard.good] = 0, 0
-            content = packed(ShardTargets(entry["shard"], tuple(shard.keys), ids, probabilities), made_from)
+            content = packed(
+                ShardTargets(entry["shard"], tuple(shard.keys), ids, probabilities), made_from
+            )
             folder.write(content, name)
         entries.append(
             {
@@ -80,7 +91,9 @@ def write_targets(
         "shards": entries,
     }
     folder.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
-    for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:  # of removed shards
+    for name in (
+        {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}
+    ):  # of removed shards
         if name.endswith(".npz"):
             folder.delete(name)
     return manifest

@@ -1,9 +1,10 @@
 """The training, validation and test samples of a head, and the order of the training samples.
 
-A sample's part depends on the hash of its key, so parts do not change when shards are added. Training up-samples rare
-concepts by the square root of their frequency: a concept in a fraction f of the samples has the repeat factor r =
-max(1, sqrt(t / f)), a sample has the largest factor of its concepts, and it occurs floor(r) times in an epoch, and once
-more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
+A sample's part depends on the hash of its key, so parts do not change when shards are added.
+Training up-samples rare concepts by the square root of their frequency: a concept in a fraction f
+of the samples has the repeat factor r = max(1, sqrt(t / f)), a sample has the largest factor of its
+concepts, and it occurs floor(r) times in an epoch, and once more with probability r - floor(r).
+(Square-root up-sampling, this form of it, and t are (unverified).)
 """
 
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
 from open_diht.trainer.data.order import permutation
 
-# Fewest samples in whole shards that are shuffled together; the last pool may be smaller. Features of 768 numbers take
-# 150 MB of memory then.
+# Fewest samples in whole shards that are shuffled together; the last pool may be smaller. Features
+# of 768 numbers take 150 MB of memory then.
 POOL_ROWS = 100_000
-# Validation or test samples after which no shard is added: the interval of a fraction is below one point by then.
+# Validation or test samples after which no shard is added: the interval of a fraction is below one
+# point by then.
 MOST_MEASURED = 50_000
 
 
@@ -78,8 +80,11 @@ class Statistics:
         return self.counts / max(self.samples, 1)
 
 
-def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """Return the expected occurrences of each sample in an epoch, (n,). Samples without concepts have 0."""
+def repeat_factors(
+    labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float
+) -> npt.NDArray[np.float64]:
+    """Return the expected occurrences of each sample in an epoch, (n,). Samples without concepts
+    have 0."""
     of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
     factors = np.zeros(len(labels.offsets) - 1)
     counts = labels.counts()
@@ -90,10 +95,22 @@ def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], thresho
 
 
 class HeadSamples:
-    """The samples of one head of a store. Half of the held-out ones are for validation and half for test."""
+    """The samples of one head of a store. Half of the held-out ones are for validation and half for
+    test."""
 
-    def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
-        self._store, self.head, self._threshold, self._seed = store, head, threshold, seed
+    def __init__(
+        self,
+        store: ConceptStore,
+        head: str,
+        *,
+        holdout: float,
+        threshold: float,
+        seed: tuple[int, ...],
+    ):
+        self._store = store
+        self.head = head
+        self._threshold = threshold
+        self._seed = seed
         self.classes = store.heads[head]
         self._limits = np.array([holdout / 2 * 2**64, holdout * 2**64], np.uint64)
 
@@ -103,15 +120,21 @@ class HeadSamples:
         for entry in self._store.shards:
             shard = self._store.load(entry)
             labels = shard.labels[self.head]
-            hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in shard.keys], np.uint64)
-            side = np.searchsorted(self._limits, hashes, side="right")  # 0: validation, 1: test, 2: training
+            hashes = np.array(
+                [hash64(key.encode("utf-8", "surrogateescape")) for key in shard.keys], np.uint64
+            )
+            side = np.searchsorted(
+                self._limits, hashes, side="right"
+            )  # 0: validation, 1: test, 2: training
             rows = np.flatnonzero(shard.good & (labels.counts() > 0) & (side == wanted))
             yield Usable(shard, rows, labels.of(rows))
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training samples, in one pass."""
-        samples, counts = 0, np.zeros(self.classes, np.int64)
-        total, squares = np.zeros(self._store.width), np.zeros(self._store.width)
+        samples = 0
+        counts = np.zeros(self.classes, np.int64)
+        total = np.zeros(self._store.width)
+        squares = np.zeros(self._store.width)
         for some in filter(len, self.usable(Part.TRAIN)):
             exact = some.features().astype(np.float64)  # sums of float16 would lose precision
             samples += len(exact)
@@ -123,9 +146,11 @@ class HeadSamples:
         return Statistics(samples, counts, mean.astype(np.float32), std.astype(np.float32))
 
     def expected(self, frequencies: npt.NDArray[np.float64]) -> float:
-        """Return the expected number of samples of an epoch after up-sampling, without reading features."""
+        """Return the expected number of samples of an epoch after up-sampling, without reading
+        features."""
         return sum(
-            float(repeat_factors(some.labels, frequencies, self._threshold).sum()) for some in self.usable(Part.TRAIN)
+            float(repeat_factors(some.labels, frequencies, self._threshold).sum())
+            for some in self.usable(Part.TRAIN)
         )
 
     def measured(self, part: Part) -> Samples:
@@ -139,22 +164,39 @@ class HeadSamples:
 
     def pools(
         self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
-    ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
-        """Yield each pool from `first` on: its number, and batches of features (n, d), ids and weights (n, m), which
-        are a function of the seed. The last batch of a pool may be smaller. Features of earlier pools are not read."""
+    ) -> Iterator[
+        tuple[
+            int,
+            Iterator[
+                tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]
+            ],
+        ]
+    ]:
+        """Yield each pool from `first` on: its number, and batches of features (n, d), ids and
+        weights (n, m), which are a function of the seed. The last batch of a pool may be smaller.
+        Features of earlier pools are not read.
+        """
         waiting: list[Usable] = []
         number = 0
         for some in self.usable(Part.TRAIN):
             waiting.append(some)
             if sum(map(len, waiting)) >= POOL_ROWS:
                 if number >= first:
-                    yield number, self._batches(_together(waiting), epoch, number, batch_size, frequencies)
+                    yield (
+                        number,
+                        self._batches(_together(waiting), epoch, number, batch_size, frequencies),
+                    )
                 waiting, number = [], number + 1
         if waiting and number >= first:
             yield number, self._batches(_together(waiting), epoch, number, batch_size, frequencies)
 
     def _batches(
-        self, pool: Samples, epoch: int, number: int, batch_size: int, frequencies: npt.NDArray[np.float64]
+        self,
+        pool: Samples,
+        epoch: int,
+        number: int,
+        batch_size: int,
+        frequencies: npt.NDArray[np.float64],
     ) -> Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         seed = (*self._seed, epoch, number)
         factors = repeat_factors(pool.labels, frequencies, self._threshold)
@@ -171,5 +213,10 @@ class HeadSamples:
 def _together(parts: list[Usable]) -> Samples:
     found = [some for some in parts if len(some)]  # do not read features of shards without samples
     if not found:
-        return Samples(np.zeros((0, 0), np.float16), Labels(np.zeros(1, np.int64), np.zeros(0, np.int32)))
-    return Samples(np.concatenate([some.features() for some in found]), concatenated([some.labels for some in found]))
+        return Samples(
+            np.zeros((0, 0), np.float16), Labels(np.zeros(1, np.int64), np.zeros(0, np.int32))
+        )
+    return Samples(
+        np.concatenate([some.features() for some in found]),
+        concatenated([some.labels for some in found]),
+    )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 class Negatives(NamedTuple):
-    """Captions that are wrong for the images of a batch, at most one for each image (`data.negatives`)."""
+    """Captions that are wrong for the images of a batch, at most one for each image
+    (`data.negatives`)."""
 
     texts: Tensor
     """(b, context) int64 token ids. Rows without a caption are those of an empty text."""
@@ -37,24 +38,27 @@ class Batch:
     keys: list[str]
     """Keys of the samples in their shards or files."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Maps a head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32. Rows of probabilities
-    sum to 1, or are zero for samples without predictions. Empty if there are no targets."""
+    """Maps a head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32.
+    Rows of probabilities sum to 1, or are zero for samples without predictions. Empty if there are
+    no targets."""
     teacher: tuple[Tensor, ...] = ()
-    """A teacher's embeddings of image and caption, each (b, e) float16, with zeros for samples without. Empty if none
-    are learned."""
+    """A teacher's embeddings of image and caption, each (b, e) float16, with zeros for samples
+    without. Empty if none are learned."""
     negatives: Negatives | None = None
     """Wrong captions. None: the training does not use them."""
 
     @property
     def hashes(self) -> Tensor:
-        """(b, 2) int64 hashes of caption and image. Pairs that share either are duplicates, which losses may mask."""
+        """(b, 2) int64 hashes of caption and image. Pairs that share either are duplicates, which
+        losses may mask."""
         return torch.stack([self.caption_hash, self.image_hash], dim=1)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch on another device; copies from page-locked memory are asynchronous if `non_blocking`."""
+        """Return the batch on another device; copies from page-locked memory are asynchronous if
+        `non_blocking`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:

@@ -1,8 +1,9 @@
 """Check shards before a training: `python -m open_diht.trainer.data FOLDER [...]`.
 
-It indexes them, decodes every image (except with --index-only), and prints counts of samples by kind. A teacher's
-embeddings in FOLDER/embeddings are read too, and the samples without are counted. Exit
-status: 0 at most --max-bad-share of each FOLDER's samples are bad; 1 more are, or shards cannot be used; 2 wrong use.
+It indexes them, decodes every image (except with --index-only), and prints counts of samples by
+kind. A teacher's embeddings in FOLDER/embeddings are read too, and the samples without are counted.
+Exit status: 0 at most --max-bad-share of each FOLDER's samples are bad; 1 more are, or shards
+cannot be used; 2 wrong use.
 """
 
 import argparse
@@ -27,8 +28,12 @@ _NAMED = 20  # problems that are listed
 
 def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
     """Return one line per image of a shard that cannot be decoded."""
-    index, found = load(shard.index), []
-    with store_of(settings).open(shard.file) as descriptor, open(descriptor, "rb", closefd=False) as tar:
+    index = load(shard.index)
+    found = []
+    with (
+        store_of(settings).open(shard.file) as descriptor,
+        open(descriptor, "rb", closefd=False) as tar,
+    ):
         for key, row in zip(index.keys, index.rows, strict=True):
             tar.seek(int(row["image_at"]))
             try:
@@ -39,16 +44,20 @@ def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
 
 
 def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> list[str]:
-    """Read the embeddings of a data set, if it has any. Return a line with the number of samples without. Raises
-    `ConceptMismatch` if they cannot be used."""
+    """Read the embeddings of a data set, if it has any. Return a line with the number of samples
+    without. Raises `ConceptMismatch` if they cannot be used."""
     if not store_at(place := f"{path.rstrip('/')}/embeddings").exists("targets"):
         return []
-    from open_diht.trainer.embeddings import open_embeddings  # which imports the errors of this folder
+    from open_diht.trainer.embeddings import (
+        open_embeddings,
+    )  # which imports the errors of this folder
 
     embeddings = open_embeddings(place)
     _, columns = columns_of([embeddings], settings)
     indexes = (load(shard.index) for shard in source.shards)
-    found = [without_targets(index, np.arange(len(index.keys)), embeddings, columns) for index in indexes]
+    found = [
+        without_targets(index, np.arange(len(index.keys)), embeddings, columns) for index in indexes
+    ]
     first = next((f", first: {what}" for _, what in found if what), "")
     return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 
@@ -57,25 +66,35 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
     parser.add_argument(
-        "paths", nargs="+", help=f"output folders of `{spelled('filter')}`, folders of tars, globs, URLs"
+        "paths",
+        nargs="+",
+        help=f"output folders of `{spelled('filter')}`, folders of tars, globs, URLs",
     )
     parser.add_argument("--index-only", action="store_true", help="do not decode images")
     parser.add_argument("--workers", type=number(Count), default=2, help="processes (2)")
     parser.add_argument(
-        "--max-bad-share", type=number(Share), default=0.01, help="fraction of bad samples that is allowed (0.01)"
+        "--max-bad-share",
+        type=number(Share),
+        default=0.01,
+        help="fraction of bad samples that is allowed (0.01)",
     )
     parser.add_argument(
         "--max-pixels",
         type=number(Positive),
         default=DataSettings.max_pixels,
-        help=f"largest accepted width x height, data.max_pixels of the training ({DataSettings.max_pixels:,})",
+        help=(
+            "largest accepted width x height, data.max_pixels of the training"
+            f" ({DataSettings.max_pixels:,})"
+        ),
     )
     return exit_status(lambda: _look(parser.parse_args(arguments)))
 
 
 def _look(options: argparse.Namespace) -> int:
     if "" in options.paths:
-        raise WrongUse("a path is empty, perhaps from an unset variable; give it a value, or leave it out")
+        raise WrongUse(
+            "a path is empty, perhaps from an unset variable; give it a value, or leave it out"
+        )
     status = OK
     for path in options.paths:
         settings = DataSettings(
@@ -86,7 +105,8 @@ def _look(options: argparse.Namespace) -> int:
         )
         try:
             source = open_source(settings.sources[0], settings)
-            look, shards = partial(bad_images, settings=settings), () if options.index_only else source.shards
+            look = partial(bad_images, settings=settings)
+            shards = () if options.index_only else source.shards
             if settings.workers < 2 or len(shards) < 2:
                 found = [line for shard in shards for line in look(shard)]
             else:
@@ -96,7 +116,8 @@ def _look(options: argparse.Namespace) -> int:
         except DataError as error:
             status = complain(error)
             continue
-        counts, problems = Counter(source.bad), [*source.problems, *found]
+        counts = Counter(source.bad)
+        problems = [*source.problems, *found]
         counts[Kind.UNDECODABLE_IMAGE] += len(found)
         good = sum(shard.samples for shard in source.shards) - len(found)
         bad = counts.total()
@@ -107,5 +128,7 @@ def _look(options: argparse.Namespace) -> int:
         if len(problems) > _NAMED:
             say(f"  and {len(problems) - _NAMED:,} more")
         if bad > options.max_bad_share * (bad + good):
-            status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples are bad")
+            status = complain(
+                f"{path}: more than {options.max_bad_share:.1%} of the samples are bad"
+            )
     return status

@@ -13,9 +13,11 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.
 
 
 class Kind(StrEnum):
-    """A kind of bad sample or shard. `ShardLoader.counts` uses these keys and `ok`, and no others."""
+    """A kind of bad sample or shard. `ShardLoader.counts` uses these keys and `ok`, and no
+    others."""
 
-    MISSING_SHARD = "missing_shard"  # a shard that is missing, or that data.skip leaves out of a run that began with it
+    # a shard that is missing, or that data.skip leaves out of a run that began with it
+    MISSING_SHARD = "missing_shard"
     EMPTY_TAR = Defect.EMPTY_TAR
     TRUNCATED_TAR = Defect.TRUNCATED_TAR
     NOT_A_TAR = Defect.NOT_A_TAR
@@ -23,7 +25,9 @@ class Kind(StrEnum):
     MISSING_IMAGE = Defect.MISSING_IMAGE
     MISSING_CAPTION = Defect.MISSING_CAPTION
     UNDECODABLE_IMAGE = "undecodable_image"  # bytes that cannot be decoded
-    MISSING_FIELD = "missing_field"  # a sample whose JSON lacks the field that its caption was to be drawn from
+    MISSING_FIELD = (  # a sample whose JSON lacks the field that its caption was to be drawn from
+        "missing_field"
+    )
     MISSING_CONCEPTS = "missing_concepts"  # a sample whose shard has no file of concept targets
 
 
@@ -32,19 +36,23 @@ class DataError(TrainingError):
 
 
 class BadSource(DataError, WrongUse):
-    """The data or their settings are wrong: a source has no shards, for example, or others than the run began with."""
+    """The data or their settings are wrong: a source has no shards, for example, or others than the
+    run began with."""
 
 
 class ShardMismatch(DataError):
-    """Shards differ from their manifest or from the run's index, or a manifest or index cannot be read."""
+    """Shards differ from their manifest or from the run's index, or a manifest or index cannot be
+    read."""
 
 
 class ConceptMismatch(DataError, WrongUse):
-    """Targets of a teacher are missing or damaged, or do not fit the samples, the settings or each other."""
+    """Targets of a teacher are missing or damaged, or do not fit the samples, the settings or each
+    other."""
 
 
 class TooManyBad(DataError):
-    """There are more bad samples than `max_bad_share` allows, or no sample can replace a bad one."""
+    """There are more bad samples than `max_bad_share` allows, or no sample can replace a bad
+    one."""
 
 
 class ShardUnavailable(DataError):

@@ -1,10 +1,12 @@
-"""Produce batches by position, in this process or in workers, and return them on the training's device.
+"""Produce batches by position, in this process or in workers, and return them on the training's
+device.
 
-Workers are torch's; each makes whole batches, which are returned in order. A batch for a GPU is put into
-page-locked memory and copied on a separate stream while the one before it is trained on.
+Workers are torch's; each makes whole batches, which are returned in order. A batch for a GPU is put
+into page-locked memory and copied on a separate stream while the one before it is trained on.
 
-A launcher (torchrun, `scancel`) signals every process of a run, including workers, and a trainer without workers
-cannot finish its step or write its checkpoint. So workers ignore SIGINT, and SIGTERM until the trainer dismisses them.
+A launcher (torchrun, `scancel`) signals every process of a run, including workers, and a trainer
+without workers cannot finish its step or write its checkpoint. So workers ignore SIGINT, and
+SIGTERM until the trainer dismisses them.
 """
 
 import atexit
@@ -47,7 +49,9 @@ class Batches(Dataset[tuple[Any, Any]]):
 
     def __init__(self, maker: Makes, workers: int):
         self._maker = maker
-        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()  # status lines
+        self._board = torch.zeros(
+            max(workers, 1), _STATE_BYTES, dtype=torch.uint8
+        ).share_memory_()  # status lines
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
         self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
         self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
@@ -64,7 +68,8 @@ class Batches(Dataset[tuple[Any, Any]]):
     def begin(self, worker: int) -> None:
         """Prepare a worker before its first batch: set its status line and its signal handlers."""
         self._pids[worker] = os.getpid()
-        line, since = self._board.numpy()[worker], self._since.numpy()
+        line = self._board.numpy()[worker]
+        since = self._since.numpy()
 
         def write(text: str) -> None:
             said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
@@ -74,11 +79,14 @@ class Batches(Dataset[tuple[Any, Any]]):
         self._maker.state = write
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # signals that came before are handled now
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, _STOPS
+        )  # signals that came before are handled now
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Block SIGTERM and SIGINT while workers start, so that workers too block them until `begin` sets handlers."""
+        """Block SIGTERM and SIGINT while workers start, so that workers too block them until
+        `begin` sets handlers."""
         self._dismissed[0] = False
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -87,11 +95,13 @@ class Batches(Dataset[tuple[Any, Any]]):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def dismiss(self) -> None:
-        """Let SIGTERM end the workers from now on. Torch sends it to workers that do not end in time."""
+        """Let SIGTERM end the workers from now on. Torch sends it to workers that do not end in
+        time."""
         self._dismissed[0] = True
 
     def end_workers(self) -> None:
-        """Send SIGTERM to the workers at once. Torch would first wait five seconds for each one that hangs."""
+        """Send SIGTERM to the workers at once. Torch would first wait five seconds for each one
+        that hangs."""
         self.dismiss()
         mine = set(self._pids.tolist())
         for child in multiprocessing.active_children():
@@ -106,16 +116,21 @@ class Batches(Dataset[tuple[Any, Any]]):
         """Return a line about the workers' current work."""
         now = time.time()
         lines = []
-        for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
+        for worker, (text, since) in enumerate(
+            zip(self._board.numpy(), self._since.tolist(), strict=True)
+        ):
             said = text.tobytes().rstrip(b"\0").decode("utf-8", "replace") or "starting"
-            lines.append(f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else ""))
+            lines.append(
+                f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else "")
+            )
         return "; ".join(lines)
 
 
 _ALL: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
-@atexit.register  # runs before multiprocessing's handler, which waits forever for children that hang
+# runs before multiprocessing's handler, which waits forever for children that hang
+@atexit.register
 def _end_all() -> None:
     for batches in _ALL:
         batches.end_workers()
@@ -125,18 +140,26 @@ class Feed:
     """A source of batches, each with the bad samples met while making it."""
 
     def __init__(self, maker: Makes, settings: DataSettings, device: torch.device = CPU):
-        self._maker, self._settings, self._pin = maker, settings, device.type == "cuda"
+        self._maker = maker
+        self._settings = settings
+        self._pin = device.type == "cuda"
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._batches = Batches(maker, settings.workers)
-        self._positions: list[tuple[int, int]] = []  # of the workers; torch reads the list again for every epoch
+        self._positions: list[
+            tuple[int, int]
+        ] = []  # of the workers; torch reads the list again for every epoch
         self._workers: DataLoader[Any] | None = None
 
     def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
-        """Yield batches start to end - 1 of an epoch, on the device. Raises `LoaderStalled`, the maker's errors, and
-        RuntimeError if a worker ended."""
+        """Yield batches start to end - 1 of an epoch, on the device. Raises `LoaderStalled`, the
+        maker's errors, and RuntimeError if a worker ended."""
         items = (self._from_workers if self._settings.workers else self._here)(epoch, start, end)
-        return items if self._stream is None else one_ahead(items, self._begin_copy, self._wait_for_copy)
+        return (
+            items
+            if self._stream is None
+            else one_ahead(items, self._begin_copy, self._wait_for_copy)
+        )
 
     def _begin_copy(self, item: tuple[Any, Any]) -> tuple[Any, Any]:
         with torch.cuda.stream(self._stream):
@@ -168,7 +191,8 @@ class Feed:
                 pin_memory=self._pin,
                 collate_fn=_unchanged,
                 worker_init_fn=self._batches.begin,
-                generator=torch.Generator(),  # otherwise its seed would be drawn from the training's generator
+                # otherwise its seed would be drawn from the training's generator
+                generator=torch.Generator(),
             )
         with self._batches.starting():
             batches = iter(self._workers)
@@ -182,11 +206,14 @@ class Feed:
                         f"batch {number} of epoch {epoch} did not arrive within data.stall_s "
                         f"{self._settings.stall_s:g} s; {self._batches.states()}"
                     ) from error
-                error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")
+                error.add_note(
+                    f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}"
+                )
                 raise
             except (ConnectionError, EOFError) as error:
                 raise RuntimeError(
-                    f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
+                    f"a worker ended while it handed over batch {number} of epoch {epoch};"
+                    f" {self._batches.states()}"
                 ) from error
             if isinstance(item[0], TrainingError):  # see `Batches.__getitem__`
                 raise item[0]
@@ -198,7 +225,9 @@ class Feed:
         self._workers = None
 
 
-def one_ahead(items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]) -> Iterator[Item]:
+def one_ahead(
+    items: Iterable[Item], begin: Callable[[Item], Item], wait: Callable[[Item], None]
+) -> Iterator[Item]:
     """Yield items (never None), each after the next one has begun."""
     begun = map(begin, items)
     ahead = next(begun, None)

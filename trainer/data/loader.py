@@ -1,9 +1,9 @@
 """Loaders: the batches of an epoch for one rank, from any position. `ShardLoader` reads shards.
 
-For given data and settings a batch is a function of (seed, epoch, number, global batch size): the order is
-arithmetic (`order`), a sample of a shard is read by its position in the tar, and its augmentation is seeded by
-seed, epoch and position. So a resume just starts at another number, and the content of a global
-batch does not depend on workers or ranks. `feed` runs the workers.
+For given data and settings a batch is a function of (seed, epoch, number, global batch size): the
+order is arithmetic (`order`), a sample of a shard is read by its position in the tar, and its
+augmentation is seeded by seed, epoch and position. So a resume just starts at another number, and
+the content of a global batch does not depend on workers or ranks. `feed` runs the workers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ from open_diht.trainer.data.feed import CPU, Feed, Makes
 from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, evenly, heads_of
 from open_diht.trainer.data.settings import DataSettings
-from open_diht.trainer.data.shards import OpenSource, ShardFacts, bytes_in_use, default_streams, open_source
+from open_diht.trainer.data.shards import (
+    OpenSource,
+    ShardFacts,
+    bytes_in_use,
+    default_streams,
+    open_source,
+)
 from open_diht.trainer.data.subset import Found, Subset, open_subset
 
 if TYPE_CHECKING:
@@ -39,7 +45,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Untaught:
-    """The samples of a source without targets of a kind, as far as they are known before the first step."""
+    """The samples of a source without targets of a kind, as far as they are known before the first
+    step."""
 
     source: str
     """Path of the source."""
@@ -60,17 +67,19 @@ class Untaught:
 
 
 _LOOKED_AT = 32
-"""Shards of a source whose targets are read before the first step. To read all would take hours for a terabyte of
-embeddings. One shard of these, if it alone has none, is 3 %, less than the default of `max_missing_share`."""
+"""Shards of a source whose targets are read before the first step. To read all would take hours for
+a terabyte of embeddings. One shard of these, if it alone has none, is 3 %, less than the default of
+`max_missing_share`."""
 
 
 class Loader(ABC):
-    """A source of an epoch's batches for one rank, from any position, with counts of good and bad samples.
+    """A source of an epoch's batches for one rank, from any position, with counts of good and bad
+    samples.
 
     Args:
-        settings: the section `data`.
-        samples: samples of an epoch, before an incomplete last batch is dropped.
-        device: device on which batches are returned; a batch for a GPU is copied while the one before is used.
+        settings: the section `data`. samples: samples of an epoch, before an incomplete last batch
+            is dropped. device: device on which batches are returned; a batch for a GPU is copied
+            while the one before is used.
 
     Raises:
         BadSource: the samples do not make a batch.
@@ -79,31 +88,42 @@ class Loader(ABC):
     sources: tuple[OpenSource, ...] = ()
     """The shards of each source; empty if nothing is read from shards."""
     held_out: int = 0
-    """Number of samples in the other part of the split, such as the held-out ones for a loader of training samples."""
+    """Number of samples in the other part of the split, such as the held-out ones for a loader of
+    training samples."""
     streams: int | None = None
-    """Number of ranges of each source that a shuffle reads in parallel. None means that there are no shards."""
+    """Number of ranges of each source that a shuffle reads in parallel. None means that there are
+    no shards."""
 
     def __init__(
-        self, settings: DataSettings, part: RankBatches, samples: int, maker: Makes, device: torch.device = CPU
+        self,
+        settings: DataSettings,
+        part: RankBatches,
+        samples: int,
+        maker: Makes,
+        device: torch.device = CPU,
     ):
-        self._settings, self._part = settings, part
+        self._settings = settings
+        self._part = part
         self._feed = Feed(maker, settings, device)
         self._prefetch: Prefetch | None = None
         # With drop_last an epoch has floor(samples / (b world)) batches.
         batches = samples // part.whole if settings.drop_last else -(-samples // part.whole)
         if not batches:
             raise BadSource(
-                f"an epoch of {samples:,} samples does not fill one global batch of {part.batch_size} x {part.world}"
-                ": lower the batch size, or let an epoch have more samples"
+                f"an epoch of {samples:,} samples does not fill one global batch of"
+                f" {part.batch_size} x {part.world}: lower the batch size, or let an epoch have"
+                " more samples"
             )
         self.batches_per_epoch = batches
         self.samples_per_epoch = batches * part.whole if settings.drop_last else samples
         self.problems: list[str] = []
         """Lines about the first bad samples and shards."""
         self.indexed: Counter[str] = Counter()
-        """Number of samples left out from the start, by kind (see `OpenSource.bad`). It is the same on all ranks."""
+        """Number of samples left out from the start, by kind (see `OpenSource.bad`). It is the same
+        on all ranks."""
         self.read: Counter[str] = Counter({"ok": 0})
-        """Number of samples returned (`ok`), and of bad ones by kind, including those of `take_over`."""
+        """Number of samples returned (`ok`), and of bad ones by kind, including those of
+        `take_over`."""
         self.lost = 0
         """Number of bad samples in this epoch."""
         self.waited_s = 0.0
@@ -122,22 +142,28 @@ class Loader(ABC):
         return []
 
     def without_targets(self, rank: int, world: int) -> list[Untaught]:
-        """Look for samples without targets, in a sample of the shards of each source, of which this rank reads every
-        `world`-th. Return the counts for each source and kind of targets, or an empty list if they are not counted.
-        Raises `ConceptMismatch` if targets cannot be used, or `StoreError`."""
+        """Look for samples without targets, in a sample of the shards of each source, of which this
+        rank reads every `world`-th. Return the counts for each source and kind of targets, or an
+        empty list if they are not counted. Raises `ConceptMismatch` if targets cannot be used, or
+        `StoreError`."""
         return []
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples by kind, `ok` or a `Kind`, including those left out from the start."""
-        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}  # the sum of counters drops zeros
+        return dict(self.read + self.indexed) | {
+            "ok": self.read["ok"]
+        }  # the sum of counters drops zeros
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
         """Continue the counts of an earlier loader: its `read`, and its `lost` in an epoch."""
-        self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
+        self.read = Counter(read)
+        self.lost = lost
+        self._resumed = (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
-        """Raise `TooManyBad` if `lost` bad samples, of this rank or of all, are more than `max_bad_share` allows."""
+        """Raise `TooManyBad` if `lost` bad samples, of this rank or of all, are more than
+        `max_bad_share` allows."""
         if lost > self._settings.max_bad_share * self.samples_per_epoch:
             last = f"; last: {self.problems[-1]}" if self.problems else ""
             raise TooManyBad(
@@ -152,28 +178,35 @@ class Loader(ABC):
 
         Raises:
             ValueError: the epoch is negative, or `start` is not in 0 to `batches_per_epoch`.
-            TooManyBad: this rank counted more bad samples than `max_bad_share` of the epoch (see `check_lost`), or
+                TooManyBad: this rank counted more bad samples than `max_bad_share` of the epoch
+                (see `check_lost`), or
                 found no replacement for one.
-            LoaderStalled: a worker did not answer in time.
-            RuntimeError: a worker ended, or a later call has closed the iterator.
-            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard cannot be opened or has changed, or concept
+            LoaderStalled: a worker did not answer in time. RuntimeError: a worker ended, or a later
+                call has closed the iterator. ShardUnavailable, ShardMismatch, ConceptMismatch: a
+                shard cannot be opened or has changed, or concept
                 targets do not belong to it.
             StoreError: concept targets at a URL cannot be read.
             OSError: the cache folder cannot be written.
         """
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
-            raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
+            raise ValueError(
+                f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches"
+            )
         self._stop()
         return self._epoch(epoch, start, self._turn)
 
     def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
-        self.lost = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
+        self.lost = (
+            self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
+        )
         self._resumed = None
         number = start
         batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
             if turn != self._turn:  # a later call of `epoch` or `close`
-                raise RuntimeError(f"epoch {epoch}: a later call of `epoch` or `close` has closed this iterator")
+                raise RuntimeError(
+                    f"epoch {epoch}: a later call of `epoch` or `close` has closed this iterator"
+                )
             began = time.perf_counter()
             item = next(batches, None)
             if self._prefetch is not None:
@@ -208,18 +241,19 @@ class ShardLoader(Loader):
 
     Args:
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor, with uint8 pixels for
-            `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python and NumPy,
-            which are seeded for each sample.
-        tokenizer: function from captions to (n, context) int64 ids.
-        concepts: concept targets of each source (None for a source without), or those of the only source.
-        embeddings: a teacher's embeddings, likewise.
-        view: for embeddings of drawn crops the side of the square that a crop is resized to, and its `transform`.
-        begun: for a resumed run, the shards of each source that it began with.
-        opened: sources that another loader has open (`OpenSource.other_part`), so that nothing is indexed again.
+            `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python
+            and NumPy, which are seeded for each sample.
+        tokenizer: function from captions to (n, context) int64 ids. concepts: concept targets of
+            each source (None for a source without), or those of the only source. embeddings: a
+            teacher's embeddings, likewise. view: for embeddings of drawn crops the side of the
+            square that a crop is resized to, and its `transform`. begun: for a resumed run, the
+            shards of each source that it began with. opened: sources that another loader has open
+            (`OpenSource.other_part`), so that nothing is indexed again.
 
     Raises:
-        DataError, WrongUse, StoreError: the data, or concept targets at a URL, cannot be used as configured.
-        ValueError: the batch size, rank or seed is out of range, there are not as many targets as sources, or drawn
+        DataError, WrongUse, StoreError: the data, or concept targets at a URL, cannot be used as
+            configured. ValueError: the batch size, rank or seed is out of range, there are not as
+            many targets as sources, or drawn
             crops have no `view`.
     """
 
@@ -248,25 +282,37 @@ class ShardLoader(Loader):
         """Counts the uids that are in the shards. It is None without a subset or with `opened`."""
         self.sources = tuple(opened) or _open_sources(settings, begun, self.subset, self.found)
         self.held_out = sum(source.others for source in self.sources)
-        self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
+        self.streams = settings.streams or default_streams(
+            self.sources, settings.shuffle, settings.cache_bytes
+        )
         settings = replace(settings, streams=self.streams)
         _require_cache(settings, self.sources, self.streams, world)
-        sizes = [[shard.rounds or (shard.samples,) for shard in source.shards] for source in self.sources]
+        sizes = [
+            [shard.rounds or (shard.samples,) for shard in source.shards] for source in self.sources
+        ]
         total = settings.samples_per_epoch
         if settings.selection and settings.drop_last and total is None:
-            # The next epoch begins with the samples that fill no batch, so that a run reads each as often as selected.
+            # The next epoch begins with the samples that fill no batch, so that a run reads each as
+            # often as selected.
             total = sum(map(sum, chain.from_iterable(sizes))) // part.whole * part.whole or None
         order = EpochOrder(
             sizes,
-            weights=[source.weight for source in settings.sources if source.weight is not None] or None,
+            weights=[source.weight for source in settings.sources if source.weight is not None]
+            or None,
             total=total,
             seed=seed,
             window=settings.shuffle,
             streams=self.streams,
         )
-        joined, taught = (_per_source(targets, len(self.sources)) for targets in (concepts, embeddings))
-        if view is None and any(each is not None and each.crop_scale is not None for each in taught):
-            raise ValueError("the embeddings are of drawn crops: give the transform of a crop, `view`")
+        joined, taught = (
+            _per_source(targets, len(self.sources)) for targets in (concepts, embeddings)
+        )
+        if view is None and any(
+            each is not None and each.crop_scale is not None for each in taught
+        ):
+            raise ValueError(
+                "the embeddings are of drawn crops: give the transform of a crop, `view`"
+            )
         self._reader = Reader(
             settings,
             self.sources,
@@ -286,7 +332,9 @@ class ShardLoader(Loader):
         self.problems += [problem for source in self.sources for problem in source.problems]
         missing = _missing_targets(self.sources, joined, settings.max_bad_share)
         self.problems += [
-            f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets" for names in missing for name in sorted(names)
+            f"{name}: {Kind.MISSING_CONCEPTS}: it has no concept targets"
+            for names in missing
+            for name in sorted(names)
         ]
         # With the file names of the shards without.
         self._targets: list[list[tuple[StoredTargets | None, set[str]]]] = [
@@ -298,16 +346,21 @@ class ShardLoader(Loader):
 
     @property
     def contents(self) -> Sequence[str]:
-        """Weight of each source, SHA-256 and samples of its shards, and the digest of the subset."""
+        """Weight of each source, SHA-256 and samples of its shards, and the digest of the
+        subset."""
         return [
             line
             for setting, source in zip(self._settings.sources, self.sources, strict=True)
-            for line in (f"source {setting.weight}", *(f"{shard.sha256} {shard.samples}" for shard in source.shards))
+            for line in (
+                f"source {setting.weight}",
+                *(f"{shard.sha256} {shard.samples}" for shard in source.shards),
+            )
         ] + ([] if self.subset is None else [self.subset.contents])
 
     @property
     def remarks(self) -> Sequence[str]:
-        """A line that counts the uids of the subset in the shards. It is missing without a subset or with `opened`."""
+        """A line that counts the uids of the subset in the shards. It is missing without a subset
+        or with `opened`."""
         return [] if self.found is None else [f"{self._settings.chosen_by}: {self.found}"]
 
     def without_targets(self, rank: int, world: int) -> list[Untaught]:
@@ -319,9 +372,17 @@ class ShardLoader(Loader):
             if targets is not None
         ]
 
-    def _untaught(self, source: int, targets: StoredTargets, absent: set[str], rank: int, world: int) -> Untaught:
+    def _untaught(
+        self, source: int, targets: StoredTargets, absent: set[str], rank: int, world: int
+    ) -> Untaught:
         shards = {n: shard for n, shard in enumerate(self.sources[source].shards) if shard.samples}
-        there = np.array([n for n, shard in shards.items() if not shard.left_out and shard.file.name not in absent])
+        there = np.array(
+            [
+                n
+                for n, shard in shards.items()
+                if not shard.left_out and shard.file.name not in absent
+            ]
+        )
         chosen = evenly(there, _LOOKED_AT)
         look = partial(self._reader.without_targets, targets, source)
         found = list(many_at_once(look, chosen.tolist()[rank::world]))
@@ -334,7 +395,9 @@ class ShardLoader(Loader):
             absent=sum(shard.samples for shard in lost),
             looked_at=sum(looked_at for looked_at, _, _ in found),
             without=sum(without for _, without, _ in found),
-            first=next((text for *_, text in found if text), f"shard {lost[0].file.name}" if lost else ""),
+            first=next(
+                (text for *_, text in found if text), f"shard {lost[0].file.name}" if lost else ""
+            ),
         )
 
     def close(self) -> None:
@@ -344,9 +407,10 @@ class ShardLoader(Loader):
 
 
 class Prefetch:
-    """A thread that fetches the remote shards of an epoch's next shuffle window while the current one is read. Without
-    it all workers would wait at the start of every window, which needs many new shards at once. The cache must hold two
-    windows of every stream of this machine. No thread is started if all shards are local."""
+    """A thread that fetches the remote shards of an epoch's next shuffle window while the current
+    one is read. Without it all workers would wait at the start of every window, which needs many
+    new shards at once. The cache must hold two windows of every stream of this machine. No thread
+    is started if all shards are local."""
 
     def __init__(self, reader: Reader, batches: int):
         self._batches = batches
@@ -363,7 +427,9 @@ class Prefetch:
             self._now = number
             self._moved.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, args=(self._reader, epoch, number), daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._reader, epoch, number), daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:
@@ -379,7 +445,8 @@ class Prefetch:
         known: set[tuple[int, int]] = set()
         for number in range(first, self._batches):
             with self._moved:
-                self._moved.wait_for(lambda: self._now is None or number <= self._now + reader.window_batches)  # noqa: B023
+                ahead = number - reader.window_batches
+                self._moved.wait_for(lambda ahead=ahead: self._now is None or ahead <= self._now)
                 if self._now is None:
                     return
             for source, shard in sorted(reader.remote_shards(epoch, number) - known):
@@ -397,50 +464,67 @@ def _open_sources(
     found: Found | None,
 ) -> tuple[OpenSource, ...]:
     if begun is not None and len(begun) != len(settings.sources):
-        raise BadSource(f"data.sources names {len(settings.sources)}; the run began with {len(begun)}")
+        raise BadSource(
+            f"data.sources names {len(settings.sources)}; the run began with {len(begun)}"
+        )
     facts: Sequence[Sequence[ShardFacts] | None] = begun or [None] * len(settings.sources)
     pairs = zip(settings.sources, facts, strict=True)
     opened = tuple(open_source(source, settings, of, subset, found) for source, of in pairs)
     unknown = set(settings.skip).difference(*(source.skipped for source in opened))
     if unknown:
-        raise BadSource(f"data.skip names {min(unknown)}, which is the file name or path of no shard")
+        raise BadSource(
+            f"data.skip names {min(unknown)}, which is the file name or path of no shard"
+        )
     return opened
 
 
-def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], streams: int, world: int) -> None:
-    """Raise `BadSource` if the cache cannot hold the remote shards in use, which would then be fetched repeatedly."""
-    # The fraction of the ranks on this machine. A stream on the border between two machines counts for both.
+def _require_cache(
+    settings: DataSettings, sources: Sequence[OpenSource], streams: int, world: int
+) -> None:
+    """Raise `BadSource` if the cache cannot hold the remote shards in use, which would then be
+    fetched repeatedly."""
+    # The fraction of the ranks on this machine. A stream on the border between two machines counts
+    # for both.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world
     needed = bytes_in_use(sources, settings.shuffle, streams, min(1.0, here + 1 / streams))
     if needed > settings.cache_bytes:
         raise BadSource(
-            f"two windows of the shuffle are {needed / 2**30:.3g} GiB of remote shards on this machine, data.cache_gib "
-            f"is {settings.cache_gib:.3g}: raise it, or lower data.streams, now {streams}, or data.shuffle"
+            f"two windows of the shuffle are {needed / 2**30:.3g} GiB of remote shards on this"
+            f" machine, data.cache_gib is {settings.cache_gib:.3g}: raise it, or lower"
+            f" data.streams, now {streams}, or data.shuffle"
         )
 
 
 def _missing_targets(
     sources: Sequence[OpenSource], targets: Sequence[StoredTargets | None], max_bad_share: float
 ) -> list[set[str]]:
-    """Return the names of each source's shards without targets, if the source has targets. Raises `TooManyBad` if such
-    shards hold more of a source than allowed, `ConceptMismatch` if all do or targets are of other shards, `StoreError`
-    if targets at a URL cannot be listed."""
+    """Return the names of each source's shards without targets, if the source has targets. Raises
+    `TooManyBad` if such shards hold more of a source than allowed, `ConceptMismatch` if all do or
+    targets are of other shards, `StoreError` if targets at a URL cannot be listed."""
     found = []
     for source, known in zip(sources, targets, strict=True):
         if known is None:
             found.append(set[str]())
             continue
-        present = {shard.file.name: shard for shard in source.shards if shard.samples and not shard.left_out}
+        present = {
+            shard.file.name: shard
+            for shard in source.shards
+            if shard.samples and not shard.left_out
+        }
         missing = known.missing({name: shard.sha256 for name, shard in present.items()})
-        lost, samples = (sum(present[name].samples for name in names) for names in (missing, present))
+        lost, samples = (
+            sum(present[name].samples for name in names) for names in (missing, present)
+        )
         if lost > max_bad_share * samples:
             raise TooManyBad(
-                f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples have no "
-                f"{known.what}, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run "
-                f"{known.remedy()} again"
+                f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples"
+                f" have no {known.what}, more than data.max_bad_share {max_bad_share:.2%}; first:"
+                f" {missing[0]}; run {known.remedy()} again"
             )
         if missing and len(missing) == len(present):
-            raise ConceptMismatch(f"{source.path}: no shard has {known.what}; make them with {known.remedy()}")
+            raise ConceptMismatch(
+                f"{source.path}: no shard has {known.what}; make them with {known.remedy()}"
+            )
         found.append({*missing})
     return found
 
@@ -450,5 +534,7 @@ def _per_source(targets: Any, sources: int) -> list[Any]:
         return [None] * sources
     joined = list(targets) if isinstance(targets, (list, tuple)) else [targets]
     if len(joined) != sources:
-        raise ValueError(f"{len(joined)} sets of targets for {sources} sources; give one each, None for none")
+        raise ValueError(
+            f"{len(joined)} sets of targets for {sources} sources; give one each, None for none"
+        )
     return joined

@@ -1,9 +1,10 @@
 """Open shards as local files; remote ones are fetched whole into a cache of bounded size.
 
-A window of the shuffle reads a shard at random places, and then it is not needed for a long time. So it is fetched once
-and dropped when the cache is full. The workers and ranks of a machine share the cache; a lock per shard prevents
-fetching it twice at the same time. The cache keeps to its bound: fetches reserve their space, and workers of a training
-open a file for one sample only, so that no dropped file keeps its space for long.
+A window of the shuffle reads a shard at random places, and then it is not needed for a long time.
+So it is fetched once and dropped when the cache is full. The workers and ranks of a machine share
+the cache; a lock per shard prevents fetching it twice at the same time. The cache keeps to its
+bound: fetches reserve their space, and workers of a training open a file for one sample only, so
+that no dropped file keeps its space for long.
 """
 
 import contextlib
@@ -51,12 +52,15 @@ class ShardStore:
     """A store that opens shards as local files. It can be pickled for another process."""
 
     def __init__(self, folder: Path, max_bytes: int):
-        self._folder, self._max_bytes = folder / "shards", max_bytes
+        self._folder = folder / "shards"
+        self._max_bytes = max_bytes
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """Yield a file descriptor of a shard, for `os.pread`. Close that of a remote shard soon: until it is closed,
-        the bytes stay on the disk even if the cache drops the file. Raises `ShardUnavailable` or `ShardMismatch`."""
+        """Yield a file descriptor of a shard, for `os.pread`. Close that of a remote shard soon:
+        until it is closed, the bytes stay on the disk even if the cache drops the file. Raises
+        `ShardUnavailable` or `ShardMismatch`.
+        """
         descriptor = self.descriptor(shard)
         try:
             yield descriptor
@@ -78,8 +82,9 @@ class ShardStore:
                 os.utime(descriptor)  # marks the shard as recently used
                 return descriptor
         raise ShardUnavailable(
-            f"shard {shard.url} was dropped from the cache as soon as it was fetched: "
-            f"raise data.cache_gib, now {self._max_bytes / 2**30:.3g}, or lower data.shuffle or data.streams"
+            f"shard {shard.url} was dropped from the cache as soon as it was fetched: raise"
+            f" data.cache_gib, now {self._max_bytes / 2**30:.3g}, or lower data.shuffle or"
+            " data.streams"
         )
 
     def fetch(self, shard: ShardFile) -> None:
@@ -88,7 +93,10 @@ class ShardStore:
             self._fetched(shard)
 
     def _fetched(self, shard: ShardFile) -> Path:
-        path = self._folder / f"{hashlib.sha256(f'{shard.url} {shard.stamp}'.encode()).hexdigest()[:24]}.tar"
+        path = (
+            self._folder
+            / f"{hashlib.sha256(f'{shard.url} {shard.stamp}'.encode()).hexdigest()[:24]}.tar"
+        )
         if path.exists():
             return path
         try:
@@ -98,7 +106,8 @@ class ShardStore:
                     self._fetch(shard, path)
         except OSError as error:
             raise ShardUnavailable(
-                f"shard {shard.url} cannot be kept in {self._folder} ({error}): set data.cache_folder"
+                f"shard {shard.url} cannot be kept in {self._folder} ({error}): set"
+                " data.cache_folder"
             ) from error
         return path
 
@@ -115,24 +124,28 @@ class ShardStore:
                                 local.write(content)
                         local.truncate()
                         break
-                    except Exception as error:  # errors of fsspec's backends have no common base class
+                    except (
+                        Exception
+                    ) as error:  # errors of fsspec's backends have no common base class
                         if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
                             raise _unavailable(shard, error) from error
                         time.sleep(2**tried)
                 local.flush()
                 if shard.bytes is not None and part.stat().st_size != shard.bytes:
                     raise ShardMismatch(
-                        f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
+                        f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when"
+                        " it was indexed"
                     )
-                # A file under the final name is complete. The lock is still held: without it, the part is an orphan.
+                # A file under the final name is complete. The lock is still held: without it, the
+                # part is an orphan.
                 os.rename(part, path)
         finally:
             part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
-        """Yield a new file that has the size of the shard from the start, so that simultaneous fetches keep to the
-        bound together. Wait while other fetches leave no room."""
+        """Yield a new file that has the size of the shard from the start, so that simultaneous
+        fetches keep to the bound together. Wait while other fetches leave no room."""
         size = shard.bytes
         if size is None:
             with translated(partial(_unavailable, shard)):
@@ -147,7 +160,9 @@ class ShardStore:
             with _alone(self._folder / "room.lock"):
                 if self._make_room(size):
                     local = open(part, "wb")  # noqa: SIM115 closed below
-                    fcntl.flock(local, fcntl.LOCK_EX)  # while the lock is held, the file is not an orphan
+                    fcntl.flock(
+                        local, fcntl.LOCK_EX
+                    )  # while the lock is held, the file is not an orphan
                     local.truncate(size)
                     break
             time.sleep(_PAUSE_S)
@@ -155,8 +170,10 @@ class ShardStore:
             yield local
 
     def _make_room(self, wanted: int) -> bool:
-        """Drop the least recently used shards until `wanted` bytes are free, and return whether they are."""
-        files, total = [], 0
+        """Drop the least recently used shards until `wanted` bytes are free, and return whether
+        they are."""
+        files = []
+        total = 0
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if ".part-" in path.name and _is_orphan(path):

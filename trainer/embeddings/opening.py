@@ -11,8 +11,8 @@ from open_diht.trainer.stores import store_at
 
 
 def open_embeddings(location: str | Path) -> EmbeddingTargets:
-    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, or a folder of tars in
-    the format of DataCompDR, at a path or an fsspec URL.
+    """Open the embeddings in the folder `embeddings` of `make concepts` or in its `targets/`, or a
+    folder of tars in the format of DataCompDR, at a path or an fsspec URL.
 
     Args:
         location: the folder or its URL.
@@ -28,7 +28,11 @@ def open_embeddings(location: str | Path) -> EmbeddingTargets:
     store = store_at(location)
     if not (store.exists("targets") or store.exists(MANIFEST)):
         # In a fixed order, as a resumed run compares the list.
-        tars = {name: size for name, size in sorted(store.sizes().items()) if name.endswith(".tar") and "/" not in name}
+        tars = {
+            name: size
+            for name, size in sorted(store.sizes().items())
+            if name.endswith(".tar") and "/" not in name
+        }
         if tars:
             return ReinforcedTargets(store, tars)
     return EmbeddingTargets.open(location)

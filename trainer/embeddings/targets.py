@@ -1,10 +1,13 @@
-"""Stored embeddings of a two-tower teacher: of one or more crops of each image, and of one or more captions.
+"""Stored embeddings of a two-tower teacher: of one or more crops of each image, and of one or more
+captions.
 
-    embeddings/targets/manifest.json     teacher, temperature, dimension, crops, captions, and the SHA-256 of every file
-    embeddings/targets/<shard>.npz       keys, image (n, crops, d) float16, text (n, captions, d) float16
+    embeddings/targets/manifest.json     teacher, temperature, dimension, crops, captions, and the
+    SHA-256 of every file embeddings/targets/<shard>.npz       keys, image (n, crops, d) float16,
+    text (n, captions, d) float16
 
-Embeddings have length 1. A row of zeros has no target: the teacher could not read the image, or the sample has no such
-caption. With crops that are drawn, `ShardEmbeddings.view` shows the student the crop that the teacher saw.
+Embeddings have length 1. A row of zeros has no target: the teacher could not read the image, or the
+sample has no such caption. With crops that are drawn, `ShardEmbeddings.view` shows the student the
+crop that the teacher saw.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ class ShardEmbeddings:
     """(n, captions, dimension) float16; a row of zeros has no target."""
     seed: int = 0
     crop_scale: tuple[float, float] | None = None
-    """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
+    """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in
+    evaluation."""
 
     @property
     def crops(self) -> int:
@@ -58,9 +62,14 @@ class ShardEmbeddings:
         places = {key: row for row, key in enumerate(self.keys)}
         return np.array([places.get(key, -1) for key in index.keys], np.int64)
 
-    def present(self, rows: npt.NDArray[np.int64], captions: Collection[int]) -> npt.NDArray[np.bool_]:
+    def present(
+        self, rows: npt.NDArray[np.int64], captions: Collection[int]
+    ) -> npt.NDArray[np.bool_]:
         """Return the mask of rows with embeddings of the image and of all of these captions."""
-        found = (self.image[row].any() and self.text[row][[*captions]].any(axis=1).all() for row in rows.tolist())
+        found = (
+            self.image[row].any() and self.text[row][[*captions]].any(axis=1).all()
+            for row in rows.tolist()
+        )
         return np.fromiter(found, np.bool_, len(rows))
 
     def pair(self, row: int, crop: int, caption: int) -> tuple[Half, Half]:
@@ -68,11 +77,15 @@ class ShardEmbeddings:
         return self.image[row, crop], self.text[row, caption]
 
     def view(self, image: Image.Image, row: int, crop: int, size: int) -> Image.Image:
-        """Return crop number `crop` of the whole image of a row, as the teacher saw it, in (size, size) pixels. Only
-        for targets with a `crop_scale`."""
+        """Return crop number `crop` of the whole image of a row, as the teacher saw it, in (size,
+        size) pixels. Only for targets with a `crop_scale`."""
         assert self.crop_scale is not None
         image = middle(image)
-        return cropped(image, crop_box(crop_of(self.seed, self.keys[row], crop), *image.size, self.crop_scale), size)
+        return cropped(
+            image,
+            crop_box(crop_of(self.seed, self.keys[row], crop), *image.size, self.crop_scale),
+            size,
+        )
 
 
 class EmbeddingTargets(StoredTargets):
@@ -94,38 +107,46 @@ class EmbeddingTargets(StoredTargets):
         """Seed of the crops, see `crop_of`."""
         scale = manifest["crop_scale"]
         self.crop_scale: tuple[float, float] | None = scale and (float(scale[0]), float(scale[1]))
-        """Range of the fraction of the area of the drawn crops. None: the one crop is the center, as in evaluation."""
+        """Range of the fraction of the area of the drawn crops. None: the one crop is the center,
+        as in evaluation."""
         self.captions = tuple(manifest["captions"])
         """Names of the captions: `caption` is a sample's .txt, others are texts in its JSON."""
 
     def shard(self, name: str, sha256: str = "") -> ShardEmbeddings | None:
-        """Return the embeddings of a shard. Return None if there are none. An empty `sha256` of the tar is not checked.
-        Raises `ConceptMismatch` if they are damaged, of another tar, of another shape than the manifest says or not
-        finite, `StoreError` if the store of a URL failed."""
+        """Return the embeddings of a shard. Return None if there are none. An empty `sha256` of the
+        tar is not checked. Raises `ConceptMismatch` if they are damaged, of another tar, of another
+        shape than the manifest says or not finite, `StoreError` if the store of a URL failed."""
         file = self._opened(name, sha256)
         if file is None:
             return None
         path = f"{self._folder}/{self._shards[name]['file']}"
         try:
             with file, np.load(file) as arrays:
-                keys, content = unpacked_keys(arrays["keys"]), mapped(file)
+                keys = unpacked_keys(arrays["keys"])
+                content = mapped(file)
                 image, text = (_array(arrays, content, each) for each in ("image", "text"))
         except UNREADABLE as error:
-            raise ConceptMismatch(f"{path} cannot be read ({error}); run {self.remedy()} again") from error
-        for what, found, each in (("images", image, self.crops), ("captions", text, len(self.captions))):
+            raise ConceptMismatch(
+                f"{path} cannot be read ({error}); run {self.remedy()} again"
+            ) from error
+        for what, found, each in (
+            ("images", image, self.crops),
+            ("captions", text, len(self.captions)),
+        ):
             asked = (len(keys), each, self.dimension)
             if found.shape != asked or found.dtype != np.float16:
                 raise ConceptMismatch(
-                    f"{path}: the embeddings of {what} are {found.shape} {found.dtype}, not {asked} float16 as in the "
-                    f"manifest; run {self.remedy()} again"
+                    f"{path}: the embeddings of {what} are {found.shape} {found.dtype}, not {asked}"
+                    f" float16 as in the manifest; run {self.remedy()} again"
                 )
             for start in range(0, len(keys), _ROWS):
-                # Numbers that are not finite have all of these bits; numpy has no fast test for float16.
+                # Numbers that are not finite have all of these bits; numpy has no fast test for
+                # float16.
                 bits = found[start : start + _ROWS].view(np.uint16) & 0x7C00
                 if len(bad := start + np.flatnonzero((bits == 0x7C00).any(axis=(1, 2)))):
                     raise ConceptMismatch(
-                        f"{path}: row {bad[0]} (key {keys[bad[0]]}) has an embedding of {what} that is not finite; "
-                        f"run {self.remedy()} again"
+                        f"{path}: row {bad[0]} (key {keys[bad[0]]}) has an embedding of {what} that"
+                        f" is not finite; run {self.remedy()} again"
                     )
         return ShardEmbeddings(name, tuple(keys), image, text, self.seed, self.crop_scale)
 
@@ -133,7 +154,8 @@ class EmbeddingTargets(StoredTargets):
         self, index: ShardIndex, rows: npt.NDArray[np.int64], captions: Collection[int]
     ) -> npt.NDArray[np.bool_]:
         """See `StoredTargets.taught`."""
-        found, mask = self.shard(index.name, index.identity), np.zeros(len(rows), np.bool_)
+        found = self.shard(index.name, index.identity)
+        mask = np.zeros(len(rows), np.bool_)
         if found is not None:
             places = found.rows(index)[rows]
             mask[places >= 0] = found.present(places[places >= 0], captions)
@@ -141,13 +163,18 @@ class EmbeddingTargets(StoredTargets):
 
 
 def mapped(file: BinaryIO) -> npt.NDArray[np.uint8]:
-    """Return the content of a file that a store has opened, on a disk as a map. A worker has many files open, and each
-    may take a gigabyte."""
-    return np.frombuffer(file.getvalue(), np.uint8) if isinstance(file, io.BytesIO) else np.memmap(file, np.uint8, "r")
+    """Return the content of a file that a store has opened, on a disk as a map. A worker has many
+    files open, and each may take a gigabyte."""
+    return (
+        np.frombuffer(file.getvalue(), np.uint8)
+        if isinstance(file, io.BytesIO)
+        else np.memmap(file, np.uint8, "r")
+    )
 
 
 def _array(arrays: Any, content: npt.NDArray[np.uint8], name: str) -> Any:
-    """Return an array of a shard's file as a part of the file's content, or a copy if it is compressed."""
+    """Return an array of a shard's file as a part of the file's content, or a copy if it is
+    compressed."""
     info = arrays.zip.getinfo(f"{name}.npy")
     with arrays.zip.open(info) as file:
         if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):

@@ -1,4 +1,5 @@
-"""The losses over pairs, by name, and the losses of distillation: from concepts and from embeddings."""
+"""The losses over pairs, by name, and the losses of distillation: from concepts and from
+embeddings."""
 
 from open_diht.trainer.losses.distillation import Distillation
 from open_diht.trainer.losses.hn_nce import HnNce, InfoNce

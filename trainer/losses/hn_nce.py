@@ -1,4 +1,5 @@
-"""The losses HN-NCE, in which hard negatives weigh more (paper, section 3.3; formula in `rows`), and InfoNCE."""
+"""The losses HN-NCE, in which hard negatives weigh more (paper, section 3.3; formula in `rows`),
+and InfoNCE."""
 
 import os
 import shutil
@@ -17,14 +18,16 @@ from open_diht.trainer.losses.loss import Loss, Statistics
 from open_diht.trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
-"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager. Eager holds several of them."""
+"""Largest matrix of logits, in bytes, for which `implementation: auto` takes eager. Eager holds
+several of them."""
 
 
 def fitting_scale(beta: float) -> float:
-    """Return the initial factor of the cosine that suited the short runs of the study best. Negatives weigh e^(beta s),
-    where s is the cosine times the learned scale, so beta sharpens a scale that is already too sharp. The study tried
-    initial scales with four values of beta and two lengths; the best on held-out pairs was this one, within the
-    resolution of its grid (docs/which-beta.md)."""
+    """Return the initial factor of the cosine that suited the short runs of the study best.
+    Negatives weigh e^(beta s), where s is the cosine times the learned scale, so beta sharpens a
+    scale that is already too sharp. The study tried initial scales with four values of beta and two
+    lengths; the best on held-out pairs was this one, within the resolution of its grid
+    (docs/which-beta.md)."""
     return 10 / (1 + 2 * beta)
 
 
@@ -44,9 +47,10 @@ def without_kernels(device: torch.device) -> str:
 class HnNce(Loss):
     """The HN-NCE loss, in which hard negatives weigh more.
 
-    Called with features of images and of texts, each (b, d), and the scale of the logits, it returns the loss, a
-    scalar, and statistics: `accuracy`, the fraction of rows whose positive is more similar than every negative,
-    and `hardest`, the mean fraction of the weighted sum over negatives that is due to the hardest one.
+    Called with features of images and of texts, each (b, d), and the scale of the logits, it
+    returns the loss, a scalar, and statistics: `accuracy`, the fraction of rows whose positive is
+    more similar than every negative, and `hardest`, the mean fraction of the weighted sum over
+    negatives that is due to the hardest one.
 
     Examples:
         >>> import torch
@@ -72,19 +76,21 @@ class HnNce(Loss):
     """Do not use pairs with equal captions or equal images as negatives of each other. Otherwise
     they tend to be the hardest ones. (ours)"""
     implementation: Literal["auto", "eager", "tiles", "triton"] = "auto"
-    """Implementation, which changes the result only by rounding. eager: the whole matrix of similarities at once.
-    tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU kernels that read each tile once. auto: triton
-    on a GPU that it supports, if the package and a C compiler are installed. Otherwise auto is eager if the matrix
-    takes at most 256 MiB and `chunk` is not set, and tiles if not."""
+    """Implementation, which changes the result only by rounding. eager: the whole matrix of
+    similarities at once. tiles: a few rows at a time, in memory O(n d). triton: tiles by GPU
+    kernels that read each tile once. auto: triton on a GPU that it supports, if the package and a C
+    compiler are installed. Otherwise auto is eager if the matrix takes at most 256 MiB and `chunk`
+    is not set, and tiles if not."""
     chunk: Positive | None = None
-    """Rows of a tile. None: as many as fit into 32 MiB, or 128 MiB with triton, but at least one."""
+    """Rows of a tile. None: as many as fit into 32 MiB, or 128 MiB with triton, but at least
+    one."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.constants[0] == 0 and self.mask_duplicates:
             raise ValueError(
-                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
-                "mask_duplicates to false or alpha above 0"
+                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss;"
+                " set mask_duplicates to false or alpha above 0"
             )
 
     @property
@@ -105,25 +111,47 @@ class HnNce(Loss):
 
         Raises `WrongUse` if `implementation: triton` cannot use them.
         """
-        why = without_kernels(device) if self.implementation in ("auto", "triton") and device.type == "cuda" else ""
+        why = (
+            without_kernels(device)
+            if self.implementation in ("auto", "triton") and device.type == "cuda"
+            else ""
+        )
         if self.implementation == "triton":
-            interpreted = os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
+            interpreted = (
+                os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
+            )
             if device.type != "cuda" and not interpreted:
                 why = f"they need a GPU, and the device is {device.type}"
             if why:
-                raise WrongUse(f"loss.implementation triton: Triton's kernels cannot run; {why}: set it to auto")
+                raise WrongUse(
+                    f"loss.implementation triton: Triton's kernels cannot run; {why}: set it to"
+                    " auto"
+                )
         return f"loss.implementation auto: without Triton's kernels; {why}" if why else ""
 
     def rows(
-        self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
+        self,
+        x_bd: Tensor,
+        y_nd: Tensor,
+        scale: Tensor,
+        *,
+        offset: int,
+        mine: Tensor | None,
+        all_of: Tensor | None,
     ) -> tuple[Tensor, Statistics]:
         """Compute the losses of rows by the chosen implementation; see `Loss.rows`."""
         alpha, beta = self.constants
-        options: dict[str, Any] = {"alpha": alpha, "beta": beta, "detach_weights": self.detach_weights}
+        options: dict[str, Any] = {
+            "alpha": alpha,
+            "beta": beta,
+            "detach_weights": self.detach_weights,
+        }
         options |= {"offset": offset, "mine": mine, "all_of": all_of}
         chosen = self._chosen(x_bd, y_nd)
         if chosen == "triton":
-            from open_diht.trainer.losses.fused import hn_nce_rows_fused  # Triton is installed with torch for GPUs only
+            from open_diht.trainer.losses.fused import (
+                hn_nce_rows_fused,
+            )  # Triton is installed with torch for GPUs only
 
             found = hn_nce_rows_fused(x_bd, y_nd, scale, **options, chunk=self.chunk)
         elif chosen == "tiles":
@@ -143,12 +171,13 @@ class HnNce(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoNce(HnNce):
-    """The InfoNCE loss: HN-NCE with alpha 1 and beta 0, whatever the settings `alpha` and `beta` are.
+    """The InfoNCE loss: HN-NCE with alpha 1 and beta 0, whatever the settings `alpha` and `beta`
+    are.
 
-    Unless duplicates are masked, its value in one process is, up to rounding, that of open_clip's `ClipLoss` on
-    normalized features. In float32 the gradients of the two differ for easy pairs, where they are near zero, and
-    those here are more exact: cross_entropy computes the positive's gradient as p - 1, which cancels as p approaches
-    1, while this one comes from a sigmoid.
+    Unless duplicates are masked, its value in one process is, up to rounding, that of open_clip's
+    `ClipLoss` on normalized features. In float32 the gradients of the two differ for easy pairs,
+    where they are near zero, and those here are more exact: cross_entropy computes the positive's
+    gradient as p - 1, which cancels as p approaches 1, while this one comes from a sigmoid.
     """
 
     name: str = "infonce"

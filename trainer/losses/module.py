@@ -1,4 +1,5 @@
-"""HN-NCE as a module that takes the keyword arguments of open_clip's `ClipLoss`, for trainers other than ours."""
+"""HN-NCE as a module that takes the keyword arguments of open_clip's `ClipLoss`, for trainers other
+than ours."""
 
 import logging
 import math
@@ -14,19 +15,19 @@ _log = logging.getLogger("open_diht")
 class HnNceLoss(nn.Module):
     """The HN-NCE loss of DiHT (section 3.3) as a replacement of open_clip's `ClipLoss`.
 
-    On several ranks the gradient is that of the whole batch's loss: features are gathered with gradient, and each rank
-    computes the losses of its own rows, so that the average over ranks, which DDP computes, is the gradient of one
-    process with the whole batch. This is what open_clip calls `--local-loss --gather-with-grad`. Duplicates are not
-    masked, so on normalized features `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` with these options up to rounding.
+    On several ranks the gradient is that of the whole batch's loss: features are gathered with
+    gradient, and each rank computes the losses of its own rows, so that the average over ranks,
+    which DDP computes, is the gradient of one process with the whole batch. This is what open_clip
+    calls `--local-loss --gather-with-grad`. Duplicates are not masked, so on normalized features
+    `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` with these options up to rounding.
 
     Args:
-        alpha: weight of the positive in the denominator, 0 to 1.
-        beta: hardness; the weight of a negative is proportional to e^(beta * logit). 0 weighs all negatives alike.
-        local_loss: accepted as `ClipLoss` accepts it; the layout is always the exact one, whatever its value.
-        gather_with_grad: accepted and ignored, like `local_loss`.
-        cache_labels: accepted and ignored; there are no labels to cache.
-        rank: index of this process in torch.distributed's default group.
-        use_horovod: must be False.
+        alpha: weight of the positive in the denominator, 0 to 1. beta: hardness; the weight of a
+            negative is proportional to e^(beta * logit). 0 weighs all negatives alike. local_loss:
+            accepted as `ClipLoss` accepts it; the layout is always the exact one, whatever its
+            value. gather_with_grad: accepted and ignored, like `local_loss`. cache_labels: accepted
+            and ignored; there are no labels to cache. rank: index of this process in
+            torch.distributed's default group. use_horovod: must be False.
 
     Raises:
         ValueError: `alpha` or `beta` is out of range, or `use_horovod` is True.
@@ -55,7 +56,10 @@ class HnNceLoss(nn.Module):
     ) -> None:
         super().__init__()
         if use_horovod:
-            raise ValueError("HnNceLoss gathers with torch.distributed; start the processes with torchrun, not Horovod")
+            raise ValueError(
+                "HnNceLoss gathers with torch.distributed; start the processes with torchrun, not"
+                " Horovod"
+            )
         self.loss = HnNce(alpha=alpha, beta=beta, mask_duplicates=False)
         self.ranks = Ranks(rank, world_size)
 
@@ -71,9 +75,10 @@ class HnNceLoss(nn.Module):
 
         Args:
             image_features: (b, d); computed in float32 (or float64) and L2-normalized here.
-            logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
-            logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
-            output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer requests.
+                logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
+                logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
+                output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer
+                requests.
         """
         self._advise(logit_scale)
         loss, _ = self.loss(image_features, text_features, logit_scale, ranks=self.ranks)
@@ -84,15 +89,17 @@ class HnNceLoss(nn.Module):
         return f"alpha={self.loss.alpha:g}, beta={self.loss.beta:g}"
 
     def _advise(self, logit_scale: Tensor) -> None:
-        """Log a warning, once in a process, if its first training step has a scale that is too high for short runs."""
+        """Log a warning, once in a process, if its first training step has a scale that is too high
+        for short runs."""
         if HnNceLoss._advised or not self.loss.beta or not self.training:
             return
         HnNceLoss._advised = True  # reading the scale waits for a GPU, so it is read once
-        scale, fitting = float(logit_scale.detach()), fitting_scale(self.loss.beta)
+        scale = float(logit_scale.detach())
+        fitting = fitting_scale(self.loss.beta)
         if self.ranks.first and scale > 1.01 * fitting:
             _log.warning(
-                "HN-NCE with beta %g begins at logit_scale %.3g. Short runs end better when a new model begins at "
-                "%.3g: open_clip.create_model(..., init_logit_scale=%.3g).",
+                "HN-NCE with beta %g begins at logit_scale %.3g. Short runs end better when a new"
+                " model begins at %.3g: open_clip.create_model(..., init_logit_scale=%.3g).",
                 self.loss.beta,
                 scale,
                 fitting,

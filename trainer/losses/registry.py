@@ -1,4 +1,5 @@
-"""Losses by name. To add one, subclass `Loss` and call `register(YourLoss)` before the configuration is read."""
+"""Losses by name. To add one, subclass `Loss` and call `register(YourLoss)` before the
+configuration is read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +14,26 @@ LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, Si
 
 
 def register(loss: type[Loss]) -> type[Loss]:
-    """Register a loss by its name. Works as a decorator. Raises ValueError if the name is missing or taken."""
+    """Register a loss by its name. Works as a decorator. Raises ValueError if the name is missing
+    or taken."""
     name = getattr(loss, "name", None)
     if not name:
-        raise ValueError(f"the loss {loss.__name__} has no name: give it a field `name` with a default")
+        raise ValueError(
+            f"the loss {loss.__name__} has no name: give it a field `name` with a default"
+        )
     if LOSSES.get(name, loss) is not loss:
-        raise ValueError(f"there is a loss called {name} already, {LOSSES[name].__name__}; take another name")
+        raise ValueError(
+            f"there is a loss called {name} already, {LOSSES[name].__name__}; take another name"
+        )
     LOSSES[name] = loss
     return loss
 
 
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
-    """Build the loss called `name` (default hn_nce), with the other values as its settings. A `Loss` is returned as it
-    is. Raises `BadValue` if `values` is not a section, the name is unknown, or settings are wrong."""
+    """Build the loss called `name` (default hn_nce), with the other values as its settings. A
+    `Loss` is returned as it is. Raises `BadValue` if `values` is not a section, the name is
+    unknown, or settings are wrong.
+    """
     if isinstance(values, Loss):
         return values
     name = values.get("name", HnNce.name) if isinstance(values, Mapping) else HnNce.name

@@ -1,4 +1,5 @@
-"""The SigLIP loss, a binary classification of every image and caption pair (Zhai et al., 2023, arXiv:2303.15343).
+"""The SigLIP loss, a binary classification of every image and caption pair (Zhai et al., 2023,
+arXiv:2303.15343).
 
 With logits s_ij = scale x_i . y_j + bias over n pairs
 
@@ -26,16 +27,18 @@ class SigLip(Loss):
     """The pairwise sigmoid loss.
 
     It is computed in tiles of at most 32 MiB of float32 similarities, or of one row; the backward
-    pass recomputes them if there are several. Its statistics are `accuracy`, the fraction of images whose caption
-    is more similar than every negative, and `bias`.
+    pass recomputes them if there are several. Its statistics are `accuracy`, the fraction of images
+    whose caption is more similar than every negative, and `bias`.
     """
 
     symmetric: ClassVar[bool] = True
     biased: ClassVar[bool] = True
     name: str = "siglip"
-    """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's paper)"""
+    """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's
+    paper)"""
     mask_duplicates: bool = True
-    """Do not use pairs with equal captions or equal images as negatives of each other. (ours; false as published)"""
+    """Do not use pairs with equal captions or equal images as negatives of each other. (ours; false
+    as published)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -59,7 +62,8 @@ class SigLip(Loss):
         all_of: Tensor | None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Compute the losses of rows by tiles; see `Loss.rows`. Raises ValueError without a bias."""
+        """Compute the losses of rows by tiles; see `Loss.rows`. Raises ValueError without a
+        bias."""
         if bias is None:
             raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
 
@@ -72,7 +76,13 @@ class SigLip(Loss):
 
 
 def _tile(
-    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, offset: int, mine: Tensor | None, all_of: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    offset: int,
+    mine: Tensor | None,
+    all_of: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of some rows, and whether their positive is above every negative."""
     logits = (scale * x) @ y.T + bias
@@ -82,6 +92,8 @@ def _tile(
         excluded.diagonal(offset)[: len(x)] = True
     else:
         excluded = duplicates(mine, all_of)  # includes the diagonal
-    negatives = logits.masked_fill(excluded, -math.inf)  # log sigmoid(inf) is 0, and so is its gradient
+    negatives = logits.masked_fill(
+        excluded, -math.inf
+    )  # log sigmoid(inf) is 0, and so is its gradient
     loss = -logsigmoid(positive) - logsigmoid(-negatives).sum(dim=1)
     return loss, positive > negatives.amax(dim=1)

@@ -1,4 +1,5 @@
-"""Rated words: how likely a verb states a visible action, whether a noun can act, colors, materials.
+"""Rated words: how likely a verb states a visible action, whether a noun can act, colors,
+materials.
 
 Ratings of verbs and nouns come from two sources: words that were read one by one, and more words
 from WordNet that a model of those ratings rated ("wide"). If a word has both, the rating by reading
@@ -38,7 +39,8 @@ class NounRating(NamedTuple):
     """How much a noun can act in an image, and how typical it is of page text."""
 
     actor: int
-    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal, team or vehicle."""
+    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal,
+    team or vehicle."""
     shop: int
     """0 to 2: how typical it is as the head of a product or page text."""
 
@@ -50,7 +52,11 @@ def _lines(name: str) -> list[list[str]]:
 
 def _wide(name: str) -> dict[str, list[int]]:
     """Return word -> ratings, from a table whose lines list words with the same ratings."""
-    return {word: [int(one) for one in ratings] for *ratings, listed in _lines(name) for word in listed.split()}
+    return {
+        word: [int(one) for one in ratings]
+        for *ratings, listed in _lines(name)
+        for word in listed.split()
+    }
 
 
 @cache
@@ -60,7 +66,9 @@ def _read_verbs() -> dict[str, VerbRating]:
 
 @cache
 def _verbs() -> dict[str, VerbRating]:
-    return {lemma: VerbRating(*ratings) for lemma, ratings in _wide("wide_verbs.tsv").items()} | _read_verbs()
+    return {
+        lemma: VerbRating(*ratings) for lemma, ratings in _wide("wide_verbs.tsv").items()
+    } | _read_verbs()
 
 
 @cache
@@ -71,7 +79,9 @@ def _irregular() -> dict[str, str]:
 @cache
 def _nouns() -> dict[str, NounRating]:
     read = {lemma: map(int, ratings) for lemma, *ratings in _lines("nouns.tsv")}
-    return {lemma: NounRating(*ratings) for lemma, ratings in (_wide("wide_nouns.tsv") | read).items()}
+    return {
+        lemma: NounRating(*ratings) for lemma, ratings in (_wide("wide_nouns.tsv") | read).items()
+    }
 
 
 @cache
@@ -83,13 +93,18 @@ def first_names() -> frozenset[str]:
 @cache
 def words(group: str) -> frozenset[str]:
     """Return the words of a group of `attributes.tsv`: colour, material, size, state or pattern."""
-    return frozenset(word for name, *rest in _lines("attributes.tsv") if name == group for word in rest[0].split())
+    return frozenset(
+        word
+        for name, *rest in _lines("attributes.tsv")
+        if name == group
+        for word in rest[0].split()
+    )
 
 
 @cache
 def describing_words() -> dict[str, str]:
-    """Return lower-case words that describe a nearby object, with their group: those of `attributes.tsv`, and shapes,
-    wearers, counts, qualities and more from `describing.tsv`."""
+    """Return lower-case words that describe a nearby object, with their group: those of
+    `attributes.tsv`, and shapes, wearers, counts, qualities and more from `describing.tsv`."""
     tables = (_lines("describing.tsv"), _lines("attributes.tsv"))
     return {word: group for table in tables for group, listed in table for word in listed.split()}
 
@@ -102,9 +117,9 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """Return the rated verb of which the lower-case `form` is an inflection, or None if there is none. An irregular
-    form belongs to its own verb ("found" to find). If a regular form has several verbs, one rated by reading is
-    preferred ("singing" is a form of sing, not of singe)."""
+    """Return the rated verb of which the lower-case `form` is an inflection, or None if there is
+    none. An irregular form belongs to its own verb ("found" to find). If a regular form has several
+    verbs, one rated by reading is preferred ("singing" is a form of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))
@@ -128,7 +143,8 @@ def verb_rating(lemma: str) -> VerbRating | None:
 
 
 def noun_rating(word: str) -> NounRating | None:
-    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`. Return None for an unrated one."""
+    """Return the rating of a lower-case noun, singular or in a plural of `_PLURALS`. Return None
+    for an unrated one."""
     nouns = _nouns()
     if rating := nouns.get(word):
         return rating

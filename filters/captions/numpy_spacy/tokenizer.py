@@ -1,9 +1,9 @@
-"""spaCy's tokenizer with a cache of chunks. A chunk, the text between two spaces, is split the same way everywhere,
-except where a special case crosses a space.
+"""spaCy's tokenizer with a cache of chunks. A chunk, the text between two spaces, is split the same
+way everywhere, except where a special case crosses a space.
 
-The context-free half of a token's vector (`TokenEncoder.embed`) is also the same everywhere. So chunks are cached with
-their tokens, and tokens with their vectors. Both caches have two generations: an entry that is not used during a whole
-generation is dropped, so common words stay.
+The context-free half of a token's vector (`TokenEncoder.embed`) is also the same everywhere. So
+chunks are cached with their tokens, and tokens with their vectors. Both caches have two
+generations: an entry that is not used during a whole generation is dropped, so common words stay.
 """
 
 from collections import defaultdict
@@ -15,7 +15,12 @@ from operator import not_
 import numpy as np
 from numpy.typing import NDArray
 
-from open_diht.filters.captions.numpy_spacy.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.numpy_spacy.encoder import (
+    Floats,
+    Ints,
+    TokenEncoder,
+    UnsupportedModel,
+)
 from open_diht.filters.light_imports import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
@@ -28,7 +33,8 @@ with without(*FRAMEWORKS):
 
 CHUNKS = 40_000
 """Distinct chunks at which a generation is full, about 1 kB each."""
-_CHARS = 16  # average characters of a chunk and its tokens; with longer ones a generation is full earlier
+# average characters of a chunk and its tokens; with longer ones a generation is full earlier
+_CHARS = 16
 _END = "\n"  # marks the last chunk of a text, because no space follows it
 
 
@@ -46,7 +52,8 @@ class Tokens:
 
 
 class _Generation:
-    """The distinct chunks and tokens of one generation of the cache. A token is identified by its row."""
+    """The distinct chunks and tokens of one generation of the cache. A token is identified by its
+    row."""
 
     def __init__(self, width: int):
         self.chunks: dict[str, list[int]] = {}
@@ -62,13 +69,21 @@ class _Generation:
         self.vectors = np.zeros((1024, width), np.float32)
         self._characters = 0
 
-    def add_tokens(self, keys: Sequence[int], words: Sequence[str], steps: Ints, vectors: Floats) -> None:
-        """Add tokens that the generation does not have yet, with context-free vectors, float32 (tokens, width)."""
-        first, stop = len(self.words), len(self.words) + len(words)
+    def add_tokens(
+        self, keys: Sequence[int], words: Sequence[str], steps: Ints, vectors: Floats
+    ) -> None:
+        """Add tokens that the generation does not have yet, with context-free vectors, float32
+        (tokens, width)."""
+        first = len(self.words)
+        stop = len(self.words) + len(words)
         if stop > len(self.steps):
-            more = max(stop - len(self.steps), len(self.steps))  # at least double, so that arrays are seldom copied
+            more = max(
+                stop - len(self.steps), len(self.steps)
+            )  # at least double, so that arrays are seldom copied
             self.steps = np.concatenate([self.steps, np.zeros(more, np.int64)])
-            self.vectors = np.concatenate([self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)])
+            self.vectors = np.concatenate(
+                [self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)]
+            )
         self.steps[first:stop], self.vectors[first:stop] = steps, vectors
         self.rows.update(zip(keys, range(first, stop), strict=True))
         self.keys += keys
@@ -86,9 +101,10 @@ class _Generation:
 class ChunkTokenizer:
     """Turns texts into tokens with context-free vectors, by the tokenizer of a pipeline.
 
-    From then on, the pipeline's vocabulary computes only some attributes of a new word: IS_SPACE and those that
-    `encoder` embeds. The other attributes cost as much as splitting the text. Raises UnsupportedModel if the tokenizer
-    is not spaCy's, or if an embedded attribute does not follow from the chunk alone.
+    From then on, the pipeline's vocabulary computes only some attributes of a new word: IS_SPACE
+    and those that `encoder` embeds. The other attributes cost as much as splitting the text. Raises
+    UnsupportedModel if the tokenizer is not spaCy's, or if an embedded attribute does not follow
+    from the chunk alone.
     """
 
     def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):
@@ -96,25 +112,35 @@ class ChunkTokenizer:
             raise UnsupportedModel(f"tokenizer {type(nlp.tokenizer).__name__}, expected spaCy's")
         getters = nlp.vocab.lex_attr_getters
         if others := [name for name in encoder.columns if IDS[name] not in {ORTH, SPACY, *getters}]:
-            raise UnsupportedModel(f"embedded attributes {', '.join(others)}, expected those of single tokens")
-        self._nlp, self._tokenizer, self._encoder, self._limit = nlp, nlp.tokenizer, encoder, chunks
+            raise UnsupportedModel(
+                f"embedded attributes {', '.join(others)}, expected those of single tokens"
+            )
+        self._nlp = nlp
+        self._tokenizer = nlp.tokenizer
+        self._encoder = encoder
+        self._limit = chunks
         needed = {IDS[name] for name in (*encoder.columns, "IS_SPACE")}
-        nlp.vocab.lex_attr_getters = {attribute: getters[attribute] for attribute in getters if attribute in needed}
+        nlp.vocab.lex_attr_getters = {
+            attribute: getters[attribute] for attribute in getters if attribute in needed
+        }
         with nlp.memory_zone():
             self._crossing = _pairs_of_special_cases(nlp.tokenizer)
         self._opening = frozenset(first for first, _ in self._crossing)
         self._keeps_words = _has_english_affixes(nlp)
-        self._young, self._old = _Generation(encoder.width), _Generation(encoder.width)
+        self._young = _Generation(encoder.width)
+        self._old = _Generation(encoder.width)
 
     def __len__(self) -> int:
         """Return the number of distinct cached chunks."""
         return len(self._young.chunks.keys() | self._old.chunks.keys())
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Return the tokens of `texts`. Everything in one call is cached, so limit the characters of a call."""
+        """Return the tokens of `texts`. Everything in one call is cached, so limit the characters
+        of a call."""
         if self._young.is_full(self._limit):
             self._young, self._old = _Generation(self._encoder.width), self._young
-        young, split = self._young, [_split(text) for text in texts]
+        young = self._young
+        split = [_split(text) for text in texts]
         self._meet(set().union(*(chunks for chunks in split if chunks is not None)))
         rows: list[int] = []
         lengths = np.empty(len(texts), np.int64)
@@ -141,7 +167,8 @@ class ChunkTokenizer:
 
     def _keep(self, chunks: Sequence[str]) -> None:
         """Copy chunks from the old generation to the young one."""
-        old, young = self._old, self._young
+        old = self._old
+        young = self._young
         tokens = {row: old.keys[row] for chunk in chunks for row in old.chunks[chunk]}
         fresh = {row: key for row, key in tokens.items() if key not in young.rows}
         places = list(fresh)
@@ -152,14 +179,19 @@ class ChunkTokenizer:
         young.openers.update(old.openers.intersection(chunks))
 
     def _learn(self, chunks: Sequence[str]) -> None:
-        """Add unknown chunks. With English affixes, words of ASCII letters stay whole unless they are
-        special cases, so the tokenizer is not called for them."""
+        """Add unknown chunks. With English affixes, words of ASCII letters stay whole unless they
+        are special cases, so the tokenizer is not called for them."""
         is_word = [self._is_word(chunk.removesuffix(_END)) for chunk in chunks]
         self._learn_words(list(compress(chunks, is_word)))
         self._learn_others(list(compress(chunks, map(not_, is_word))))
 
     def _is_word(self, chunk: str) -> bool:
-        return self._keeps_words and chunk.isalpha() and chunk.isascii() and chunk not in self._tokenizer.rules
+        return (
+            self._keeps_words
+            and chunk.isalpha()
+            and chunk.isascii()
+            and chunk not in self._tokenizer.rules
+        )
 
     def _learn_words(self, chunks: Sequence[str]) -> None:
         words = [chunk.removesuffix(_END) for chunk in chunks]
@@ -171,8 +203,8 @@ class ChunkTokenizer:
             self._add_chunk(chunk, [row])
 
     def _learn_others(self, chunks: Sequence[str]) -> None:
-        """Split chunks with spaCy's tokenizer in one text, each on its own line so that they do not affect each
-        other."""
+        """Split chunks with spaCy's tokenizer in one text, each on its own line so that they do not
+        affect each other."""
         if not chunks:
             return
         bare = [chunk.removesuffix(_END) for chunk in chunks]
@@ -200,10 +232,15 @@ class ChunkTokenizer:
         """Return the rows of the tokens of a text that cannot be composed from chunks."""
         with self._nlp.memory_zone():
             doc = self._tokenizer(text)
-            return self._rows_of_tokens(doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool))
+            return self._rows_of_tokens(
+                doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool)
+            )
 
-    def _rows_of_tokens(self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]) -> list[int]:
-        """Return the rows of the tokens of `doc` at `places`. `spaced` is the mask of all tokens before a space."""
+    def _rows_of_tokens(
+        self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]
+    ) -> list[int]:
+        """Return the rows of the tokens of `doc` at `places`. `spaced` is the mask of all tokens
+        before a space."""
         if not len(places):
             return []
         values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]
@@ -213,23 +250,38 @@ class ChunkTokenizer:
         young = self._young
         if fresh := {key: index for index, key in enumerate(keys) if key not in young.rows}:
             new = np.fromiter(fresh.values(), np.int64, len(fresh))
-            starts, lengths = values[new, 2].astype(np.int64), values[new, 3].astype(np.int64)
+            starts = values[new, 2].astype(np.int64)
+            lengths = values[new, 3].astype(np.int64)
             features = self._encoder.features([doc])[places[new]]
             if "SPACY" in self._encoder.columns:
                 features[:, self._encoder.columns.index("SPACY")] = spaces[new]
-            words = [text[at : at + n] for at, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
-            young.add_tokens(list(fresh), words, lengths + spaces[new].astype(np.int64), self._encoder.embed(features))
+            words = [
+                text[at : at + n] for at, n in zip(starts.tolist(), lengths.tolist(), strict=True)
+            ]
+            young.add_tokens(
+                list(fresh),
+                words,
+                lengths + spaces[new].astype(np.int64),
+                self._encoder.embed(features),
+            )
         return [young.rows[key] for key in keys]
 
     def _may_cross(self, chunks: Sequence[str]) -> bool:
-        """Return whether tokens around a space may form a special case, for which spaCy searches in whole texts."""
-        known, words = self._young.chunks, self._young.words
-        return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
+        """Return whether tokens around a space may form a special case, for which spaCy searches in
+        whole texts."""
+        known = self._young.chunks
+        words = self._young.words
+        return any(
+            (words[known[one][-1]], words[known[two][0]]) in self._crossing
+            for one, two in pairwise(chunks)
+        )
 
 
 def _has_english_affixes(nlp: Language) -> bool:
-    """Return whether the tokenizer has spaCy's English affixes, which split ASCII words only in special cases."""
-    asked, known = nlp.tokenizer, English.Defaults
+    """Return whether the tokenizer has spaCy's English affixes, which split ASCII words only in
+    special cases."""
+    asked = nlp.tokenizer
+    known = English.Defaults
     affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer
     return [getattr(getattr(affix, "__self__", None), "pattern", None) for affix in affixes] == [
         compile_prefix_regex(known.prefixes or ()).pattern,
@@ -239,7 +291,8 @@ def _has_english_affixes(nlp: Language) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """Return the chunks of a text. Return None if it has other whitespace than single spaces between chunks."""
+    """Return the chunks of a text. Return None if it has other whitespace than single spaces
+    between chunks."""
     chunks = text.split()
     if " ".join(chunks) != text:
         return None
@@ -256,8 +309,10 @@ def _within(steps: Ints, lengths: Ints) -> Ints:
 
 
 def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
-    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a text, such as ":"
-    and ")". A special case that was found may itself be part of a longer one, so its replacements are paired too."""
+    """Return the neighboring tokens of the special cases that spaCy searches for in the tokens of a
+    text, such as ":" and ")". A special case that was found may itself be part of a longer one, so
+    its replacements are paired too.
+    """
     bare = Tokenizer(  # the same tokenizer without special cases
         tokenizer.vocab,
         prefix_search=tokenizer.prefix_search,

@@ -12,7 +12,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.filters.spotting.ocr.detection import Contour, Floats, Pixels, corners_of, score_inside
+from open_diht.filters.spotting.ocr.detection import (
+    Contour,
+    Floats,
+    Pixels,
+    corners_of,
+    score_inside,
+)
 from open_diht.filters.spotting.ocr.lines import HEIGHT
 from open_diht.filters.spotting.settings import SpotterSettings
 
@@ -45,8 +51,10 @@ class Arc:
 def find_arc(
     contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
 ) -> Arc | None:
-    """Return the arc of text in an outline. Return None if there is no arc, or the text is straight enough for
-    `text_box`. `scale` (across, down) is the size of a pixel of the map `probabilities`, in pixels of the image."""
+    """Return the arc of text in an outline. Return None if there is no arc, or the text is straight
+    enough for `text_box`. `scale` (across, down) is the size of a pixel of the map `probabilities`,
+    in pixels of the image.
+    """
     if cv2.contourArea(contour) < _LEAST_AREA:
         return None
     rectangle, _ = corners_of(contour)
@@ -61,14 +69,19 @@ def find_arc(
     down, across = np.nonzero((part > _SURE) & (inside > 0))
     if len(across) < _LEAST_AREA / 2:
         return None
-    return _fit(np.stack(((across + left) * scale[0], (down + top) * scale[1]), axis=1), scale, settings.unclip_ratio)
+    return _fit(
+        np.stack(((across + left) * scale[0], (down + top) * scale[1]), axis=1),
+        scale,
+        settings.unclip_ratio,
+    )
 
 
 def unroll(pixels: Pixels, arc: Arc) -> Pixels:
     """Return an image's band along an arc, straightened: uint8 (HEIGHT, width, 3)."""
     length = abs(arc.stop - arc.start) * arc.radius
     angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
-    outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2
+    outer = arc.radius + arc.thickness / 2
+    inner = arc.radius - arc.thickness / 2
     clockwise = arc.stop > arc.start  # then the feet of the letters point to the center
     radii = np.linspace(*((outer, inner) if clockwise else (inner, outer)), HEIGHT)
     across = (arc.center[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
@@ -77,30 +90,42 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
 
 
 def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Return the upright rectangle around an arc, int32 (4, 2), clipped to the image of `size` (width, height)."""
+    """Return the upright rectangle around an arc, int32 (4, 2), clipped to the image of `size`
+    (width, height)."""
     angles = np.linspace(arc.start, arc.stop, 32)
     rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
     across = arc.center[0] + np.outer(rims, np.cos(angles))
     down = arc.center[1] + np.outer(rims, np.sin(angles))
-    left, right, top, bottom = across.min(), across.max(), down.min(), down.max()
+    left = across.min()
+    right = across.max()
+    top = down.min()
+    bottom = down.max()
     corners = np.array(((left, top), (right, top), (right, bottom), (left, bottom)))
     return np.clip(np.rint(corners), 0, size).astype(np.int32)
 
 
-def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float) -> Arc | None:
-    """Return the band of text around core pixels (points, 2), x and y in the image. Return None if they do not follow a
-    circle, or their band is too thin, too short, too long, too sharply bent or nearly closed."""
+def _fit(
+    points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float
+) -> Arc | None:
+    """Return the band of text around core pixels (points, 2), x and y in the image. Return None if
+    they do not follow a circle, or their band is too thin, too short, too long, too sharply bent or
+    nearly closed."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)
-    a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])  # x^2 + y^2 = a x + b y + c
-    centre_x, centre_y = a / 2, b / 2
+    a, b, c = map(
+        float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0]
+    )  # x^2 + y^2 = a x + b y + c
+    centre_x = a / 2
+    centre_y = b / 2
     radius = math.sqrt(max(c + centre_x**2 + centre_y**2, 1e-6))
     middle = math.atan2(y.mean() - centre_y, x.mean() - centre_x)
     # Angles relative to the middle of the text, so that they do not wrap around within it.
     turns = (np.arctan2(y - centre_y, x - centre_x) - middle + math.pi) % (2 * math.pi) - math.pi
     first, last = map(float, np.quantile(turns, (0.002, 0.998)))
     length = (last - first) * radius
-    core = len(points) * scale[0] * scale[1] / max(length, 1e-6)  # thickness of the patch; the letters are thicker
+    core = (
+        len(points) * scale[0] * scale[1] / max(length, 1e-6)
+    )  # thickness of the patch; the letters are thicker
     if core < _LEAST_THICKNESS * min(scale) or np.hypot(x - centre_x, y - centre_y).std() > core:
         return None  # too thin, or not along this circle
     grown = length * core * unclip_ratio / (2 * (length + core))  # as text_box grows straight lines
@@ -110,6 +135,8 @@ def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_rat
         return None
     if not _LEAST_PROPORTION <= (last - first) * radius / thickness <= _MOST_PROPORTION:
         return None
-    below = math.sin(middle) > 0  # the lower half of a circle is read counter-clockwise, from left to right
+    below = (
+        math.sin(middle) > 0
+    )  # the lower half of a circle is read counter-clockwise, from left to right
     start, stop = (middle + last, middle + first) if below else (middle + first, middle + last)
     return Arc((centre_x, centre_y), radius, thickness, start, stop)

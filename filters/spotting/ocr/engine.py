@@ -47,11 +47,13 @@ class Line:
     either_way: bool
     """True if the strip may be upside down: it was turned (see `lines.cut_line`), or an arc."""
     parts: tuple[int, ...] = ()
-    """For a column, whose letters the strip shows side by side: indices of its lines among the image's lines."""
+    """For a column, whose letters the strip shows side by side: indices of its lines among the
+    image's lines."""
 
 
 class Engine:
-    """The loaded networks: a detector, a recognizer, and by default a larger recognizer for doubtful lines.
+    """The loaded networks: a detector, a recognizer, and by default a larger recognizer for
+    doubtful lines.
 
     The small recognizer takes five times the time of the tiny one, but only one line in twenty is
     doubtful; reading those a second time finds nearly everything that the small one alone finds.
@@ -68,20 +70,28 @@ class Engine:
         self._second = _Recogniser(second, settings) if second else None
 
     def find(self, image: DecodedImage) -> list[Line]:
-        """Return the lines of text in an image, from top to bottom, then columns of letters, for `read`."""
-        settings, pixels = self.settings, image.pixels
-        found, probabilities = self._look(pixels, detector_input(pixels, settings.limit_side), self._detect)
+        """Return the lines of text in an image, from top to bottom, then columns of letters, for
+        `read`."""
+        settings = self.settings
+        pixels = image.pixels
+        found, probabilities = self._look(
+            pixels, detector_input(pixels, settings.limit_side), self._detect
+        )
         region = faint_region(probabilities, pixels.shape, [box for box, _ in found], settings)
         if region is not None:
             left, top, right, bottom = region.box
             part = np.ascontiguousarray(pixels[top:bottom, left:right])
-            closer, _ = self._look(part, resized_input(part, region.height, region.width), self._closer)
+            closer, _ = self._look(
+                part, resized_input(part, region.height, region.width), self._closer
+            )
             found = merge(found, [moved(one, left, top) for one in closer])
         return self._cut(image, found)
 
     def _look(self, pixels: Pixels, planes: Floats, detect: Network) -> tuple[list[Found], Floats]:
-        """Return the lines that a detector finds in pixels (height, width, 3), given as its input, and its map."""
-        settings, size = self.settings, (pixels.shape[1], pixels.shape[0])
+        """Return the lines that a detector finds in pixels (height, width, 3), given as its input,
+        and its map."""
+        settings = self.settings
+        size = (pixels.shape[1], pixels.shape[0])
         (probabilities,) = detect(planes)[0]
         map_size = probabilities.shape[1], probabilities.shape[0]
         scale = size[0] / map_size[0], size[1] / map_size[1]
@@ -96,8 +106,10 @@ class Engine:
 
     def _cut(self, image: DecodedImage, found: Sequence[Found]) -> list[Line]:
         pixels = image.pixels
-        across, down = image.width / pixels.shape[1], image.height / pixels.shape[0]
-        lines, boxes = [], []
+        across = image.width / pixels.shape[1]
+        down = image.height / pixels.shape[0]
+        lines = []
+        boxes = []
         for index in reading_order([box for box, _ in found]):
             box, arc = found[index]
             crop, either_way = (unroll(pixels, arc), True) if arc else cut_line(pixels, box)
@@ -107,11 +119,19 @@ class Engine:
         for column in find_columns(boxes):
             letters = lay_out(pixels, column)
             if letters is not None:
-                lines.append(Line(to_strip(letters), _corners(column.corners, across, down), False, column.parts))
+                lines.append(
+                    Line(
+                        to_strip(letters),
+                        _corners(column.corners, across, down),
+                        False,
+                        column.parts,
+                    )
+                )
         return lines
 
     def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
-        """Return the text of each of several images: first the readable lines, then the words of letters in columns."""
+        """Return the text of each of several images: first the readable lines, then the words of
+        letters in columns."""
         lines = [[line for line in some if not line.parts] for some in found]
         readings = self._read_images(lines)
         columns = [
@@ -119,23 +139,32 @@ class Engine:
             for some, known in zip(found, readings, strict=True)
         ]
         words = [
-            [self._surer(word, [known[part] for part in column.parts]) for column, word in zip(some, said, strict=True)]
+            [
+                self._surer(word, [known[part] for part in column.parts])
+                for column, word in zip(some, said, strict=True)
+            ]
             for some, said, known in zip(columns, self._read_images(columns), readings, strict=True)
         ]
         return [
             [
                 *self._spotted(lines[image], readings[image]),
-                *(line for line in self._spotted(columns[image], words[image]) if says_a_word(line.text)),
+                *(
+                    line
+                    for line in self._spotted(columns[image], words[image])
+                    if says_a_word(line.text)
+                ),
             ]
             for image in range(len(found))
         ]
 
     def _may_be_a_word(self, column: Line, readings: Sequence[Reading]) -> bool:
-        """Return whether to read the letters of a column: it has several parts, or a bad reading as a turned line."""
+        """Return whether to read the letters of a column: it has several parts, or a bad reading as
+        a turned line."""
         return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
 
     def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
-        """Return the surer reading of a column: its letters together, or its parts if two or more of them count."""
+        """Return the surer reading of a column: its letters together, or its parts if two or more
+        of them count."""
         read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
         if len(read) < 2:
             return word
@@ -161,29 +190,41 @@ class Engine:
         strips = [line.strip for line in lines]
         readings = self._first.read(strips, settings.lines_at_once)
         either = [
-            index for index, line in enumerate(lines) if line.either_way and readings[index][1] < settings.turn_below
+            index
+            for index, line in enumerate(lines)
+            if line.either_way and readings[index][1] < settings.turn_below
         ]
         turned = [strips[index][::-1, ::-1] for index in either]  # by 180 degrees
-        for index, strip, other in zip(either, turned, self._first.read(turned, settings.lines_at_once), strict=True):
+        for index, strip, other in zip(
+            either, turned, self._first.read(turned, settings.lines_at_once), strict=True
+        ):
             if other[1] > readings[index][1]:
                 readings[index], strips[index] = other, strip
         if self._second is None:
             return readings
         for index, (text, score) in enumerate(readings):
-            if settings.min_score <= score < settings.reread_below and len(text) >= settings.reread_chars:
-                # One by one: results in a batch differ in the last digits, and doubtful lines are few.
+            if (
+                settings.min_score <= score < settings.reread_below
+                and len(text) >= settings.reread_chars
+            ):
+                # One by one: results in a batch differ in the last digits, and doubtful lines are
+                # few.
                 (readings[index],) = self._second.read([strips[index]], 1)
         return readings
 
 
 def _detector(size: ModelSize, settings: SpotterSettings) -> Network:
     path = find_models(size, settings.models).detection / "inference.onnx"
-    return load_network(load_detector(path, settings.precision), settings, common_shapes(settings.limit_side))
+    return load_network(
+        load_detector(path, settings.precision), settings, common_shapes(settings.limit_side)
+    )
 
 
 class _Recogniser:
     def __init__(self, size: ModelSize, settings: SpotterSettings) -> None:
-        model, self._alphabet = load_recogniser(find_models(size, settings.models).recognition, settings.alphabet)
+        model, self._alphabet = load_recogniser(
+            find_models(size, settings.models).recognition, settings.alphabet
+        )
         self._network = load_network(model, settings)
 
     def read(self, strips: Sequence[Pixels], batch: int) -> list[Reading]:

@@ -22,9 +22,12 @@ _FLAGS: Final[Mapping[int, int]] = {
 
 
 def decode_jpeg(data: bytes, scale: int) -> Pixels | None:
-    """Decode a JPEG to uint8 (height, width, 3), blue green red, with its sides divided by `scale` (1, 2, 4 or 8) and
-    rounded up. Return None if OpenCV cannot decode it (see `decode.JpegDecoder`)."""
+    """Decode a JPEG to uint8 (height, width, 3), blue green red, with its sides divided by `scale`
+    (1, 2, 4 or 8) and rounded up. Return None if OpenCV cannot decode it (see
+    `decode.JpegDecoder`)."""
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]
+        return cv2.imdecode(
+            np.frombuffer(data, np.uint8), _FLAGS[scale] | cv2.IMREAD_IGNORE_ORIENTATION
+        )  # type: ignore[return-value]
     except cv2.error:  # OpenCV's limit of pixels may be below that of `ImageLimits`
         return None

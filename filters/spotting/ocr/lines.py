@@ -21,13 +21,17 @@ straightening is slow. Boxes of hundreds of pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """Return the part of an image inside a box, and whether it was turned because it is tall. A large box that leans is
-    reduced. A tall part is turned by a quarter counter-clockwise, which suits text that reads downwards. The part may
-    be empty."""
+    """Return the part of an image inside a box, and whether it was turned because it is tall. A
+    large box that leans is reduced. A tall part is turned by a quarter counter-clockwise, which
+    suits text that reads downwards. The part may be empty."""
     corners, _ = corners_of(box)
     left_top, right_top, right_bottom, left_bottom = corners
-    width = int(max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom)))
-    height = int(max(np.linalg.norm(left_top - left_bottom), np.linalg.norm(right_top - right_bottom)))
+    width = int(
+        max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom))
+    )
+    height = int(
+        max(np.linalg.norm(left_top - left_bottom), np.linalg.norm(right_top - right_bottom))
+    )
     if not width or not height:
         return np.empty((0, 0, 3), np.uint8), False
     if np.abs(corners[[0, 1]] - corners[[3, 2]])[:, 0].max() < _ALIGNED:  # nothing leans

@@ -16,10 +16,12 @@ _FLOAT: Final = 1
 _INT64: Final = 7
 _INTS: Final = 7
 _FIELDS: Final[dict[type, tuple[str, int]]] = {int: ("i", 2), bytes: ("s", 3)}
-"""Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of integers."""
+"""Type of an attribute's value -> its field and AttributeProto.AttributeType; others are lists of
+integers."""
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
-    # (name, number, type): the type of a string, bytes or number, or the name of a message; in a list if repeated
+    # (name, number, type): the type of a string, bytes or number, or the name of a message; in a
+    # list if repeated
     "Model": (("graph", 7, "Graph"),),
     "Graph": (
         ("node", 1, ["Node"]),
@@ -56,7 +58,9 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
 @lru_cache(maxsize=1)
 def _messages() -> dict[str, Any]:
     """Return name -> class of the messages above."""
-    file = descriptor_pb2.FileDescriptorProto(name="diht_onnx.proto", package="diht.onnx", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="diht_onnx.proto", package="diht.onnx", syntax="proto2"
+    )
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
         for field, number, kind in fields:
@@ -65,18 +69,21 @@ def _messages() -> dict[str, Any]:
             added = message.field.add(name=field, number=number)
             added.label = _Field.LABEL_REPEATED if many else _Field.LABEL_OPTIONAL
             if isinstance(one, str):
-                added.type, added.type_name = _Field.TYPE_MESSAGE, f".diht.onnx.{one}"
+                added.type = _Field.TYPE_MESSAGE
+                added.type_name = f".diht.onnx.{one}"
             else:
                 added.type = one
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"diht.onnx.{name}")) for name in _MESSAGES
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"diht.onnx.{name}"))
+        for name in _MESSAGES
     }
 
 
 class Graph:
-    """The nodes and constants of a model, for reading and changing. The nodes are in the order of computation."""
+    """The nodes and constants of a model, for reading and changing. The nodes are in the order of
+    computation."""
 
     def __init__(self, data: bytes) -> None:
         self._model = _messages()["Model"]()
@@ -94,7 +101,8 @@ class Graph:
         return next((node for node in self.nodes if name in node.output), None)
 
     def only_user(self, name: str) -> Any:
-        """Return the only node that reads a tensor. Return None if there is no such node, or for the model's output."""
+        """Return the only node that reads a tensor. Return None if there is no such node, or for
+        the model's output."""
         users = [node for node in self.nodes if name in node.input]
         return users[0] if len(users) == 1 and name != self.output else None
 
@@ -112,14 +120,22 @@ class Graph:
         return name
 
     def insert(
-        self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
+        self,
+        before: Any,
+        operator: str,
+        inputs: Sequence[str],
+        output: str,
+        **attributes: int | bytes | Sequence[int],
     ) -> str:
-        """Insert a new node before `before`, or append it if that is None. Return the name of its output."""
+        """Insert a new node before `before`, or append it if that is None. Return the name of its
+        output."""
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))
             node.attribute.add(**{"name": name, "type": kind, field: value})
-        self.nodes.insert(len(self.nodes) if before is None else list(self.nodes).index(before), node)
+        self.nodes.insert(
+            len(self.nodes) if before is None else list(self.nodes).index(before), node
+        )
         return output
 
     def remove(self, *nodes: Any) -> None:
@@ -127,7 +143,8 @@ class Graph:
             self.nodes.remove(node)
 
     def to_bytes(self) -> bytes:
-        """Return the file without unread constants and without the shapes of computed tensors, which engines infer."""
+        """Return the file without unread constants and without the shapes of computed tensors,
+        which engines infer."""
         del self._graph.value[:]
         for output in self._graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -142,4 +159,7 @@ def attributes_of(node: Any) -> dict[str, Any]:
     fields = {kind: field for field, kind in (*_FIELDS.values(), ("ints", _INTS))}
     known = [attribute for attribute in node.attribute if attribute.type in fields]
     values = {attribute.name: getattr(attribute, fields[attribute.type]) for attribute in known}
-    return {name: value if isinstance(value, int | bytes) else list(value) for name, value in values.items()}
+    return {
+        name: value if isinstance(value, int | bytes) else list(value)
+        for name, value in values.items()
+    }

@@ -47,7 +47,8 @@ class PaddleEngine:
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,
-            # One line per call: a batch is padded to its widest line, which costs time and changes results.
+            # One line per call: a batch is padded to its widest line, which costs time and changes
+            # results.
             text_recognition_batch_size=1,
             text_det_limit_side_len=settings.limit_side,
             text_det_limit_type="max",
@@ -60,7 +61,8 @@ class PaddleEngine:
     def find(self, image: DecodedImage) -> Read:
         (found,) = self.pipeline.predict(image.pixels)
         height, width = image.pixels.shape[:2]
-        across, down = image.width / width, image.height / height
+        across = image.width / width
+        down = image.height / height
         lines = zip(found["rec_texts"], found["rec_scores"], found["rec_polys"], strict=True)
         return Read(
             [

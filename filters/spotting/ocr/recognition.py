@@ -31,11 +31,15 @@ SCORE_DIGITS: Final = 5
 
 
 def read_strips(
-    strips: Sequence[Pixels], network: Callable[[Floats], Floats], alphabet: Sequence[str], batch: int
+    strips: Sequence[Pixels],
+    network: Callable[[Floats], Floats],
+    alphabet: Sequence[str],
+    batch: int,
 ) -> list[Reading]:
-    """Return the reading of each strip (see `lines.to_strip`), in order. The network maps float32 (lines, 3, HEIGHT,
-    width) to probabilities (lines, steps, classes): class 0 is the blank of CTC, the others are the alphabet. A batch
-    has at most `batch` lines, rounded down to a power of two."""
+    """Return the reading of each strip (see `lines.to_strip`), in order. The network maps
+    float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes): class 0 is the
+    blank of CTC, the others are the alphabet. A batch has at most `batch` lines, rounded down to
+    a power of two."""
     readings: list[Reading] = [("", 0.0)] * len(strips)
     by_width: dict[int, list[int]] = {}
     for index, strip in enumerate(strips):
@@ -54,8 +58,10 @@ def padded_width(width: int) -> int:
 
 
 def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
-    """Decode the most likely class of each step of probabilities (steps, classes), without repetitions and blanks
-    (Graves et al., Connectionist Temporal Classification, ICML 2006). Class 0 is the blank, the others the alphabet."""
+    """Decode the most likely class of each step of probabilities (steps, classes), without
+    repetitions and blanks (Graves et al., Connectionist Temporal Classification, ICML 2006). Class
+    0 is the blank, the others the alphabet.
+    """
     classes = probabilities.argmax(axis=1)
     said = classes != 0
     said[1:] &= classes[1:] != classes[:-1]  # CTC merges repetitions that no blank separates
@@ -77,7 +83,8 @@ def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]
 
 
 def _padded(strips: Sequence[Pixels], width: int) -> Floats:
-    """Return lines of one width of `WIDTHS` as the network's input: -1 to 1, and 0 after the end of a line."""
+    """Return lines of one width of `WIDTHS` as the network's input: -1 to 1, and 0 after the end of
+    a line."""
     lines = np.zeros((len(strips), 3, HEIGHT, width), np.float32)
     for line, strip in zip(lines, strips, strict=True):
         part = line[:, :, : strip.shape[1]]

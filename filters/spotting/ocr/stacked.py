@@ -1,4 +1,5 @@
-"""Words whose letters are stacked vertically, as on shop signs: laid side by side, and read as a line.
+"""Words whose letters are stacked vertically, as on shop signs: laid side by side, and read as a
+line.
 
 The detector takes them for many short lines, misses some, or finds a line that was turned.
 """
@@ -13,16 +14,20 @@ import numpy.typing as npt
 
 from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 
-# These limits are wide on purpose: a column that is none costs a reading and mostly gives no word, a column that is
-# missed costs the overlap.
+# These limits are wide on purpose: a column that is none costs a reading and mostly gives no word,
+# a column that is missed costs the overlap.
 _LEAST_PROPORTION: Final = 2.5
 """Least ratio of height to width of a column: three letters or more one above the other."""
-_LEAST_LETTERS, _MOST_LETTERS = 4, 30
-"""Fewer than four are found by chance wherever short lines stand above each other; longer words are not on signs."""
+_LEAST_LETTERS = 4
+_MOST_LETTERS = 30
+"""Fewer than four are found by chance wherever short lines stand above each other; longer words are
+not on signs."""
 # Relative to the width of the wider of two parts:
 _MOST_SHIFT: Final = 0.5
-_LEAST_GAP, _MOST_GAP = -0.3, 2.5
-"""Boxes of neighboring letters may overlap; the detector may have missed a letter or two between two parts."""
+_LEAST_GAP = -0.3
+_MOST_GAP = 2.5
+"""Boxes of neighboring letters may overlap; the detector may have missed a letter or two between
+two parts."""
 _LEAST_WIDTH: Final = 0.3
 """Least ratio of the widths of two neighbors: an I is a third as wide as an M."""
 _LEAST_HEIGHT: Final = 0.6
@@ -53,13 +58,19 @@ class Column:
     @property
     def corners(self) -> Quad:
         """Return the corners, clockwise from the top left, int32 (4, 2)."""
-        left, top, right, bottom = self.left, self.top, self.right, self.bottom
+        left = self.left
+        top = self.top
+        right = self.right
+        bottom = self.bottom
         return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32)
 
 
 def find_columns(boxes: Sequence[Quad]) -> list[Column]:
     """Return the columns among the boxes (4, 2) of an image's lines."""
-    rectangles = [Column((index,), *map(int, (*box.min(axis=0), *box.max(axis=0)))) for index, box in enumerate(boxes)]
+    rectangles = [
+        Column((index,), *map(int, (*box.min(axis=0), *box.max(axis=0))))
+        for index, box in enumerate(boxes)
+    ]
     columns: list[list[Column]] = []
     for part in sorted(rectangles, key=lambda part: (part.top, part.left)):
         if not part.bottom - part.top >= _LEAST_HEIGHT * _width(part) > 0:
@@ -70,12 +81,16 @@ def find_columns(boxes: Sequence[Quad]) -> list[Column]:
         else:
             column.append(part)
     joined = [_joined(column) for column in columns]
-    return [column for column in joined if column.bottom - column.top >= _LEAST_PROPORTION * _width(column)]
+    return [
+        column
+        for column in joined
+        if column.bottom - column.top >= _LEAST_PROPORTION * _width(column)
+    ]
 
 
 def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
-    """Return the letters of a column as a line, uint8 (height, width, 3). Return None if they are too few or too many
-    for a word. Letters are separated by rows with few edges."""
+    """Return the letters of a column as a line, uint8 (height, width, 3). Return None if they are
+    too few or too many for a word. Letters are separated by rows with few edges."""
     strip = pixels[column.top : column.bottom, column.left : column.right]
     grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
     edges = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))
@@ -98,11 +113,14 @@ def _width(part: Column) -> int:
 
 
 def _follows(above: Column, below: Column) -> bool:
-    wide, narrow = max(_width(above), _width(below)), min(_width(above), _width(below))
+    wide = max(_width(above), _width(below))
+    narrow = min(_width(above), _width(below))
     shift = abs(above.left + above.right - below.left - below.right) / 2
     gap = below.top - above.bottom
     return (
-        shift <= _MOST_SHIFT * wide and _LEAST_GAP * wide <= gap <= _MOST_GAP * wide and narrow >= _LEAST_WIDTH * wide
+        shift <= _MOST_SHIFT * wide
+        and _LEAST_GAP * wide <= gap <= _MOST_GAP * wide
+        and narrow >= _LEAST_WIDTH * wide
     )
 
 
@@ -117,7 +135,8 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 def _above_otsu(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return the rows with more edges than 0.8 of the threshold of Otsu (1979), low enough for outlined letters."""
+    """Return the rows with more edges than 0.8 of the threshold of Otsu (1979), low enough for
+    outlined letters."""
     levels = cv2.normalize(rows, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     return (levels > 0.8 * threshold).ravel()  # type: ignore[no-any-return]
@@ -148,7 +167,8 @@ def _cut(strip: Pixels, edges: Floats, start: int, stop: int) -> Pixels:
     margin = max(1, round(_MARGIN * width))
     ink = edges[start:stop].mean(axis=0)
     inked = np.flatnonzero(ink >= ink.max() / 4)
-    left, right = max(0, int(inked[0]) - margin), min(width, int(inked[-1]) + 1 + margin)
+    left = max(0, int(inked[0]) - margin)
+    right = min(width, int(inked[-1]) + 1 + margin)
     return strip[max(0, start - margin) : min(height, stop + margin), left:right]
 
 

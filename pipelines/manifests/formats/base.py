@@ -1,6 +1,7 @@
 """The interface of a manifest format, and the registry of formats.
 
-To add a format, register a class that extends `Format`, or `LineFormat` for a format that consists of lines.
+To add a format, register a class that extends `Format`, or `LineFormat` for a format that consists
+of lines.
 """
 
 import inspect
@@ -16,7 +17,12 @@ from open_diht.common.naming import nearest
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests.batches import batches
 from open_diht.pipelines.manifests.files import read_part, reading
-from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file
+from open_diht.pipelines.manifests.images import (
+    ImageOrMissing,
+    MissingImage,
+    image_folders,
+    read_image_file,
+)
 from open_diht.pipelines.manifests.types import (
     MAX_RAW_BYTES,
     BadReason,
@@ -50,9 +56,11 @@ class Format(ABC):
     name: ClassVar[str]
     """Name that users type and that plans record."""
     endings: ClassVar[tuple[str, ...]] = ()
-    """File extensions, lower case, with the dot. Names lose .gz, .zst, .zstd and .bz2 before the comparison."""
+    """File extensions, lower case, with the dot. Names lose .gz, .zst, .zstd and .bz2 before the
+    comparison."""
     version: ClassVar[int] = 1
-    """Increase the version when inspecting the same file gives another result. Older inspections are then discarded."""
+    """Increase the version when inspecting the same file gives another result. Older inspections
+    are then discarded."""
 
     def starts(self, head: bytes) -> bool:
         """Return whether a file with these first 512 bytes, as stored, certainly has this format.
@@ -81,14 +89,17 @@ class Format(ABC):
             dataset: how its rows are read.
 
         Raises:
-            UnreadableFile: empty, damaged, or not what its name says.
-            BadSchema: columns are missing, ambiguous, repeated, too many or of the wrong type, or the first rows do not
+            UnreadableFile: empty, damaged, or not what its name says. BadSchema: columns are
+                missing, ambiguous, repeated, too many or of the wrong type, or the first rows do
+                not
                 have the format.
             Unreachable: a store does not answer.
         """
 
     @abstractmethod
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
+    def chunks(
+        self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool
+    ) -> Iterator[Chunk]:
         """Yield the rows of a span in order, each once, as good or bad, in bounded memory.
 
         Args:
@@ -98,24 +109,33 @@ class Format(ABC):
             images: whether to include the column of image bytes, if the format has one.
 
         Raises:
-            UnreadableFile: the file cannot be opened or is damaged; the rows read before are yielded first.
-            Unreachable: a store does not answer.
+            UnreadableFile: the file cannot be opened or is damaged; the rows read before are
+                yielded first. Unreachable: a store does not answer.
         """
 
     def whole(self, info: FileInfo) -> Span:
         """Return the span of all rows of a file."""
         rows = info.estimated_rows
-        return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
+        return Span(
+            path=info.path,
+            format=self.name,
+            start=0,
+            stop=info.bytes,
+            rows=rows,
+            exact=info.rows is not None,
+        )
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
-        """Return the spans of a file that has rows, in order. The same file and `unit_rows` always give the same spans.
+        """Return the spans of a file that has rows, in order. The same file and `unit_rows` always
+        give the same spans.
 
         Args:
             info: the file.
             unit_rows: approximate rows of a span.
 
         Returns:
-            The spans. This default returns one span, for formats in which row boundaries cannot be located.
+            The spans. This default returns one span, for formats in which row boundaries cannot be
+            located.
         """
         return [self.whole(info)]
 
@@ -137,14 +157,22 @@ class Format(ABC):
         with closing(batches(chunks, info.roles, _BATCH_ROWS)) as found:
             for batch in found:
                 paths = batch.table.column(info.roles.image_path).to_pylist()
-                here: dict[int, MissingImage | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))
+                here: dict[int, MissingImage | str | None] = dict(
+                    zip(batch.ordinals.tolist(), paths, strict=True)
+                )
                 here |= {
-                    row.ordinal: MissingImage(reason="image_not_available", message=f"the row is broken: {row.message}")
+                    row.ordinal: MissingImage(
+                        reason="image_not_available", message=f"the row is broken: {row.message}"
+                    )
                     for row in batch.bad
                 }
                 for ordinal in sorted(rest & here.keys()):
                     given = here[ordinal]
-                    image = given if isinstance(given, MissingImage) else read_image_file(given, folders, max_bytes)
+                    image = (
+                        given
+                        if isinstance(given, MissingImage)
+                        else read_image_file(given, folders, max_bytes)
+                    )
                     yield ordinal, image
                 rest -= here.keys()
                 if not rest:
@@ -163,20 +191,28 @@ def register_format(kind: _Kind) -> _Kind:
         ValueError: its name is invalid, or another format has the same name or extension.
     """
     if inspect.isabstract(kind):
-        raise TypeError(f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}")
+        raise TypeError(
+            f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}"
+        )
     name = kind.name
     if not (name.isidentifier() and name == name.lower()) or name == "auto":
         raise ValueError(
-            f"{kind.__name__}: name {name!r}; use lower case letters, digits, underscores, no digit first; not auto"
+            f"{kind.__name__}: name {name!r}; use lower case letters, digits, underscores, no digit"
+            " first; not auto"
         )
     for known in _registered.values():
-        same = (type(known).__module__, type(known).__qualname__) == (kind.__module__, kind.__qualname__)
+        same = (type(known).__module__, type(known).__qualname__) == (
+            kind.__module__,
+            kind.__qualname__,
+        )
         if same:  # a reloaded module registers its class again
             continue
         taken = [f"name {name!r}"] if known.name == name else []
         taken += [f"ending {ending!r}" for ending in kind.endings if ending in known.endings]
         if taken:
-            raise ValueError(f"{taken[0]} of {kind.__name__} belongs to {type(known).__name__}; choose another")
+            raise ValueError(
+                f"{taken[0]} of {kind.__name__} belongs to {type(known).__name__}; choose another"
+            )
     _registered[name] = kind()
     return kind
 
@@ -191,8 +227,8 @@ def format_named(name: str) -> Format:
     if name not in _registered:
         names = format_names()
         raise BadSchema(
-            f"unknown format '{name}'{nearest(name, names)}; known: {', '.join(names)}. For a format of your own, "
-            "name its module with --plugin"
+            f"unknown format '{name}'{nearest(name, names)}; known: {', '.join(names)}. For a"
+            " format of your own, name its module with --plugin"
         )
     return _registered[name]
 
@@ -208,24 +244,33 @@ def versions() -> tuple[tuple[str, int], ...]:
 
 
 def format_of_name(path: str) -> Format | None:
-    """Return the format that a file name's extension identifies. Return None if it identifies none."""
+    """Return the format that a file name's extension identifies. Return None if it identifies
+    none."""
     name = path.lower()
     for ending in _COMPRESSED_ENDINGS:
         name = name.removesuffix(ending)
-    return next((known for known in _registered.values() if known.endings and name.endswith(known.endings)), None)
+    return next(
+        (known for known in _registered.values() if known.endings and name.endswith(known.endings)),
+        None,
+    )
 
 
 def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
-    """Return the format and compression of a file. `dataset.format` decides unless it is auto. Raise UnreadableFile if
-    the file cannot be opened, or its first bytes contradict the name or format (a web page, UTF-16, another kind of
-    file). Raise BadSchema if neither data set, name nor first bytes tell a known format."""
+    """Return the format and compression of a file. `dataset.format` decides unless it is auto.
+    Raise UnreadableFile if the file cannot be opened, or its first bytes contradict the name or
+    format (a web page, UTF-16, another kind of file). Raise BadSchema if neither data set, name nor
+    first bytes tell a known format."""
     with reading(path):
         head = read_part(path, 0, _MAGIC_BYTES)
-    compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+    compression: Compression = next(
+        (name for magic, name in _MAGIC.items() if head.startswith(magic)), ""
+    )
     format = _format(path, dataset, head)
     if not compression and path.lower().endswith(_PACKED_ENDINGS):
         raise UnreadableFile(
-            path, "NotCompressed", f"the name says compressed, but the file starts with {head[:16]!r}{hint(head)}"
+            path,
+            "NotCompressed",
+            f"the name says compressed, but the file starts with {head[:16]!r}{hint(head)}",
         )
     format.check(path, head, compression)
     return format, compression
@@ -234,27 +279,33 @@ def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
 def _format(path: str, dataset: Dataset, head: bytes) -> Format:
     if dataset.format != "auto":
         return format_named(dataset.format)
-    named = format_of_name(path) or next((known for known in _registered.values() if known.starts(head)), None)
+    named = format_of_name(path) or next(
+        (known for known in _registered.values() if known.starts(head)), None
+    )
     if named is None:
         raise BadSchema(
-            f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; pass --format, one of "
-            f"{', '.join(format_names())}"
+            f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; pass"
+            f" --format, one of {', '.join(format_names())}"
         )
     return named
 
 
 def check_plain(path: str, head: bytes, name: str) -> None:
-    """Raise UnreadableFile if a file, read as the format `name`, is UTF-16 (with byte order mark) or Parquet."""
+    """Raise UnreadableFile if a file, read as the format `name`, is UTF-16 (with byte order mark)
+    or Parquet."""
     if head.startswith(UTF16):
         raise UnreadableFile(path, "NotUtf8", f"the file is UTF-16; {IN_UTF16}")
     if head.startswith(b"PAR1"):
         raise UnreadableFile(
-            path, "NotAManifest", f"the file is Parquet, but read as {name}; name it .parquet or pass --format parquet"
+            path,
+            "NotAManifest",
+            f"the file is Parquet, but read as {name}; name it .parquet or pass --format parquet",
         )
 
 
 def hint(head: bytes) -> str:
-    """Return the kind of file that may begin like this, as the end of a message. Return "" if it is unknown."""
+    """Return the kind of file that may begin like this, as the end of a message. Return "" if it is
+    unknown."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return " (a web page: a download that failed?)"
@@ -289,11 +340,18 @@ class Fault:
 
 
 def gather(
-    rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False
+    rows: Iterator[Good | Fault],
+    columns: Sequence[Column],
+    *,
+    captions: bool = False,
+    stand_ins: bool = False,
 ) -> Iterator[Chunk]:
-    """Yield the rows of a span, numbered from 0, in chunks bounded in rows and bytes. `columns` are those of
-    `Good.cells`; the flags say which other fields of `Good` to use. Rows before an UnreadableFile are yielded first."""
-    ordinal, broken = 0, None
+    """Yield the rows of a span, numbered from 0, in chunks bounded in rows and bytes. `columns` are
+    those of `Good.cells`; the flags say which other fields of `Good` to use. Rows before an
+    UnreadableFile are yielded first.
+    """
+    ordinal = 0
+    broken = None
     while broken is None:
         good: list[Good] = []
         ordinals: list[int] = []
@@ -318,8 +376,13 @@ def gather(
             ordinal += 1
         if not good and not bad:
             break
-        by_column = list(zip(*(row.cells for row in good), strict=True)) if good else [()] * len(columns)
-        arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
+        by_column = (
+            list(zip(*(row.cells for row in good), strict=True)) if good else [()] * len(columns)
+        )
+        arrays = [
+            pa.array(values, type=_ARROW[column.type])
+            for values, column in zip(by_column, columns, strict=True)
+        ]
         yield Chunk(
             ordinals=ordinals,
             table=pa.Table.from_arrays(arrays, names=[column.name for column in columns]),
@@ -333,7 +396,8 @@ def gather(
 
 
 def until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items before an UnreadableFile. Raise it only if there are no items, since reading meets it again."""
+    """Yield the items before an UnreadableFile. Raise it only if there are no items, since reading
+    meets it again."""
     seen = False
     try:
         for item in items:

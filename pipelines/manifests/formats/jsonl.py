@@ -1,8 +1,9 @@
 """JSON lines, and JSON objects as rows of a table with one schema.
 
-The columns come from the first objects. Some values are kept as JSON in the column `_extra`, so that all tables of a
-file have one schema: the value of a key that is new or is named `_extra`, and a value of another type in a column of
-numbers or booleans. Columns of type string hold null and NaN as null, and other values as JSON text.
+The columns come from the first objects. Some values are kept as JSON in the column `_extra`, so
+that all tables of a file have one schema: the value of a key that is new or is named `_extra`, and
+a value of another type in a column of numbers or booleans. Columns of type string hold null and NaN
+as null, and other values as JSON text.
 """
 
 import json
@@ -28,8 +29,9 @@ EXTRA = "_extra"
 """Name of the column for values that fit no other column."""
 EXTRA_COLUMN = Column(name=EXTRA, type="string", kind="text")
 MAX_DEPTH = 100
-"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's own limit depends on
-the call stack, so parsing, writing and checking would hit it at different depths."""
+"""Most levels of nested objects and lists, including the row itself. A deeper row is bad. Python's
+own limit depends on the call stack, so parsing, writing and checking would hit it at different
+depths."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
 
@@ -48,30 +50,46 @@ class JsonLines(LineFormat):
             raise empty(path)
         items = [_object_of(line) for line in full]
         objects = [item for item in items if not isinstance(item, Fault)]
-        first, start = items[0], full[0].raw[:40]
+        first = items[0]
+        start = full[0].raw[:40]
         # A JSON array with one object per line would look like JSON lines with a few bad rows.
-        opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
+        opens_array = (
+            isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
+        )
         if not objects or opens_array:
             raise BadSchema(
-                f"{path}: this is not JSON Lines (one object per line), or its first lines are bad; it starts with "
-                f"{start!r}. Convert an array of objects with jq -c '.[]', objects of several lines with jq -c ."
+                f"{path}: this is not JSON Lines (one object per line), or its first lines are bad;"
+                f" it starts with {start!r}. Convert an array of objects with jq -c '.[]', objects"
+                " of several lines with jq -c ."
             )
         columns = (*infer_columns(objects), EXTRA_COLUMN)
         return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))
 
-    def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
+    def rows(
+        self, lines: Iterator[Line], info: FileInfo, dataset: Dataset
+    ) -> Iterator[Good | Fault]:
         for line in lines:
             if not line.raw.strip():
                 continue
             item = _object_of(line)
-            yield item if isinstance(item, Fault) else json_row(item, info.columns, info.roles, line.raw)
+            yield (
+                item
+                if isinstance(item, Fault)
+                else json_row(item, info.columns, info.roles, line.raw)
+            )
 
 
 def json_row(
-    item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
+    item: Mapping[str, Any],
+    columns: Sequence[Column],
+    roles: Roles,
+    raw: bytes,
+    stand_in: str | None = None,
 ) -> Good | Fault:
-    """Return an object as a row of `columns`, the last of which is `_extra`. Return a fault if a caption, URL or path
-    is not text, or there are too many captions. `raw` are the row's bytes, for the fault and the size."""
+    """Return an object as a row of `columns`, the last of which is `_extra`. Return a fault if a
+    caption, URL or path is not text, or there are too many captions. `raw` are the row's bytes, for
+    the fault and the size.
+    """
     try:
         several = [as_text(text) for name in roles.captions for text in _listed(item.get(name))]
         one = roles.caption if not roles.captions else None
@@ -93,7 +111,9 @@ def _listed(value: Any) -> list[Any]:
 def _object_of(line: Line) -> Row | Fault:
     """Return the object in a line, or the fault."""
     if line.oversized:
-        return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
+        return Fault(
+            "oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw
+        )
     if b"\0" in line.raw:
         return Fault("nul_byte", f"byte {line.raw.index(0)} of the line is NUL", line.raw)
     try:
@@ -129,7 +149,9 @@ def parse_object(raw: bytes) -> Row:
     except RecursionError as error:
         raise _too_deep() from error
     if not isinstance(value, dict):
-        raise BadJson("not_an_object", f'the JSON is {_name(value)}, a row is an object: {{"caption": ...}}')
+        raise BadJson(
+            "not_an_object", f'the JSON is {_name(value)}, a row is an object: {{"caption": ...}}'
+        )
     if _is_deeper(value, MAX_DEPTH):
         raise _too_deep()
     # json.loads accepts lone surrogates, which a UTF-8 file cannot hold.
@@ -137,7 +159,9 @@ def parse_object(raw: bytes) -> Row:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise BadJson("lone_surrogate", f"an escape stands for half a character: {error.reason}") from error
+            raise BadJson(
+                "lone_surrogate", f"an escape stands for half a character: {error.reason}"
+            ) from error
     return value
 
 
@@ -147,10 +171,15 @@ def _long(digits: str) -> int | str:
 
 
 def _is_deeper(value: Row, depth: int) -> bool:
-    """Return whether objects and lists are nested more than `depth` levels deep, without recursion."""
+    """Return whether objects and lists are nested more than `depth` levels deep, without
+    recursion."""
     level: list[Any] = [value]
     for _ in range(depth):
-        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        items = (
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        )
         level = [item for item in items if isinstance(item, dict | list)]
         if not level:
             return False
@@ -158,12 +187,15 @@ def _is_deeper(value: Row, depth: int) -> bool:
 
 
 def _too_deep() -> BadJson:
-    return BadJson("invalid_json", f"objects and lists lie in each other more than {MAX_DEPTH} deep; flatten the row")
+    return BadJson(
+        "invalid_json",
+        f"objects and lists lie in each other more than {MAX_DEPTH} deep; flatten the row",
+    )
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Return the columns of objects: their keys except `_extra`, in order of first occurrence. The caller adds the
-    column `_extra`, which holds the values of such keys too."""
+    """Return the columns of objects: their keys except `_extra`, in order of first occurrence. The
+    caller adds the column `_extra`, which holds the values of such keys too."""
     kinds: dict[str, set[str]] = {}
     for item in objects:
         for key, value in item.items():
@@ -186,8 +218,8 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Return a JSON value that should be text, with None for null and NaN. With `lists`, a list counts as its first
-    item. Raise BadJson for other values."""
+    """Return a JSON value that should be text, with None for null and NaN. With `lists`, a list
+    counts as its first item. Raise BadJson for other values."""
     if lists and isinstance(value, list):
         value = value[0] if value else None
     if value is None or value != value:  # only NaN differs from itself
@@ -198,9 +230,13 @@ def as_text(value: Any, *, lists: bool = False) -> str | None:
 
 
 def _name(value: Any) -> str:
-    return {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(
-        type(value), "a number"
-    )
+    return {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }.get(type(value), "a number")
 
 
 def _class_of(value: Any) -> str:

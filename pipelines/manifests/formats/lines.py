@@ -9,7 +9,15 @@ from typing import IO, ClassVar
 
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests.files import guarded, open_stream, reading
-from open_diht.pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, hint, until_broken
+from open_diht.pipelines.manifests.formats.base import (
+    Fault,
+    Format,
+    Good,
+    check_plain,
+    gather,
+    hint,
+    until_broken,
+)
 from open_diht.pipelines.manifests.schema import resolve_roles
 from open_diht.pipelines.manifests.types import (
     MAX_RAW_BYTES,
@@ -22,7 +30,8 @@ from open_diht.pipelines.manifests.types import (
     UnreadableFile,
 )
 
-# The first lines fix the columns of a file of JSON lines. With more of them, fewer rare keys are missed.
+# The first lines fix the columns of a file of JSON lines. With more of them, fewer rare keys are
+# missed.
 _HEAD_ROWS = 1000
 _HEAD_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
@@ -33,16 +42,19 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a file, or consecutive empty lines. Not keyword-only, since millions are created."""
+    """A line of a file, or consecutive empty lines. Not keyword-only, since millions are
+    created."""
 
     offset: int
     """Offset of its first byte in the uncompressed stream."""
     raw: bytes
-    """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if oversized."""
+    """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if
+    oversized."""
     size: int
     """Length in bytes, including the byte order mark but not the line feed."""
     empty: bool = False
-    """Whether it stands for one or more empty lines. Then `raw` has their ends, except for the last line feed."""
+    """Whether it stands for one or more empty lines. Then `raw` has their ends, except for the last
+    line feed."""
 
     @property
     def end(self) -> int:
@@ -51,15 +63,18 @@ class Line:
 
     @property
     def oversized(self) -> bool:
-        """Return whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its beginning."""
+        """Return whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its
+        beginning."""
         return self.size > MAX_ROW_BYTES
 
 
 def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
-    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may lack. Consecutive
-    empty lines are mostly yielded as one, which may end after `stop`. The stream is positioned at `start`. If that is
-    inside a line, the rest of this line is yielded first."""
-    offset, kept, size = start, b"", 0
+    """Yield the lines that begin in [start, stop). Lines end with a line feed, which the last may
+    lack. Consecutive empty lines are mostly yielded as one, which may end after `stop`. The stream
+    is positioned at `start`. If that is inside a line, the rest of this line is yielded first."""
+    offset = start
+    kept = b""
+    size = 0
     if stop is not None and offset >= stop:
         return
     while chunk := stream.read(_CHUNK_BYTES):
@@ -103,9 +118,9 @@ class Head:
 
 
 class LineFormat(Format):
-    """A format whose rows begin at line starts. By default every line start may begin a row, so that uncompressed files
-    can be split anywhere. Compressed files are decompressed. A line of more than MAX_ROW_BYTES is `oversized`, and only
-    its beginning is available."""
+    """A format whose rows begin at line starts. By default every line start may begin a row, so
+    that uncompressed files can be split anywhere. Compressed files are decompressed. A line of more
+    than MAX_ROW_BYTES is `oversized`, and only its beginning is available."""
 
     captions: ClassVar[bool] = False
     """Whether `Good.caption` and `Good.several` replace the cells of captions."""
@@ -122,7 +137,9 @@ class LineFormat(Format):
         """
 
     @abstractmethod
-    def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
+    def rows(
+        self, lines: Iterator[Line], info: FileInfo, dataset: Dataset
+    ) -> Iterator[Good | Fault]:
         """Yield the rows of consecutive lines after the header, each as `Good` or as `Fault`.
 
         Args:
@@ -134,7 +151,9 @@ class LineFormat(Format):
             return
         check_plain(path, head, self.name)
         if hint(head):
-            raise UnreadableFile(path, "NotAManifest", f"the file starts with {head[:16]!r}{hint(head)}")
+            raise UnreadableFile(
+                path, "NotAManifest", f"the file starts with {head[:16]!r}{hint(head)}"
+            )
 
     def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
         lines = head_lines(path, compression)
@@ -163,8 +182,12 @@ class LineFormat(Format):
         """
         return resolve_roles(columns, dataset, path)
 
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
-        return gather(self.rows(span_lines(info, span), info, dataset), info.columns, captions=self.captions)
+    def chunks(
+        self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool
+    ) -> Iterator[Chunk]:
+        return gather(
+            self.rows(span_lines(info, span), info, dataset), info.columns, captions=self.captions
+        )
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
         if info.compression:
@@ -175,13 +198,17 @@ class LineFormat(Format):
         for start, stop in pairwise(edges):
             content = max(stop - max(start, info.data_start), 0)
             rows = round(content / info.row_bytes) if info.row_bytes else 0
-            spans.append(Span(path=info.path, format=self.name, start=start, stop=stop, rows=rows, exact=False))
+            spans.append(
+                Span(
+                    path=info.path, format=self.name, start=start, stop=stop, rows=rows, exact=False
+                )
+            )
         return spans
 
 
 def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
-    """Yield the lines of a text file that begin in a span, without the header. A compressed file has one span. Lines
-    before damage are yielded before UnreadableFile is raised."""
+    """Yield the lines of a text file that begin in a span, without the header. A compressed file
+    has one span. Lines before damage are yielded before UnreadableFile is raised."""
     with reading(info.path):
         stream = open_stream(info.path, info.compression)
     with stream:
@@ -202,7 +229,8 @@ def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
 
 
 def head_lines(path: str, compression: Compression) -> list[Line]:
-    """Return the first lines of a file, beginning with a non-empty one, up to _HEAD_ROWS and about _HEAD_BYTES."""
+    """Return the first lines of a file, beginning with a non-empty one, up to _HEAD_ROWS and about
+    _HEAD_BYTES."""
     with reading(path):
         stream = open_stream(path, compression)
     head: list[Line] = []
@@ -217,7 +245,9 @@ def head_lines(path: str, compression: Compression) -> list[Line]:
 
 def empty(path: str) -> UnreadableFile:
     """Return the error for a file whose first lines hold neither a row nor a header."""
-    return UnreadableFile(path, "EmptyFile", "the file has no line, or only empty ones at its beginning")
+    return UnreadableFile(
+        path, "EmptyFile", "the file has no line, or only empty ones at its beginning"
+    )
 
 
 def mean(sizes: Sequence[int]) -> float:

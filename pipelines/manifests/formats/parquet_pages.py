@@ -13,14 +13,21 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
 _HEADER_BYTES = (2**10, 2**16, 16 * 2**20)
-"""Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers beyond the last."""
+"""Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers
+beyond the last."""
 _BLOCK_BYTES = 2**16
-_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
-_PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
+_DATA = 0
+_DICTIONARY = 2
+_DATA_V2 = 3
+_PLAIN = 0
+_PLAIN_DICTIONARY = 2
+_DELTA_LENGTHS = 6
+_RLE_DICTIONARY = 8
 _FIXED_BYTES = 16
 """Most bytes in memory of a value that is not stored as a byte array."""
 _PLAUSIBLE = 100
-"""If unpacking increases the size of a list column by more than this factor, the whole column may be one row."""
+"""If unpacking increases the size of a list column by more than this factor, the whole column may
+be one row."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ def column_costs(handle: IO[bytes], metadata: pq.FileMetaData, group: int) -> di
     """Return the costs of a row group's columns by path; a nested column has several."""
     chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
     return {
-        chunk.path_in_schema: _cost(handle, chunk, metadata.schema.column(index)) for index, chunk in enumerate(chunks)
+        chunk.path_in_schema: _cost(handle, chunk, metadata.schema.column(index))
+        for index, chunk in enumerate(chunks)
     }
 
 
@@ -69,7 +77,9 @@ def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSch
     for page in _pages(handle, chunk):  # there may be millions, so none is kept
         if page.kind == _DICTIONARY:
             dictionary = entry = max(dictionary, page.size)
-            if column.converted_type == "UTF8":  # other byte columns may hold images, so their entries are not parsed
+            if (
+                column.converted_type == "UTF8"
+            ):  # other byte columns may hold images, so their entries are not parsed
                 entry = _largest_entry(handle, chunk, page)
             continue
         size = _unpacked(page, width, entry, byte_array)
@@ -89,15 +99,19 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
         return page.values * entry
     if page.encoding in (_PLAIN, _DELTA_LENGTHS):
         return max(page.size, page.values * width)
-    return page.values * max(page.size, width)  # DELTA_BYTE_ARRAY: values can repeat the previous one's prefix
+    return page.values * max(
+        page.size, width
+    )  # DELTA_BYTE_ARRAY: values can repeat the previous one's prefix
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
-    """Yield the data and dictionary pages of a column chunk, up to an unparsable header, where the reader fails too."""
+    """Yield the data and dictionary pages of a column chunk, up to an unparsable header, where the
+    reader fails too."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
         at = first
-    stop, left = at + chunk.total_compressed_size, chunk.num_values
+    stop = at + chunk.total_compressed_size
+    left = chunk.num_values
     source = _Block(handle)
     while at < stop and left > 0:
         header = _header(source, at)
@@ -117,18 +131,31 @@ def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
 def _page(fields: dict[int, Any], body: int) -> Page | None:
     # The numbers are those of PageHeader's fields in parquet.thrift.
     kind, unpacked, packed = (fields.get(number) for number in (1, 2, 3))
-    about = fields.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1) if isinstance(kind, int) else -1, {})
+    about = fields.get(
+        {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1) if isinstance(kind, int) else -1, {}
+    )
     numbers = (kind, unpacked, packed)
-    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not isinstance(about, dict):
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not isinstance(
+        about, dict
+    ):
         return None
-    values, encoding = about.get(1, 0), about.get(4 if kind == _DATA_V2 else 2, _PLAIN)
+    values = about.get(1, 0)
+    encoding = about.get(4 if kind == _DATA_V2 else 2, _PLAIN)
     if not isinstance(values, int) or values < 0 or not isinstance(encoding, int):
         return None
-    return Page(int(kind or 0), max(int(unpacked or 0), int(packed or 0)), values, encoding, body, int(packed or 0))
+    return Page(
+        int(kind or 0),
+        max(int(unpacked or 0), int(packed or 0)),
+        values,
+        encoding,
+        body,
+        int(packed or 0),
+    )
 
 
 def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page) -> int:
-    """Return the bytes of a dictionary's largest entry, or of the page if it is large or unreadable."""
+    """Return the bytes of a dictionary's largest entry, or of the page if it is large or
+    unreadable."""
     if page.size > _HEADER_BYTES[-1]:
         return page.size
     handle.seek(page.body)
@@ -138,7 +165,8 @@ def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page)
             packed = pa.decompress(packed, page.size, codec=chunk.compression.lower(), asbytes=True)
     except (pa.ArrowException, OSError, ValueError):
         return page.size
-    largest, at = 0, 0
+    largest = 0
+    at = 0
     for _ in range(page.values):
         length = int.from_bytes(packed[at : at + 4], "little")
         at += 4 + length
@@ -153,13 +181,15 @@ class _Block:
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
-        self._start, self._content = 0, b""
+        self._start = 0
+        self._content = b""
 
     def read(self, at: int, size: int) -> bytes:
         end = self._start + len(self._content)
         if not self._start <= at or at + size > end:
             self._handle.seek(at)
-            self._start, self._content = at, self._handle.read(max(size, _BLOCK_BYTES))
+            self._start = at
+            self._content = self._handle.read(max(size, _BLOCK_BYTES))
         return self._content[at - self._start : at - self._start + size]
 
 
@@ -177,8 +207,9 @@ def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
 
 
 class _Thrift:
-    """A parser of structs in Thrift's compact protocol, as far as page headers use it. It raises IndexError if the
-    struct continues after the given bytes, and ValueError if it is not a struct."""
+    """A parser of structs in Thrift's compact protocol, as far as page headers use it. It raises
+    IndexError if the struct continues after the given bytes, and ValueError if it is not a
+    struct."""
 
     _MOST_DEPTH = 8
 
@@ -211,8 +242,13 @@ class _Thrift:
                 return self._bytes(self._varint())
             case 9 | 10:
                 head = self._byte()
-                count = head >> 4 if head >> 4 < 15 else self._varint()  # larger counts follow as a varint
-                return [self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1) for _ in range(count)]
+                count = (
+                    head >> 4 if head >> 4 < 15 else self._varint()
+                )  # larger counts follow as a varint
+                return [
+                    self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1)
+                    for _ in range(count)
+                ]
             case 12:
                 return self.struct(depth + 1)[0]
         raise ValueError(f"no type {type} in a page header")

@@ -1,5 +1,5 @@
-"""K-means on the unit sphere, to find images that may be near copies. More than one cluster needs faiss (extra
-`score`)."""
+"""K-means on the unit sphere, to find images that may be near copies. More than one cluster needs
+faiss (extra `score`)."""
 
 from types import ModuleType
 
@@ -27,28 +27,35 @@ def faiss() -> ModuleType:
         import faiss as module
     except ImportError as error:
         raise FaissMissing(
-            f"semantic de-duplication needs faiss, which cannot be imported; install it with: {remedy('score')}"
+            "semantic de-duplication needs faiss, which cannot be imported; install it with:"
+            f" {remedy('score')}"
         ) from error
     return module
 
 
 def cluster_count(rows: int, asked: int) -> int:
-    """Return the number of clusters, from 1 to `rows`. 0 means one per `PER_CLUSTER` rows, up to `MOST_CLUSTERS`."""
+    """Return the number of clusters, from 1 to `rows`. 0 means one per `PER_CLUSTER` rows, up to
+    `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
 
 
 def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1. Vectors shorter than 1e-12 stay shorter. A zero vector resembles
-    nothing."""
+    """Return vectors (n, d) as float32 of length 1. Vectors shorter than 1e-12 stay shorter. A zero
+    vector resembles nothing."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
-    """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of unit length. A centroid
-    whose mean is zero stays zero. The same sample and seed give the same centroids on the same machine."""
+    """Return centroids (clusters, d) of unit length, by spherical k-means of a sample (n, d) of
+    unit length. A centroid whose mean is zero stays zero. The same sample and seed give the same
+    centroids on the same machine.
+    """
     if len(sample) < clusters:
-        raise ValueError(f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer clusters")
+        raise ValueError(
+            f"{len(sample)} rows do not make {clusters} clusters; take a larger sample or fewer"
+            " clusters"
+        )
     if clusters == 1:
         return unit_length(sample.mean(axis=0, keepdims=True))
     kmeans = faiss().Kmeans(
@@ -65,12 +72,14 @@ def train(sample: Vectors, clusters: int, seed: int) -> Vectors:
 
 
 def assign(vectors: Vectors, centroids: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return for each vector of unit length the number of its nearest centroid and the cosine to that; shapes (n,)."""
+    """Return for each vector of unit length the number of its nearest centroid and the cosine to
+    that; shapes (n,)."""
     if len(centroids) == 1:
         return np.zeros(len(vectors), np.int64), (vectors @ centroids[0]).astype(np.float32)
     index = faiss().IndexFlatIP(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids, np.float32))
-    places, cosines = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.float32)
+    places = np.empty(len(vectors), np.int64)
+    cosines = np.empty(len(vectors), np.float32)
     for first in range(0, len(vectors), _CHUNK):
         part = slice(first, first + _CHUNK)
         cosine, place = index.search(np.ascontiguousarray(vectors[part], np.float32), 1)

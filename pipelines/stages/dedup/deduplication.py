@@ -1,10 +1,13 @@
-"""Search for duplicates in order: pairs, then images, then similar images, each among the rows that are left.
+"""Search for duplicates in order: pairs, then images, then similar images, each among the rows that
+are left.
 
-If the image pages of a Parquet file are damaged, its captions are intact, and spotting was not requested, a row turns
-out to be unreadable only when it is written out. Such rows take part in the search and end up in the dead-letter table.
+If the image pages of a Parquet file are damaged, its captions are intact, and spotting was not
+requested, a row turns out to be unreadable only when it is written out. Such rows take part in the
+search and end up in the dead-letter table.
 
-Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has read, and uids that
-several different rows share. Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so.
+Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has
+read, and uids that several different rows share. Duplicates of a kind are rejected if stage `dedup`
+is requested and the preset says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +22,15 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
-from open_diht.pipelines.stages.dedup.findings import IMAGE, PAIR, SEMANTIC, UID, DuplicateFiles, Findings, file_name
+from open_diht.pipelines.stages.dedup.findings import (
+    IMAGE,
+    PAIR,
+    SEMANTIC,
+    UID,
+    DuplicateFiles,
+    Findings,
+    file_name,
+)
 from open_diht.pipelines.stages.dedup.semantic import groups_of
 from open_diht.pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
@@ -46,8 +57,11 @@ class Deduplication:
     """The search for duplicates in one run."""
 
     def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work. `own` has the filters of stage `score` and of the user's stages."""
-        self.settings, self._work, self._own = settings, work, own
+        """Store the run's settings and work. `own` has the filters of stage `score` and of the
+        user's stages."""
+        self.settings = settings
+        self._work = work
+        self._own = own
         self.layout = work.layout
         self._images = images_at_hand(self.layout, work.plan.images)
         self.rule = settings.preset.dedup
@@ -59,18 +73,25 @@ class Deduplication:
 
     @staticmethod
     def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has faiss and the encoder; see `Annotator.check`."""
+        """Check before the run that semantic deduplication has faiss and the encoder; see
+        `Annotator.check`."""
         if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors` has the state that each unit's survivors depend
-        on, in plan order. Raise RunFailed if a unit fails that all others need, such as a range or a group."""
-        names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
-        own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
+        """Find the duplicates of each kind that applies. `survivors` has the state that each unit's
+        survivors depend on, in plan order. Raise RunFailed if a unit fails that all others need,
+        such as a range or a group.
+        """
+        names = self._work.alive(survivors)
+        pairs = self.asked and self.rule.pairs
+        own, without_url = (
+            self._work.total("captions", names, of) for of in ("own_uids", "without_url")
+        )
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
-        # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all are in the pair.
+        # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all
+        # are in the pair.
         if own or without_url or self.settings.dataset.several_captions:
             self._exact(UID, survivors, rejects=False, read=False)
         if self._images:
@@ -84,11 +105,16 @@ class Deduplication:
     # ---- exact
 
     def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
-        """Find the duplicates of a kind. `read` says whether to read images that stage `spotting` has not read."""
+        """Find the duplicates of a kind. `read` says whether to read images that stage `spotting`
+        has not read."""
         settings = self.settings
-        quick = not read or "spotting" in settings.stages  # spotting records already have the digests
+        quick = (
+            not read or "spotting" in settings.stages
+        )  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
-        known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()}
+        known = {
+            unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()
+        }
         stage = KeyStage(
             self.layout,
             settings.dataset,
@@ -105,13 +131,23 @@ class Deduplication:
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
-        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.quarantined), everything)
+        finder = RangeStage(
+            self.layout, kind, ranges, frozenset(self._work.quarantined), everything
+        )
         self._conclude(kind, finder, ranges, everything, compared=rows, rejects=rejects)
 
     def _conclude(
-        self, kind: str, finder: Stage, files: int, fingerprint: str, *, compared: int, rejects: bool
+        self,
+        kind: str,
+        finder: Stage,
+        files: int,
+        fingerprint: str,
+        *,
+        compared: int,
+        rejects: bool,
     ) -> None:
-        """Find the duplicates of a kind in all of its files, and remember them for the kinds that follow."""
+        """Find the duplicates of a kind in all of its files, and remember them for the kinds that
+        follow."""
         names = [file_name(number) for number in range(files)]
         self._do(finder, names, quick=True, fatal=True)
         found = self._work.total(finder.name, names)
@@ -123,20 +159,30 @@ class Deduplication:
     # ---- semantic
 
     def _semantic(self, survivors: dict[str, str]) -> None:
-        rule, names = self.rule, self._work.alive(survivors)
+        rule = self.rule
+        names = self._work.alive(survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
-        competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
+        competing = {
+            unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names
+        }
         scored, seen = (self._work.models.get(name, {}) for name in (SCORE, FINGERPRINTS))
-        if scored.get("encoder") == encoder and SCORE in self.settings.stages:  # stage score has embedded the images
-            stored, embedding = Stored(SCORE, IMAGES), scored["fingerprint"]
+        if (
+            scored.get("encoder") == encoder and SCORE in self.settings.stages
+        ):  # stage score has embedded the images
+            stored = Stored(SCORE, IMAGES)
+            embedding = scored["fingerprint"]
         elif seen.get("encoder") == encoder:
-            stored, embedding = Stored(FINGERPRINTS), seen["fingerprint"]
+            stored = Stored(FINGERPRINTS)
+            embedding = seen["fingerprint"]
         else:
             dataset = self.settings.dataset
             # Relative paths mean other files below another --images-root.
-            stored, embedding = Stored(), fingerprint_of(encoder, dataset.images_root)
+            stored = Stored()
+            embedding = fingerprint_of(encoder, dataset.images_root)
             covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
-            stage = EmbeddingStage(self.layout, self._found, dataset, rule.encoder, embedding, covers)
+            stage = EmbeddingStage(
+                self.layout, self._found, dataset, rule.encoder, embedding, covers
+            )
             self._do(stage, self._work.image_units(names))
         names = self._work.alive(survivors)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
@@ -144,7 +190,8 @@ class Deduplication:
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
         self._do(trainer, [CENTROIDS], fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
-        clusters, dimension = max(1, record["clusters"]), record["dimension"]
+        clusters = max(1, record["clusters"])
+        dimension = record["dimension"]
         groups = groups_of(record["rows"], clusters, dimension, MEMORY)
         everything = fingerprint_of(everything, groups)
         members = MemberStage(self.layout, self._found, stored, groups, everything)
@@ -154,9 +201,11 @@ class Deduplication:
         self._conclude(SEMANTIC, finder, groups, everything, compared=compared, rejects=True)
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
-    def _do(self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False) -> None:
-        """Process the units of a stage that are not done. `quick`: the units take so little time that few workers
-        suffice. `fatal`: the run ends if a unit fails."""
+    def _do(
+        self, stage: Stage, names: Sequence[str], *, quick: bool = False, fatal: bool = False
+    ) -> None:
+        """Process the units of a stage that are not done. `quick`: the units take so little time
+        that few workers suffice. `fatal`: the run ends if a unit fails."""
         work = self._work
         quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
         few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))

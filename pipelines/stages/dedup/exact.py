@@ -21,26 +21,35 @@ _SEEN = np.dtype([*((name, KEY[name]) for name in KEY.names or ()), ("unit", "<u
 
 
 def ranges_of(keys: int, memory: int) -> int:
-    """Return the number of ranges, a power of two up to `PARTS`, so that each fits into `memory` bytes if possible."""
+    """Return the number of ranges, a power of two up to `PARTS`, so that each fits into `memory`
+    bytes if possible."""
     ranges = 1
     while ranges < PARTS and keys * KEY_BYTES > memory * ranges:
         ranges *= 2
     return ranges
 
 
-def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit, ordinal) overall.
-    `slices` are (number of the unit, its records of the range, sorted like those of `key_records`), units ascending.
-    Results do not depend on `batch`, the fewest waiting keys that are compared with the seen keys."""
+def duplicates(
+    slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH
+) -> Iterator[pa.Table]:
+    """Yield the duplicates among the keys of a range as tables of `ENTRIES`, sorted by (unit,
+    ordinal) overall. `slices` are (number of the unit, its records of the range, sorted like those
+    of `key_records`), units ascending. Results do not depend on `batch`, the fewest waiting keys
+    that are compared with the seen keys.
+    """
     for later, first in _repeated(slices, batch):
         yield _entries(later, first, _uids(first["cited_high"], first["cited_low"]))
 
 
-def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
-    """Yield the rows that are another pair than the first row with their uid, in the form of `duplicates`. The keys of
-    `slices` are uids. Their cited values are equal for equal pairs."""
+def shared(
+    slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH
+) -> Iterator[pa.Table]:
+    """Yield the rows that are another pair than the first row with their uid, in the form of
+    `duplicates`. The keys of `slices` are uids. Their cited values are equal for equal pairs."""
     for later, first in _repeated(slices, batch):
-        differ = (later["cited_high"] != first["cited_high"]) | (later["cited_low"] != first["cited_low"])
+        differ = (later["cited_high"] != first["cited_high"]) | (
+            later["cited_low"] != first["cited_low"]
+        )
         if differ.any():
             later, first = later[differ], first[differ]
             keys = unspread(np.stack([first["high"], first["low"]], axis=1))
@@ -50,8 +59,12 @@ def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -
 def _repeated(
     slices: Iterable[tuple[int, NDArray[np.void]]], batch: int
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
-    """Yield the rows whose key occurred before, by (unit, ordinal), each with the first row that has this key."""
-    seen, waiting, count, last = np.empty(0, _SEEN), [], 0, -1
+    """Yield the rows whose key occurred before, by (unit, ordinal), each with the first row that
+    has this key."""
+    seen = np.empty(0, _SEEN)
+    waiting = []
+    count = 0
+    last = -1
     for unit, records in slices:
         if unit <= last:
             raise ValueError(f"unit {unit} comes after unit {last}; units must ascend")
@@ -64,9 +77,12 @@ def _repeated(
         placed["unit"] = unit
         waiting.append(placed)
         count += len(placed)
-        if count >= max(batch, len(seen) // 2):  # in proportion to the seen keys, so that each is sorted rarely
+        if count >= max(
+            batch, len(seen) // 2
+        ):  # in proportion to the seen keys, so that each is sorted rarely
             seen, later, first = _compare(seen, waiting)
-            waiting, count = [], 0
+            waiting = []
+            count = 0
             if len(later):
                 yield later, first
     if waiting:
@@ -78,21 +94,28 @@ def _repeated(
 def _compare(
     seen: NDArray[np.void], waiting: list[NDArray[np.void]]
 ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
-    """Return the distinct keys, the waiting rows whose key occurred before, and for each of them the first row with its
-    key. Among equal keys the earlier row comes first: seen before waiting, then by unit, then by ordinal."""
+    """Return the distinct keys, the waiting rows whose key occurred before, and for each of them
+    the first row with its key. Among equal keys the earlier row comes first: seen before waiting,
+    then by unit, then by ordinal.
+    """
     rows = np.concatenate([seen, *waiting])
-    high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
+    high = np.ascontiguousarray(rows["high"])
+    low = np.ascontiguousarray(rows["low"])
     order = np.argsort(high, kind="stable")  # merges the sorted runs
     high, low = high[order], low[order]
     alike = high[1:] == high[:-1]
-    if (alike & (low[1:] != low[:-1])).any():  # keys that share only the high half may be interleaved
+    if (
+        alike & (low[1:] != low[:-1])
+    ).any():  # keys that share only the high half may be interleaved
         order = np.lexsort((rows["low"], rows["high"]))
-        high, low = rows["high"][order], rows["low"][order]
+        high = rows["high"][order]
+        low = rows["low"][order]
         alike = high[1:] == high[:-1]
     new = np.concatenate([[True], ~(alike & (low[1:] == low[:-1]))])
     place_of_first = np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))
     again = np.flatnonzero(~new)
-    later, first = rows[order[again]], rows[order[place_of_first[again]]]
+    later = rows[order[again]]
+    first = rows[order[place_of_first[again]]]
     sequence = np.lexsort((later["ordinal"], later["unit"]))
     return rows[order[new]], later[sequence], first[sequence]
 

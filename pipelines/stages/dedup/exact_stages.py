@@ -1,8 +1,8 @@
 """Stages that find exact duplicates: they write each unit's keys, then compare ranges of all keys.
 
-Pairs come first, then images. Each kind covers only rows that nothing has rejected before, so that no
-rejected row replaces one that stays. Whether a uid belongs to one pair is checked over all rows, since
-a subset names rows by uid alone.
+Pairs come first, then images. Each kind covers only rows that nothing has rejected before, so that
+no rejected row replaces one that stays. Whether a uid belongs to one pair is checked over all rows,
+since a subset names rows by uid alone.
 """
 
 import hashlib
@@ -69,12 +69,15 @@ class Competitors:
 def competitors(
     layout: Layout, unit: str, number: int, before: tuple[DuplicateFiles, ...], entries: Entries
 ) -> Competitors:
-    """Return the survivors of the filters, without the duplicates of kinds in `before` that reject."""
+    """Return the survivors of the filters, without the duplicates of kinds in `before` that
+    reject."""
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
     for files in before:
         if files.rejects:
-            records = records[~np.isin(records["ordinal"], np.asarray(entries.of(files, number)["ordinal"]))]
+            records = records[
+                ~np.isin(records["ordinal"], np.asarray(entries.of(files, number)["ordinal"]))
+            ]
     uids = np.stack([records["cited_high"], records["cited_low"]], axis=1)
     return Competitors(records["ordinal"].astype(np.int64), uids)
 
@@ -97,7 +100,9 @@ class Pairs:
         """Add rows of `ROW`, with the column `OTHERS` if rows may have several captions."""
         ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
         bare = np.flatnonzero(~np.asarray(rows["has_url"], bool))
-        for place, caption in zip(bare.tolist(), captions_of(rows.take(pa.array(bare))), strict=True):
+        for place, caption in zip(
+            bare.tolist(), captions_of(rows.take(pa.array(bare))), strict=True
+        ):
             digest = hashlib.sha256(caption.encode()).digest()
             self.bare[int(ordinals[place])] = len(self.pairs) + place, digest
         self._ordinals.append(ordinals)
@@ -105,8 +110,10 @@ class Pairs:
         self.pairs += rows["pair"].to_pylist()
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
-        """Return keys that equal pairs share. A row without URL is identified by the bytes of its image if they were
-        read, and otherwise by the image's stand-in. A row without URL, bytes and stand-in equals no other row."""
+        """Return keys that equal pairs share. A row without URL is identified by the bytes of its
+        image if they were read, and otherwise by the image's stand-in. A row without URL, bytes and
+        stand-in equals no other row.
+        """
         pairs = list(self.pairs)
         for ordinal, (place, caption) in self.bare.items():
             if ordinal in digests:
@@ -123,7 +130,8 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 @dataclass
 class KeyStage(Stage):
-    """A `Stage` that writes a unit's keys: pairs or image bytes of its survivors, or uids of all its rows."""
+    """A `Stage` that writes a unit's keys: pairs or image bytes of its survivors, or uids of all
+    its rows."""
 
     layout: Layout
     dataset: Dataset
@@ -136,7 +144,8 @@ class KeyStage(Stage):
     read_missing: bool
     """Whether to read images whose digest is not known yet."""
     fingerprint: Fingerprints
-    """Fingerprint of each unit. It changes with the survivors and with the findings of earlier kinds that reject."""
+    """Fingerprint of each unit. It changes with the survivors and with the findings of earlier
+    kinds that reject."""
     own: tuple[StageFilter, ...] = ()
     """Filters of stage `score` and of the user's stages."""
     part_of = "dedup"
@@ -156,7 +165,9 @@ class KeyStage(Stage):
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         kept = Pairs()
         units = self._image_units(unit)
-        for read, decisions in decided_rows(self.layout, unit, units, self.preset, self.stages, self.own):
+        for read, decisions in decided_rows(
+            self.layout, unit, units, self.preset, self.stages, self.own
+        ):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
             kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
@@ -166,9 +177,15 @@ class KeyStage(Stage):
         every = Pairs()
         for rows in row_groups(self.layout.data("captions", unit), [*ROW.names, OTHER_CAPTIONS]):
             every.add(rows)
-        digests = self._digests(unit, self._spotted(unit)) if every.bare and "spotting" in self.stages else {}
+        digests = (
+            self._digests(unit, self._spotted(unit))
+            if every.bare and "spotting" in self.stages
+            else {}
+        )
         pairs = spread(every.keys(unit, digests))
-        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors; their images were read if needed
+        known = _read_keys(
+            self.layout, PAIR, unit, 0, PARTS
+        )  # of the survivors; their images were read if needed
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
@@ -177,7 +194,9 @@ class KeyStage(Stage):
         """Return the ordinals of the rows whose images this run's stage `spotting` reads."""
         wanted = Survivors(self.preset, "captions" in self.stages, annotations="")
         names = [image_unit_name(unit, number) for number in self._image_units(unit)]
-        rows = [wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names]
+        rows = [
+            wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names
+        ]
         return [ordinal for some in rows for ordinal in some]
 
     def _of_images(self, unit: str) -> NDArray[np.void]:
@@ -193,9 +212,10 @@ class KeyStage(Stage):
         return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """Return the SHA-256 of these rows' images, by ordinal, as far as they are known. With `read_missing`, read the
-        other images. An image is known if this run's stage `spotting` has read it. Records of earlier runs are not
-        used, because they may be of other files, as below another --images-root."""
+        """Return the SHA-256 of these rows' images, by ordinal, as far as they are known. With
+        `read_missing`, read the other images. An image is known if this run's stage `spotting` has
+        read it. Records of earlier runs are not used, because they may be of other files, as below
+        another --images-root."""
         digests: dict[int, bytes] = {}
         if ordinals and "spotting" in self.stages:
             records = load_records(self.layout, unit, self._image_units(unit))
@@ -209,18 +229,23 @@ class KeyStage(Stage):
 
     def _read_digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
         plan = self._plan
-        images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
+        images = images_of(
+            self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals
+        )
         try:
             for ordinal, image in images:
                 if not isinstance(image, MissingImage):
                     yield ordinal, hashlib.sha256(image).digest()
-        except UnreadableFile:  # the other images cannot be compared; stage decide writes the dead letters
+        except (
+            UnreadableFile
+        ):  # the other images cannot be compared; stage decide writes the dead letters
             return
 
 
 @dataclass
 class RangeStage(Stage):
-    """A `Stage` whose units are ranges of keys. Each unit reads its slice of every caption unit's keys."""
+    """A `Stage` whose units are ranges of keys. Each unit reads its slice of every caption unit's
+    keys."""
 
     layout: Layout
     kind: str

@@ -15,18 +15,23 @@ from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, open_parts
 
-PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
+PAIR = "pair"
+IMAGE = "image"
+SEMANTIC = "semantic"
 UID = "uid"
-"""Rows that are another pair than the first row with their uid. They are no duplicates and are never rejected."""
+"""Rows that are another pair than the first row with their uid. They are no duplicates and are
+never rejected."""
 KINDS = (PAIR, IMAGE, SEMANTIC)
 """The kinds in the order of comparison; the reason of a kind is `duplicate_<kind>`."""
-# Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of others.
+# Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of
+# others.
 _GROUP_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class DuplicateFiles:
-    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind rejects."""
+    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind
+    rejects."""
 
     kind: str
     count: int
@@ -51,7 +56,8 @@ def duplicates_stage(kind: str) -> str:
 
 
 def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
-    """Write tables of `ENTRIES`, sorted by unit, in small row groups for reading by unit. Return their number."""
+    """Write tables of `ENTRIES`, sorted by unit, in small row groups for reading by unit. Return
+    their number."""
     with TableFile(path, ENTRIES) as out:
         for table in tables:
             for first in range(0, table.num_rows, _GROUP_ROWS):
@@ -73,7 +79,10 @@ class Entries:
 
     def of(self, files: DuplicateFiles, unit: int) -> pa.Table:
         """Return the entries of a unit, sorted by ordinal."""
-        tables = [ENTRIES.empty_table(), *(self._of_file(files.kind, number, unit) for number in range(files.count))]
+        tables = [
+            ENTRIES.empty_table(),
+            *(self._of_file(files.kind, number, unit) for number in range(files.count)),
+        ]
         return pa.concat_tables(tables).sort_by("ordinal")
 
     def _of_file(self, kind: str, number: int, unit: int) -> pa.Table:
@@ -89,16 +98,26 @@ class Entries:
 
 def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
     """Return the row groups that can contain entries of a unit."""
-    statistics = [footer.row_group(group).column(0).statistics for group in range(footer.num_row_groups)]
-    return [group for group, known in enumerate(statistics) if known is None or known.min <= unit <= known.max]
+    statistics = [
+        footer.row_group(group).column(0).statistics for group in range(footer.num_row_groups)
+    ]
+    return [
+        group
+        for group, known in enumerate(statistics)
+        if known is None or known.min <= unit <= known.max
+    ]
 
 
-def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Mapping[str, pa.Table], unit: str) -> pa.Table:
-    """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for all other rows.
-    `duplicates` has the unit's entries by kind, for the kinds that reject. Raise RuntimeError if a duplicate was
-    rejected before, since it should not have been compared then."""
+def reject_duplicates(
+    rows: pa.Table, reasons: Reasons, duplicates: Mapping[str, pa.Table], unit: str
+) -> pa.Table:
+    """Write the reasons of duplicates into `reasons` (n,), and return the rows' `COPIES`, null for
+    all other rows. `duplicates` has the unit's entries by kind, for the kinds that reject. Raise
+    RuntimeError if a duplicate was rejected before, since it should not have been compared then."""
     ordinals = np.asarray(rows["ordinal"])
-    taken = np.full(len(ordinals), -1, np.int64)  # indices into the concatenated entries of all kinds
+    taken = np.full(
+        len(ordinals), -1, np.int64
+    )  # indices into the concatenated entries of all kinds
     first = 0
     for kind in KINDS:
         entries = duplicates.get(kind)
@@ -108,7 +127,9 @@ def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Mapping[str,
         places = np.minimum(np.searchsorted(known, ordinals), len(known) - 1)
         hit = known[places] == ordinals
         if (reasons[hit] != KEPT).any():
-            raise RuntimeError(f"unit {unit}: rows are called duplicates ({kind}) that were rejected before")
+            raise RuntimeError(
+                f"unit {unit}: rows are called duplicates ({kind}) that were rejected before"
+            )
         reasons[hit] = f"duplicate_{kind}"
         taken[hit] = places[hit] + first
         first += entries.num_rows

@@ -1,4 +1,5 @@
-"""128-bit keys of rows, spread evenly over their range, and the record types of keys and duplicates."""
+"""128-bit keys of rows, spread evenly over their range, and the record types of keys and
+duplicates."""
 
 from collections.abc import Sequence
 
@@ -6,12 +7,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
-"""A row in 36 bytes: its key in two halves, its index in the unit, and a cited value in two halves. The cited value is
-the row's uid, or the row's pair if the key is the uid."""
+KEY = np.dtype(
+    [
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("ordinal", "<u4"),
+        ("cited_high", "<u8"),
+        ("cited_low", "<u8"),
+    ]
+)
+"""A row in 36 bytes: its key in two halves, its index in the unit, and a cited value in two halves.
+The cited value is the row's uid, or the row's pair if the key is the uid."""
 PARTS = 256
-"""A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a range, and 300 bytes
-for a key, 256 ranges hold 458 million keys, about as many as the paper's rows."""
+"""A unit's records are sorted by key and can be read by the key's first byte. With 512 MB for a
+range, and 300 bytes for a key, 256 ranges hold 458 million keys, about as many as the paper's
+rows."""
 
 ENTRIES = pa.schema(
     [
@@ -23,9 +33,9 @@ ENTRIES = pa.schema(
         ("similarity", pa.float32()),
     ]
 )
-"""A duplicate: its position (`unit` is the unit's number in the plan, from 0), the position and uid of the row that it
-duplicates, and for kind `semantic` the cosine from `semantic.near_copies`, otherwise null. Files are sorted by unit and
-ordinal."""
+"""A duplicate: its position (`unit` is the unit's number in the plan, from 0), the position and uid
+of the row that it duplicates, and for kind `semantic` the cosine from `semantic.near_copies`,
+otherwise null. Files are sorted by unit and ordinal."""
 
 Halves = NDArray[np.uint64]
 
@@ -50,10 +60,13 @@ def uid_of(high: int, low: int) -> str:
 
 
 def spread(keys: Halves) -> Halves:
-    """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many keys. Digests are
-    evenly spread already, but a manifest's own uids may be consecutive numbers, which would all fall into one range.
-    The map is two rounds of a Feistel network with the finalizer of splitmix64 (Steele et al. 2014)."""
-    high, low = keys[:, 0], keys[:, 1]
+    """Map 128-bit numbers one to one so that equal ranges of the high half hold about equally many
+    keys. Digests are evenly spread already, but a manifest's own uids may be consecutive numbers,
+    which would all fall into one range. The map is two rounds of a Feistel network with the
+    finalizer of splitmix64 (Steele et al. 2014).
+    """
+    high = keys[:, 0]
+    low = keys[:, 1]
     low = low ^ _mixed(high)
     high = high ^ _mixed(low)
     return np.stack([high, low], axis=1)
@@ -75,13 +88,15 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDArray[np.void]:
-    """Return the records of a unit (n,), sorted by spread key and ordinal. Keys and cited values are (n, 2), see `KEY`;
-    ordinals (n,) ascend."""
+    """Return the records of a unit (n,), sorted by spread key and ordinal. Keys and cited values
+    are (n, 2), see `KEY`; ordinals (n,) ascend."""
     even = spread(keys)
     records = np.empty(len(keys), KEY)
     records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals
     records["cited_high"], records["cited_low"] = cited[:, 0], cited[:, 1]
-    return records[np.lexsort((even[:, 1], even[:, 0]))]  # a stable sort keeps equal keys in order of ordinals
+    return records[
+        np.lexsort((even[:, 1], even[:, 0]))
+    ]  # a stable sort keeps equal keys in order of ordinals
 
 
 def key_parts(records: NDArray[np.void]) -> NDArray[np.int64]:

@@ -1,13 +1,13 @@
 """Find semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023).
 
-They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order, and a row that resembles an
-earlier row is its duplicate. So the order decides which row of a group stays. `first` goes by unit and index in the
-unit. `far` (SemDeDup's default) begins with the row of the lowest cosine to the centroid, `near` with the row of the
-highest.
+They are images whose embeddings have a cosine above 1 - eps. Rows are taken in order, and a row
+that resembles an earlier row is its duplicate. So the order decides which row of a group stays.
+`first` goes by unit and index in the unit. `far` (SemDeDup's default) begins with the row of the
+lowest cosine to the centroid, `near` with the row of the highest.
 
-`against` says which earlier rows are compared. With `kept`, only rows that stay are compared, so every duplicate is
-within eps of a kept row. With `all`, as in SemDeDup, more rows may be removed, since of a chain of similar rows only
-the first stays.
+`against` says which earlier rows are compared. With `kept`, only rows that stay are compared, so
+every duplicate is within eps of a kept row. With `all`, as in SemDeDup, more rows may be removed,
+since of a chain of similar rows only the first stays.
 """
 
 import tempfile
@@ -30,8 +30,10 @@ PARTS = 1_024
 
 
 def member_type(dimension: int) -> np.dtype:
-    """Return the record type of a row in a cluster; `cosine` is the row's cosine to the centroid. Half precision
-    changes a cosine by about 1e-5 (up to 1e-4 with few dimensions), far less than any useful eps."""
+    """Return the record type of a row in a cluster; `cosine` is the row's cosine to the centroid.
+    Half precision changes a cosine by about 1e-5 (up to 1e-4 with few dimensions), far less than
+    any useful eps.
+    """
     return np.dtype(
         [
             ("cluster", "<u4"),
@@ -45,7 +47,8 @@ def member_type(dimension: int) -> np.dtype:
 
 
 def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
-    """Return the number of groups of clusters, so that an average group takes at most `memory` bytes if possible."""
+    """Return the number of groups of clusters, so that an average group takes at most `memory`
+    bytes if possible."""
     return max(1, min(-(-rows * member_type(dimension).itemsize // memory), clusters, PARTS))
 
 
@@ -55,7 +58,8 @@ def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> 
 
 
 def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
-    """Return the order in which to take a cluster's rows, given their cosines (n,) to its centroid; stable for ties."""
+    """Return the order in which to take a cluster's rows, given their cosines (n,) to its centroid;
+    stable for ties."""
     if keep == "first":
         return np.arange(len(cosines))
     return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
@@ -64,10 +68,11 @@ def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
 def near_copies(
     vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return two arrays (n,): the
-    index of the row that stays in each row's place, or -1 if the row itself stays; and the cosine to the row that made
-    it a duplicate, or 0. With `all`, that row may be another than the one that stays. The embeddings may be a memory
-    map: rows are read in tiles, and memory is a few tiles and blocks, and 20 bytes per row."""
+    """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return two
+    arrays (n,): the index of the row that stays in each row's place, or -1 if the row itself stays;
+    and the cosine to the row that made it a duplicate, or 0. With `all`, that row may be another
+    than the one that stays. The embeddings may be a memory map: rows are read in tiles, and memory
+    is a few tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)
@@ -120,12 +125,17 @@ def _within_tile(
 
 
 def duplicates(
-    slices: Iterable[tuple[int, NDArray[np.void]]], dimension: int, eps: float, keep: Keep, against: Against
+    slices: Iterable[tuple[int, NDArray[np.void]]],
+    dimension: int,
+    eps: float,
+    keep: Keep,
+    against: Against,
 ) -> pa.Table:
-    """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal. `slices` are
-    (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a cluster), units
-    ascending. Vectors are written to a temporary file and read in tiles, so that a cluster may exceed memory. About 100
-    bytes per row stay in memory."""
+    """Return the duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and
+    ordinal. `slices` are (number of the unit, its records of type `member_type(dimension)`,
+    ordinals ascending within a cluster), units ascending. Vectors are written to a temporary
+    file and read in tiles, so that a cluster may exceed memory. About 100 bytes per row stay in
+    memory."""
     record = member_type(dimension)
     light: list[NDArray[np.void]] = []
     units: list[NDArray[np.int64]] = []
@@ -141,7 +151,8 @@ def duplicates(
         spool.flush()
         unit_of = np.concatenate(units)
         vectors = np.memmap(spool, "<f2", "r", shape=(len(rows), dimension))
-        first, cosines = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)
+        first = np.full(len(rows), -1, np.int64)
+        cosines = np.zeros(len(rows), np.float32)
         by_cluster = np.argsort(rows["cluster"], kind="stable")
         edges = np.flatnonzero(np.diff(rows["cluster"][by_cluster])) + 1
         for members in np.split(by_cluster, edges):
@@ -172,7 +183,8 @@ class _Gathered:
     """Selected rows of a matrix, read on demand."""
 
     def __init__(self, matrix: NDArray[np.floating], rows: NDArray[np.int64]):
-        self._matrix, self._rows = matrix, rows
+        self._matrix = matrix
+        self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)

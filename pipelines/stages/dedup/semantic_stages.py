@@ -13,16 +13,41 @@ from open_diht.filters.dedup import DedupRule
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
+from open_diht.pipelines.stages.dedup.clusters import (
+    assign,
+    cluster_count,
+    faiss,
+    train,
+    unit_length,
+)
 from open_diht.pipelines.stages.dedup.exact_stages import Competitors, competitors
-from open_diht.pipelines.stages.dedup.findings import SEMANTIC, DuplicateFiles, Entries, duplicates_stage, write_entries
+from open_diht.pipelines.stages.dedup.findings import (
+    SEMANTIC,
+    DuplicateFiles,
+    Entries,
+    duplicates_stage,
+    write_entries,
+)
 from open_diht.pipelines.stages.dedup.keys import spread
 from open_diht.pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder
-from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
+from open_diht.pipelines.stages.encoding import (
+    OK,
+    Encoded,
+    EncodingStage,
+    matrix,
+    statuses,
+    vectors,
+)
 from open_diht.pipelines.store.commit import publish_bytes, read_json
-from open_diht.pipelines.store.layout import Layout, image_unit_name, place_of, segment_name, unit_of
+from open_diht.pipelines.store.layout import (
+    Layout,
+    image_unit_name,
+    place_of,
+    segment_name,
+    unit_of,
+)
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, read_table
 
@@ -71,8 +96,10 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the `OK` embeddings of a unit's competitors. Return None if no row of the unit has the status `OK`."""
-        rows, good = self._competitors(unit), self._stored(unit, self.stored.column)
+        """Return the `OK` embeddings of a unit's competitors. Return None if no row of the unit has
+        the status `OK`."""
+        rows = self._competitors(unit)
+        good = self._stored(unit, self.stored.column)
         if not good:
             return None
         ordinals = np.concatenate([np.asarray(table["ordinal"]) for table in good])
@@ -86,12 +113,17 @@ class _OfEmbeddings(_SemanticStage):
 
     def _count(self, unit: str) -> int:
         """Return the number of rows of `_embedded`, without reading the embeddings."""
-        good = [np.empty(0, np.int64), *(np.asarray(table["ordinal"]) for table in self._stored(unit))]
+        good = [
+            np.empty(0, np.int64),
+            *(np.asarray(table["ordinal"]) for table in self._stored(unit)),
+        ]
         return len(np.intersect1d(np.concatenate(good), self._competitors(unit).ordinals))
 
     def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
-        """Return the ordinals and these columns of a unit's images with status `OK`, in tables that are not empty. They
-        include rows that do not compete. A row that was embedded several times occurs as many times."""
+        """Return the ordinals and these columns of a unit's images with status `OK`, in tables that
+        are not empty. They include rows that do not compete. A row that was embedded several times
+        occurs as many times.
+        """
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)
@@ -124,7 +156,8 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, image_unit = place_of(unit)
-        rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals
+        rows = self._plan.image_rows
+        ordinals = self._competitors(parent).ordinals
         return ordinals[(ordinals >= image_unit * rows) & (ordinals < (image_unit + 1) * rows)]
 
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
@@ -136,8 +169,8 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
 
 @dataclass
 class CentroidStage(_OfEmbeddings):
-    """A `Stage` of one unit, which trains k-means on a sample of the competing rows' embeddings. The sample is drawn by
-    uid, so it depends neither on units nor on workers."""
+    """A `Stage` of one unit, which trains k-means on a sample of the competing rows' embeddings.
+    The sample is drawn by uid, so it depends neither on units nor on workers."""
 
     rule: DedupRule
     skip: frozenset[str]
@@ -146,14 +179,17 @@ class CentroidStage(_OfEmbeddings):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         names = [planned.name for planned in self._plan.units if planned.name not in self.skip]
-        rows = sum(map(self._count, names))  # what competes now, whatever other presets have embedded
+        rows = sum(
+            map(self._count, names)
+        )  # what competes now, whatever other presets have embedded
         clusters = cluster_count(rows, self.rule.clusters)
         share = min(1.0, clusters * self.rule.points / max(rows, 1))
         parts = []
         for name in names:
             found = self._embedded(name)
             if found is not None:
-                # These are not the bits that ranges of keys are cut by, though those would work too.
+                # These are not the bits that ranges of keys are cut by, though those would work
+                # too.
                 chosen = spread(found.uids)[:, 1] < share * 2.0**64
                 parts.append(found.vectors[chosen] if share < 1 else found.vectors)
         sample = unit_length(np.concatenate(parts)) if parts else np.zeros((0, 1), np.float32)
@@ -168,7 +204,8 @@ class CentroidStage(_OfEmbeddings):
 
 @dataclass
 class MemberStage(_OfEmbeddings):
-    """A `Stage` that writes the embeddings of a unit's competing rows by cluster, with the cosine to the centroid."""
+    """A `Stage` that writes the embeddings of a unit's competing rows by cluster, with the cosine
+    to the centroid."""
 
     groups: int
     fingerprint: str
@@ -198,7 +235,8 @@ class MemberStage(_OfEmbeddings):
 
 @dataclass
 class GroupStage(Stage):
-    """A `Stage` whose units are groups of clusters. Each unit reads its slice of every caption unit's members."""
+    """A `Stage` whose units are groups of clusters. Each unit reads its slice of every caption
+    unit's members."""
 
     layout: Layout
     rule: DedupRule
@@ -212,7 +250,9 @@ class GroupStage(Stage):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         group = int(unit)
         names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]
-        slices = ((number, self._slice(name, group)) for number, name in names if name not in self.skip)
+        slices = (
+            (number, self._slice(name, group)) for number, name in names if name not in self.skip
+        )
         rule = self.rule
         found = duplicates(slices, self.dimension, rule.eps, rule.keep, rule.against)  # type: ignore[arg-type]
         write_entries(self.layout.data(self.name, unit), [found])
@@ -221,5 +261,10 @@ class GroupStage(Stage):
     def _slice(self, name: str, group: int) -> NDArray[np.void]:
         path = self.layout.slices("members", name)
         return read_slice(
-            partial(read_range, path), member_type(self.dimension), self.groups, group, group + 1, str(path)
+            partial(read_range, path),
+            member_type(self.dimension),
+            self.groups,
+            group,
+            group + 1,
+            str(path),
         )

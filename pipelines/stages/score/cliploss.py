@@ -1,14 +1,15 @@
 """negCLIPLoss: the CLIP score corrected by a row's negatives.
 
-From Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive Learning", arXiv
-2405.19547, section 3.1. With unit vectors v and l of image and caption and a temperature t, the score of row i is
+From Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive
+Learning", arXiv 2405.19547, section 3.1. With unit vectors v and l of image and caption and a
+temperature t, the score of row i is
 
     v_i l_i - t/2 * mean over batches B with i of
                       [log mean_{j in B} exp(v_i l_j / t) + log mean_{j in B} exp(v_j l_i / t)]
 
 The paper has sums in place of the inner means, which lowers every score alike by t log |B|. Its
-batches are drawn at random. Here the batch of a row is the row itself and the first |B| - 1 other rows of a
-fixed batch, so that the score depends only on the row and the fixed batches.
+batches are drawn at random. Here the batch of a row is the row itself and the first |B| - 1 other
+rows of a fixed batch, so that the score depends only on the row and the fixed batches.
 """
 
 from __future__ import annotations
@@ -27,21 +28,31 @@ _CELLS = 2**23
 
 
 class Batch:
-    """A fixed batch on a device, in double precision, in which products of half-precision numbers and sums of these are
-    exact. So the order of summation does not matter."""
+    """A fixed batch on a device, in double precision, in which products of half-precision numbers
+    and sums of these are exact. So the order of summation does not matter."""
 
-    def __init__(self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"):
+    def __init__(
+        self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"
+    ):
         """Store the unit vectors of the batch's images and texts, both of shape (b, d)."""
-        self._images, self._texts, self._device = _double(images, device), _double(texts, device), device
+        self._images = _double(images, device)
+        self._texts = _double(texts, device)
+        self._device = device
 
     def __len__(self) -> int:
         return len(self._images)
 
     def normalizers(
-        self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
+        self,
+        images: NDArray[np.float16],
+        texts: NDArray[np.float16],
+        places: NDArray[np.int64],
+        temperature: float,
     ) -> NDArray[np.float64]:
-        """Return the values to subtract from the scores of rows, (n,), given the unit vectors (n, d) of their images
-        and texts. `places` (n,) has the index of each row in the batch, or -1 for a row that is not in it."""
+        """Return the values to subtract from the scores of rows, (n,), given the unit vectors (n,
+        d) of their images and texts. `places` (n,) has the index of each row in the batch, or -1
+        for a row that is not in it.
+        """
         parts = [np.zeros(0)]
         step = max(1, _CELLS // max(1, len(self)))
         for first in range(0, len(images), step):
@@ -51,7 +62,11 @@ class Batch:
         return np.concatenate(parts)
 
     def _normalizers(
-        self, images: torch.Tensor, texts: torch.Tensor, places: NDArray[np.int64], temperature: float
+        self,
+        images: torch.Tensor,
+        texts: torch.Tensor,
+        places: NDArray[np.int64],
+        temperature: float,
     ) -> NDArray[np.float64]:
         import torch
 
@@ -60,7 +75,9 @@ class Batch:
         means: Any = 0.0
         for rows, others in ((images, self._texts), (texts, self._images)):
             similarities = rows @ others.T
-            similarities[guests, -1] = own[guests]  # a row from outside the batch replaces its last row
+            similarities[guests, -1] = own[
+                guests
+            ]  # a row from outside the batch replaces its last row
             means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))
         return (temperature / 2 * means).cpu().numpy()
 

@@ -1,8 +1,9 @@
 """The passes of stage `score` over all units, for rules that compare rows with other rows.
 
-`RowStage` finds the rows that all earlier filters keep and that have a score, in a random order that depends only on
-uids and a seed. `BatchStage` takes the first rows as batches, `NegativeStage` computes each row's score against these
-batches, and `ThresholdStage` finds the exact score that a fraction of the rows reaches, in bounded memory.
+`RowStage` finds the rows that all earlier filters keep and that have a score, in a random order
+that depends only on uids and a seed. `BatchStage` takes the first rows as batches, `NegativeStage`
+computes each row's score against these batches, and `ThresholdStage` finds the exact score that a
+fraction of the rows reaches, in bounded memory.
 """
 
 import math
@@ -36,15 +37,25 @@ from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
-ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), (CLIP_SCORE, "<f4"), (MASKED_SCORE, "<f4")])
+ROW = np.dtype(
+    [
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("ordinal", "<u4"),
+        (CLIP_SCORE, "<f4"),
+        (MASKED_SCORE, "<f4"),
+    ]
+)
 """A row: its key in the random order, in two halves, its index in the unit, and its scores."""
 PARTS = 256
-"""A unit's rows are sorted by their key in the random order, and can be read by the first byte of the key."""
+"""A unit's rows are sorted by their key in the random order, and can be read by the first byte of
+the key."""
 
 
 @dataclass
 class RowStage(Stage):
-    """A `Stage` that finds those rows of a unit that filters keep and that have a score, in random order."""
+    """A `Stage` that finds those rows of a unit that filters keep and that have a score, in random
+    order."""
 
     layout: Layout
     preset: Preset
@@ -56,12 +67,16 @@ class RowStage(Stage):
     part_of = "score"
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        known = stored_rows(self.layout, SCORE, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE])
+        known = stored_rows(
+            self.layout, SCORE, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE]
+        )
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
         image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
         parts = [np.empty(0, ROW)]
-        for rows, decisions in decided_rows(self.layout, unit, image_units, self.preset, self.before):
+        for rows, decisions in decided_rows(
+            self.layout, unit, image_units, self.preset, self.before
+        ):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             mine = np.flatnonzero((decisions.reasons == KEPT) & np.isin(ordinals, scored))
             found = np.empty(len(mine), ROW)
@@ -73,14 +88,19 @@ class RowStage(Stage):
                     found[name] = np.asarray(known[name])[places]
             parts.append(found)
         everything = np.concatenate(parts)
-        everything = everything[np.lexsort((everything["ordinal"], everything["low"], everything["high"]))]
+        everything = everything[
+            np.lexsort((everything["ordinal"], everything["low"], everything["high"]))
+        ]
         path = self.layout.slices(self.name, unit)
-        publish_bytes(path, pack(everything, (everything["high"] >> np.uint64(56)).astype(np.int64), PARTS))
+        publish_bytes(
+            path, pack(everything, (everything["high"] >> np.uint64(56)).astype(np.int64), PARTS)
+        )
         return {"rows": len(everything)}, [path]
 
 
 def random_order(uids: list[str], seed: int) -> NDArray[np.uint64]:
-    """Return keys, shape (n, 2) uint64, whose order is the random order of the rows for this seed."""
+    """Return keys, shape (n, 2) uint64, whose order is the random order of the rows for this
+    seed."""
     return spread(halves_of_uids(uids) ^ spread(np.array([[0, seed]], np.uint64)))
 
 
@@ -91,14 +111,19 @@ def rows_of(layout: Layout, unit: str, first: int = 0, stop: int = PARTS) -> NDA
 
 
 def first_rows(
-    units: list[tuple[int, str]], read: Callable[[str, int, int], NDArray[np.void]], count: int, rows: int
+    units: list[tuple[int, str]],
+    read: Callable[[str, int, int], NDArray[np.void]],
+    count: int,
+    rows: int,
 ) -> NDArray[np.void]:
-    """Return the first `count` rows of all units in the random order, or all rows if there are fewer, as a structured
-    array with `unit` and `ordinal`. `read`: see `rows_of`."""
+    """Return the first `count` rows of all units in the random order, or all rows if there are
+    fewer, as a structured array with `unit` and `ordinal`. `read`: see `rows_of`."""
     wanted = min(count, rows)
-    stop, found = 0, np.empty(0, [("unit", "<i4"), *ROW.descr])
+    stop = 0
+    found = np.empty(0, [("unit", "<i4"), *ROW.descr])
     while len(found) < wanted:  # the number of rows in a part is only approximately known
-        first, missing = stop, wanted - len(found)
+        first = stop
+        missing = wanted - len(found)
         stop = min(PARTS, first + 1 + int(1.1 * missing * PARTS / rows))
         parts = [found]
         for number, name in units:
@@ -120,8 +145,10 @@ SCHEMA = pa.schema([("ordinal", pa.int64()), (NEG_CLIP_LOSS, pa.float32())])
 
 @dataclass
 class BatchStage(Stage):
-    """A `Stage` of one unit. It divides the first rows of the random order over all units into batches, one per row
-    group. It reads the embeddings of each unit with such rows once. Memory holds only the embeddings of the batches."""
+    """A `Stage` of one unit. It divides the first rows of the random order over all units into
+    batches, one per row group. It reads the embeddings of each unit with such rows once. Memory
+    holds only the embeddings of the batches.
+    """
 
     layout: Layout
     rule: NegativesRule
@@ -133,7 +160,11 @@ class BatchStage(Stage):
     part_of = "score"
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        units = [(number, one.name) for number, one in enumerate(self._plan.units) if one.name not in self.skip]
+        units = [
+            (number, one.name)
+            for number, one in enumerate(self._plan.units)
+            if one.name not in self.skip
+        ]
         size = min(self.rule.batch_size, self.rows)
         batches = min(self.rule.batches, self.rows // size) if size else 0
         chosen = first_rows(units, partial(rows_of, self.layout), size * batches, self.rows)
@@ -145,12 +176,17 @@ class BatchStage(Stage):
                     out.write(_table(chosen[part], images[part], texts[part]))
         return {"rows": len(chosen), "batches": batches}, [self.layout.data(self.name, unit)]
 
-    def _embeddings(self, names: dict[int, str], chosen: NDArray[np.void]) -> tuple[NDArray[np.float16], ...]:
+    def _embeddings(
+        self, names: dict[int, str], chosen: NDArray[np.void]
+    ) -> tuple[NDArray[np.float16], ...]:
         found: list[NDArray[np.float16]] = []
         for number in np.unique(chosen["unit"]).tolist():
             places = np.flatnonzero(chosen["unit"] == number)
             mine = _embedded(
-                self.layout, self._plan, names[number], np.sort(chosen["ordinal"][places].astype(np.int64))
+                self.layout,
+                self._plan,
+                names[number],
+                np.sort(chosen["ordinal"][places].astype(np.int64)),
             )
             order = np.argsort(chosen["ordinal"][places], kind="stable")
             if not found:
@@ -160,7 +196,9 @@ class BatchStage(Stage):
         return tuple(found)
 
 
-def _table(chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray[np.float16]) -> pa.Table:
+def _table(
+    chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray[np.float16]
+) -> pa.Table:
     columns = {
         "unit": pa.array(chosen["unit"].astype(np.int32)),
         "ordinal": pa.array(chosen["ordinal"].astype(np.int64)),
@@ -170,16 +208,21 @@ def _table(chosen: NDArray[np.void], images: NDArray[np.float16], texts: NDArray
     return pa.table(columns)
 
 
-def _embedded(layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
-    """Return embeddings of images and texts of a unit's rows, ordinals ascending; both of shape (n, d)."""
+def _embedded(
+    layout: Layout, plan: Plan, unit: str, ordinals: NDArray[np.int64]
+) -> tuple[NDArray[np.float16], ...]:
+    """Return embeddings of images and texts of a unit's rows, ordinals ascending; both of shape (n,
+    d)."""
     table = stored_rows(layout, SCORE, plan, unit, ["ordinal", IMAGES, TEXTS], ordinals)
     return matrix(table[IMAGES]), matrix(table[TEXTS])
 
 
 @dataclass
 class NegativeStage(Stage):
-    """A `Stage` that computes the corrected scores of a unit. Memory holds a unit's embeddings and a batch in double
-    precision (0.3 GB for 32,768 rows of 512 numbers). Each row takes 2 * batches * batch_size vector products."""
+    """A `Stage` that computes the corrected scores of a unit. Memory holds a unit's embeddings and
+    a batch in double precision (0.3 GB for 32,768 rows of 512 numbers). Each row takes 2 * batches
+    * batch_size vector products.
+    """
 
     layout: Layout
     temperature: float
@@ -197,11 +240,14 @@ class NegativeStage(Stage):
             torch.set_num_threads(1)  # parallelism comes from worker processes
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        rows, took = np.sort(rows_of(self.layout, unit), order="ordinal"), 0.0
-        ordinals, path = rows["ordinal"].astype(np.int64), self.layout.data(self.name, unit)
+        rows = np.sort(rows_of(self.layout, unit), order="ordinal")
+        took = 0.0
+        ordinals = rows["ordinal"].astype(np.int64)
+        path = self.layout.data(self.name, unit)
         if len(rows):
             images, texts = _embedded(self.layout, self._plan, unit, ordinals)
-            number, batches = self._plan.number(unit), read_json(self.layout.commit(BATCHES, BATCHES))["batches"]
+            number = self._plan.number(unit)
+            batches = read_json(self.layout.commit(BATCHES, BATCHES))["batches"]
             heartbeat.expect(len(rows))
             clock = time.process_time if self._device == "cpu" else time.perf_counter
             sums = np.zeros(len(rows))
@@ -210,10 +256,15 @@ class NegativeStage(Stage):
                     continue
                 began = clock()
                 known = Batch(matrix(batch[IMAGES]), matrix(batch[TEXTS]), self._device)
-                sums += known.normalizers(images, texts, _places(batch, number, ordinals), self.temperature)
+                sums += known.normalizers(
+                    images, texts, _places(batch, number, ordinals), self.temperature
+                )
                 took += clock() - began
                 heartbeat.beat(len(rows) * done // batches)
-            scores = np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64)) - sums / batches
+            scores = (
+                np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64))
+                - sums / batches
+            )
         else:
             scores = np.zeros(0)
         publish_table(path, pa.table([ordinals, scores.astype(np.float32)], schema=SCHEMA))
@@ -236,7 +287,8 @@ Scores = Iterable[NDArray[np.float32]]
 
 @dataclass
 class ThresholdStage(Stage):
-    """A `Stage` whose units are the scores with a fraction to keep. Each unit reads all scores twice."""
+    """A `Stage` whose units are the scores with a fraction to keep. Each unit reads all scores
+    twice."""
 
     layout: Layout
     keep: Mapping[str, float]
@@ -256,19 +308,25 @@ class ThresholdStage(Stage):
     def _scores(self, score: str) -> Iterator[NDArray[np.float32]]:
         for name in (one.name for one in self._plan.units if one.name not in self.skip):
             if score == NEG_CLIP_LOSS:
-                yield np.asarray(read_table(self.layout.data(NEG_CLIP_LOSS, name), columns=[NEG_CLIP_LOSS])[0])
+                yield np.asarray(
+                    read_table(self.layout.data(NEG_CLIP_LOSS, name), columns=[NEG_CLIP_LOSS])[0]
+                )
             else:
                 yield rows_of(self.layout, name)[score]
 
 
 def rows_kept(share: float, rows: int) -> int:
-    """Return the number of rows in a fraction above 0 of `rows`, rounded up, so that it is 0 only without rows."""
-    count = math.ceil(share * rows - 1e-9)  # binary floating point may exceed a decimal fraction slightly
+    """Return the number of rows in a fraction above 0 of `rows`, rounded up, so that it is 0 only
+    without rows."""
+    count = math.ceil(
+        share * rows - 1e-9
+    )  # binary floating point may exceed a decimal fraction slightly
     return max(min(1, rows), count)
 
 
 def kth_largest(scores: Callable[[], Scores], k: int) -> float:
-    """Return the k-th largest of all scores (k from 1), found by the upper half of their bits, then the lower half."""
+    """Return the k-th largest of all scores (k from 1), found by the upper half of their bits, then
+    the lower half."""
     upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
     lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
     key = np.uint32(upper << _HALF | lower)
@@ -276,8 +334,11 @@ def kth_largest(scores: Callable[[], Scores], k: int) -> float:
     return float(np.array([bits], np.uint32).view(np.float32)[0])
 
 
-def _bin_of(scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]], NDArray[Any]]) -> tuple[int, int]:
-    """Return the bin that contains the k-th largest score, and the score's rank within that bin, from 1."""
+def _bin_of(
+    scores: Callable[[], Scores], k: int, bins: Callable[[NDArray[Any]], NDArray[Any]]
+) -> tuple[int, int]:
+    """Return the bin that contains the k-th largest score, and the score's rank within that bin,
+    from 1."""
     counts = np.zeros(2**_HALF, np.int64)
     for part in scores():
         counts += np.bincount(bins(_keys(part)), minlength=2**_HALF)

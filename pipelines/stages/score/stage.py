@@ -1,7 +1,8 @@
-"""Stage `score`: embed images and captions of rows that pass all earlier filters, and store their similarity.
+"""Stage `score`: embed images and captions of rows that pass all earlier filters, and store their
+similarity.
 
-Its units are image units. Embeddings are stored in half precision. Similarities are computed from the stored values in
-double precision, in which products and sums of such values are exact.
+Its units are image units. Embeddings are stored in half precision. Similarities are computed from
+the stored values in double precision, in which products and sums of such values are exact.
 """
 
 import hashlib
@@ -34,7 +35,14 @@ from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.columns import values_fingerprint
 from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
-from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
+from open_diht.pipelines.stages.encoding import (
+    OK,
+    Encoded,
+    EncodingStage,
+    matrix,
+    statuses,
+    vectors,
+)
 from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.score.passes import (
     BATCHES,
@@ -45,7 +53,15 @@ from open_diht.pipelines.stages.score.passes import (
     RowStage,
     ThresholdStage,
 )
-from open_diht.pipelines.stages.score.stored import IMAGES, MASKED, SCORE, TEXTS, VERSION, ScoreFilter, among
+from open_diht.pipelines.stages.score.stored import (
+    IMAGES,
+    MASKED,
+    SCORE,
+    TEXTS,
+    VERSION,
+    ScoreFilter,
+    among,
+)
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
@@ -58,7 +74,8 @@ NO_TEXT = "text_not_embedded"
 MOST_CHARS = 4_096
 """Most characters of a caption that are embedded; tokenizers rarely read as many."""
 _MASKED = "-masked-"
-"""Part of the name of a set of rows with masked images. A fingerprint of the text read in them follows."""
+"""Part of the name of a set of rows with masked images. A fingerprint of the text read in them
+follows."""
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""
 
@@ -78,7 +95,8 @@ class ImageText:
 
     @property
     def digest(self) -> int:
-        """Return a number of 64 bits that changes with the boxes. It never equals `NOTHING_MASKED`."""
+        """Return a number of 64 bits that changes with the boxes. It never equals
+        `NOTHING_MASKED`."""
         parts: list[NDArray[Any]] = [
             np.asarray(self.size, np.int64),
             *(np.asarray(box, np.float32) for box in self.boxes),
@@ -87,7 +105,8 @@ class ImageText:
         return int.from_bytes(hashlib.sha256(content).digest()[:8], signed=True) or 1
 
     def painted_over(self, pixels: Pixels) -> tuple[Pixels, float]:
-        """Return the decoded image, (h, w, 3), without its text, and the fraction of the image that text covers."""
+        """Return the decoded image, (h, w, 3), without its text, and the fraction of the image that
+        text covers."""
         height, width = pixels.shape[:2]
         boxes = resized(self.boxes, self.size, (width, height))
         return mask_text(pixels, boxes), text_area(boxes, (width, height))
@@ -98,7 +117,9 @@ def text_of(records: pa.Table) -> dict[int, ImageText]:
     found = {}
     for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():
         if row["spotted"]:
-            found[row["ordinal"]] = ImageText([line["box"] for line in row["spotted"]], (row["width"], row["height"]))
+            found[row["ordinal"]] = ImageText(
+                [line["box"] for line in row["spotted"]], (row["width"], row["height"])
+            )
     return found
 
 
@@ -114,7 +135,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     masked: bool
     """True if images are also scored without their text."""
     asked: str
-    """Fingerprint of what decides which rows are scored, except for the text read in their images."""
+    """Fingerprint of what decides which rows are scored, except for the text read in their
+    images."""
     model: str
     fingerprint: str
     """Fingerprint of the model, its weights, the precision and --images-root."""
@@ -132,7 +154,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     def setup(self) -> None:
         self._encoder: Encoder = self.shared.acquire(
-            lambda: Encoder(find_pair_encoder(self.model), self.device, self.precision, self.batch_size)
+            lambda: Encoder(
+                find_pair_encoder(self.model), self.device, self.precision, self.batch_size
+            )
         )
 
     @classmethod
@@ -147,20 +171,21 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         if settings.score is None:
             if settings.preset.score.asks:
                 raise WrongUse(
-                    f"preset {settings.preset.name!r} needs CLIP scores, but no model is given; pass --score-model "
-                    "(open_clip:<model>:<weights>, local-dir:<folder>, reference), or leave stage score "
-                    f"out of {spelled_option('stages')}"
+                    f"preset {settings.preset.name!r} needs CLIP scores, but no model is given;"
+                    " pass --score-model (open_clip:<model>:<weights>, local-dir:<folder>,"
+                    f" reference), or leave stage score out of {spelled_option('stages')}"
                 )
             return
         if settings.dataset.several_captions:
             raise WrongUse(
-                f"--score-model {settings.score.model} scores one caption of an image, and the rows have several; "
-                "leave it out, or name one caption column with --caption-column"
+                f"--score-model {settings.score.model} scores one caption of an image, and the rows"
+                " have several; leave it out, or name one caption column with --caption-column"
             )
         if settings.preset.score.masked is not None and "spotting" not in settings.stages:
             raise WrongUse(
-                f"preset {settings.preset.name!r} scores images without their text (score.masked), and no stage finds "
-                f"the text; add spotting to {spelled_option('stages')}, or leave score.masked out of the preset"
+                f"preset {settings.preset.name!r} scores images without their text (score.masked),"
+                f" and no stage finds the text; add spotting to {spelled_option('stages')}, or"
+                " leave score.masked out of the preset"
             )
         find_pair_encoder(settings.score.model)
         if settings.backend.name == "direct" and settings.score.device != AUTO:
@@ -169,9 +194,12 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         assert settings.score is not None  # otherwise the stage is not part of the run
-        asked, known = settings.score, work.models.get(SCORE)
+        asked = settings.score
+        known = work.models.get(SCORE)
         device = device_here() if asked.device == AUTO else asked.device
-        identity = known["encoder"] if known else find_pair_encoder(asked.model).identity()  # a digest of the weights
+        identity = (
+            known["encoder"] if known else find_pair_encoder(asked.model).identity()
+        )  # a digest of the weights
         precision = settled_precision(work.layout, identity, asked.precision, device)
         fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
         about = {"model": asked.model, "encoder": identity, "precision": precision}
@@ -185,14 +213,20 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             settings.preset,
             before,
             settings.preset.score.masked is not None,
-            fingerprint_of(DECIDE_VERSION, settings.preset.filters_fingerprint, before, captions, values),
+            fingerprint_of(
+                DECIDE_VERSION, settings.preset.filters_fingerprint, before, captions, values
+            ),
             asked.model,
             fingerprint,
             device,
             precision,
             asked.batch_size or (BATCH if device == "cpu" else BATCH_OF_GPU),
             # Threads decode images while a GPU computes.
-            0 if device == "cpu" else max(1, (os.cpu_count() or 1) // max(1, _workers(work, device))),
+            (
+                0
+                if device == "cpu"
+                else max(1, (os.cpu_count() or 1) // max(1, _workers(work, device)))
+            ),
         )
 
     def workers(self, work: Work) -> int:
@@ -202,7 +236,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         super().prefetch(records, units)
         self._spotting = dict(records("spotting", units))
 
-    def announce(self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int) -> str | None:
+    def announce(
+        self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
+    ) -> str | None:
         others = sum(self.current(record["unit"], record) is None for record in records)
         if others:
             why = "scored by another model, version or setting, or of other downloads"
@@ -210,8 +246,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         if records:
             text = ", and images whose text was not painted over" if self.masked else ""
             return (
-                "the preset, STAGES, the caption annotations or the text in images changed; only rows not scored before"
-                f"{text} will be scored"
+                "the preset, STAGES, the caption annotations or the text in images changed; only"
+                f" rows not scored before{text} will be scored"
             )
         return None
 
@@ -226,25 +262,42 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return fingerprint_of(self.asked, self._reading(unit))
 
     def _reading(self, unit: str) -> list[Any]:
-        """Return the state that the text read in a unit's images depends on. Return [] if that text decides nothing."""
+        """Return the state that the text read in a unit's images depends on. Return [] if that text
+        decides nothing."""
         known = self.__dict__.get("_spotting", {})
         record = known[unit] if unit in known else read_json(self.layout.commit("spotting", unit))
-        return [record["fingerprint"], record["downloads"]] if record and "spotting" in self.before else []
+        return (
+            [record["fingerprint"], record["downloads"]]
+            if record and "spotting" in self.before
+            else []
+        )
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, number = place_of(unit)
-        first, stop = number * self._plan.image_rows, (number + 1) * self._plan.image_rows
-        rows = decided_rows(self.layout, parent, [number], self.preset, self.before, span=(first, stop))
-        found = [np.asarray(some["ordinal"])[decided.reasons == KEPT].astype(np.int64) for some, decided in rows]
+        first = number * self._plan.image_rows
+        stop = (number + 1) * self._plan.image_rows
+        rows = decided_rows(
+            self.layout, parent, [number], self.preset, self.before, span=(first, stop)
+        )
+        found = [
+            np.asarray(some["ordinal"])[decided.reasons == KEPT].astype(np.int64)
+            for some, decided in rows
+        ]
         return np.concatenate(found)
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
-        candidates, scored = self.candidates(unit), self.results(unit, known, MASKED)
-        ordinals, masked = np.asarray(scored["ordinal"]), np.asarray(scored[MASKED])
+        candidates = self.candidates(unit)
+        scored = self.results(unit, known, MASKED)
+        ordinals = np.asarray(scored["ordinal"])
+        masked = np.asarray(scored[MASKED])
         if self.masked and len(ordinals):
             text = self._text_of(unit)
-            now = {ordinal: text[ordinal].digest for ordinal in text.keys() & set(ordinals.tolist())}
-            digests = np.array([now.get(ordinal, NOTHING_MASKED) for ordinal in ordinals.tolist()], np.int64)
+            now = {
+                ordinal: text[ordinal].digest for ordinal in text.keys() & set(ordinals.tolist())
+            }
+            digests = np.array(
+                [now.get(ordinal, NOTHING_MASKED) for ordinal in ordinals.tolist()], np.int64
+            )
             ordinals = ordinals[masked == digests]
         return candidates[~np.isin(candidates, ordinals)]
 
@@ -253,7 +306,12 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return text_of(load_records(self.layout, parent, [number]))
 
     def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: CommitRecord, heartbeat: Heartbeat
+        self,
+        unit: str,
+        name: str,
+        ordinals: NDArray[np.int64],
+        record: CommitRecord,
+        heartbeat: Heartbeat,
     ) -> list[StorePath]:
         between = ("ordinal", int(ordinals[0]), int(ordinals[-1]) + 1)
         columns = ["ordinal", "uid", "caption"]
@@ -284,17 +342,30 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
         places = np.searchsorted(np.asarray(self._rows_of["ordinal"]), ordinals)
         rows = self._rows_of.take(pa.array(places))
-        texts = self._encoder.texts([(caption or "")[:MOST_CHARS] for caption in rows["caption"].to_pylist()])
-        whole, last = [one for one, *_ in found], [one for *_, one in found]  # without text they are the same
-        images, masked, captions = (vectors(some, self._encoder.dimension) for some in (whole, last, texts))
+        texts = self._encoder.texts(
+            [(caption or "")[:MOST_CHARS] for caption in rows["caption"].to_pylist()]
+        )
+        whole, last = (
+            [one for one, *_ in found],
+            [one for *_, one in found],
+        )  # without text they are the same
+        images, masked, captions = (
+            vectors(some, self._encoder.dimension) for some in (whole, last, texts)
+        )
         no_text = (NO_TEXT, "the model's embedding of the caption is zero or not finite")
         known = [
-            next((one for one in (image, without) if one[0] != OK), no_text if text is None else image)
+            next(
+                (one for one in (image, without) if one[0] != OK),
+                no_text if text is None else image,
+            )
             for image, without, text in zip(statuses(whole), statuses(last), texts, strict=True)
         ]
         states, messages = zip(*known, strict=True)
         bad = np.array([state != OK for state in states], bool)
-        digests = [self._text[ordinal].digest if ordinal in self._text else NOTHING_MASKED for ordinal in ordinals]
+        digests = [
+            self._text[ordinal].digest if ordinal in self._text else NOTHING_MASKED
+            for ordinal in ordinals
+        ]
         return pa.table(
             {
                 "ordinal": pa.array(ordinals, pa.int64()),
@@ -303,7 +374,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
                 "message": messages,
                 CLIP_SCORE: pa.array(similarities(images, captions), mask=bad),
                 MASKED_SCORE: pa.array(similarities(masked, captions), mask=bad),
-                TEXT_AREA: pa.array([self._areas.get(ordinal, 0.0) for ordinal in ordinals], pa.float32(), mask=bad),
+                TEXT_AREA: pa.array(
+                    [self._areas.get(ordinal, 0.0) for ordinal in ordinals], pa.float32(), mask=bad
+                ),
                 MASKED: pa.array(digests, pa.int64()),
                 IMAGES: images,
                 TEXTS: captions,
@@ -313,9 +386,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     # ---- all units together
 
     @classmethod
-    def judge(cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]) -> ScoreFilter:
-        """If needed, find the thresholds that keep the requested fractions of the rows, and the corrected scores."""
-        rule, stage = settings.preset.score, cls.of_run(settings, work)
+    def judge(
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+    ) -> ScoreFilter:
+        """If needed, find the thresholds that keep the requested fractions of the rows, and the
+        corrected scores."""
+        rule = settings.preset.score
+        stage = cls.of_run(settings, work)
         fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
         seen: list[Any] = []
         found: dict[str, float | None] = {}
@@ -325,20 +402,32 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             if rule.negatives is not None:
                 scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
             total = work.total(ROWS, work.alive(sources))
-            about = {name: fingerprint_of(list(scores[name].items()), keep) for name, keep in fractions.items()}
-            thresholds = ThresholdStage(work.layout, fractions, total, frozenset(work.quarantined), about)
+            about = {
+                name: fingerprint_of(list(scores[name].items()), keep)
+                for name, keep in fractions.items()
+            }
+            thresholds = ThresholdStage(
+                work.layout, fractions, total, frozenset(work.quarantined), about
+            )
             stage._pass(work, thresholds, about, together=True)
-            found = {name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)}
+            found = {
+                name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)
+            }
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
         asked = {name: found.get(name, least) for name, (least, _) in rule.thresholds.items()}
-        about_all = fingerprint_of(sorted(asked.items()), stage.masked, rule.negatives is not None, seen)
+        about_all = fingerprint_of(
+            sorted(asked.items()), stage.masked, rule.negatives is not None, seen
+        )
         return ScoreFilter.of(rule, asked, about_all)
 
     def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-        """Find the rows that reach the rules. Return for each unit the state that these rows depend on."""
+        """Find the rows that reach the rules. Return for each unit the state that these rows depend
+        on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
-        asked = fingerprint_of(DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed)
+        asked = fingerprint_of(
+            DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed
+        )
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
         published = Fingerprints.published(work.layout, ROWS, known)
         self._pass(work, RowStage(work.layout, self.preset, self.before, seed, published), known)
@@ -346,13 +435,21 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     def _negatives(self, work: Work, rows: dict[str, str]) -> dict[str, str]:
         """Compute the corrected scores. Return for each unit the state that they depend on."""
-        layout, rule = work.layout, self.preset.score.negatives
+        layout = work.layout
+        rule = self.preset.score.negatives
         assert rule is not None
         alive = work.alive(rows)
-        drawn = fingerprint_of([rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed)
-        skip, total = frozenset(work.quarantined), work.total(ROWS, alive)
+        drawn = fingerprint_of(
+            [rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed
+        )
+        skip = frozenset(work.quarantined)
+        total = work.total(ROWS, alive)
         self._pass(work, BatchStage(layout, rule, skip, total, drawn), [BATCHES], together=True)
-        records = (record for _, record in work.records(SCORE, work.image_units(alive)) if record is not None)
+        records = (
+            record
+            for _, record in work.records(SCORE, work.image_units(alive))
+            if record is not None
+        )
         own = (float(record["temperature"]) for record in records)  # the model's own
         temperature = rule.temperature or next(own, 1.0)
         known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
@@ -360,29 +457,43 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         self._pass(work, NegativeStage(layout, temperature, self.device, published), known)
         return {unit: known[unit] for unit in work.alive(known)}
 
-    def _pass(self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False) -> None:
-        """Process those units of a pass over all rows that are not done. `together`: each of them reads all caption
-        units, so the run ends if one fails."""
-        work.complete(stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together)
+    def _pass(
+        self, work: Work, stage: Stage, units: Iterable[str], *, together: bool = False
+    ) -> None:
+        """Process those units of a pass over all rows that are not done. `together`: each of them
+        reads all caption units, so the run ends if one fails."""
+        work.complete(
+            stage, work.alive(units), quiet=together, workers=self.workers(work), fatal=together
+        )
 
 
 def similarities(images: pa.Array, texts: pa.Array) -> NDArray[np.float32]:
     """Return the cosine of each pair of unit vectors, (n,) float32."""
-    one, other = (matrix(pa.chunked_array([column])).astype(np.float64) for column in (images, texts))
+    one, other = (
+        matrix(pa.chunked_array([column])).astype(np.float64) for column in (images, texts)
+    )
     return np.einsum("nd,nd->n", one, other).astype(np.float32)
 
 
 def _workers(work: Work, device: str) -> int:
-    """Return how many units run at a time: as many as in other stages, but with runner direct at most one per GPU."""
+    """Return how many units run at a time: as many as in other stages, but with runner direct at
+    most one per GPU."""
     gpus = gpus_of(device) if work.backend.name == "direct" else []
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
-def settled_precision(layout: Layout, identity: Mapping[str, str], asked: str, device: str, stage: str = SCORE) -> str:
-    """Return the precision of a stage, and store it in OUTPUT. `AUTO` stands for the precision that OUTPUT has for this
-    model, so that shards on different kinds of machines agree, or for the device's best if OUTPUT has none."""
+def settled_precision(
+    layout: Layout, identity: Mapping[str, str], asked: str, device: str, stage: str = SCORE
+) -> str:
+    """Return the precision of a stage, and store it in OUTPUT. `AUTO` stands for the precision that
+    OUTPUT has for this model, so that shards on different kinds of machines agree, or for the
+    device's best if OUTPUT has none.
+    """
     path = layout.work / stage / "model.json"
-    ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
+    ours = {
+        "encoder": dict(identity),
+        "precision": asked if asked != AUTO else best_precision(device),
+    }
     # With `auto`, the first of several shards decides for all.
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):

@@ -11,7 +11,11 @@ from tests.common.hostile_images import BOMBS, KINDS, encode, noise
 def test_old_sets_have_ppm(tmp_path):
     path = tmp_path / "a.ppm"
     path.write_bytes(encode(noise(), "PPM"))
-    assert decode(path, "here").tobytes() == decode(encode(noise(), "PNG"), "here").tobytes() == noise().tobytes()
+    assert (
+        decode(path, "here").tobytes()
+        == decode(encode(noise(), "PNG"), "here").tobytes()
+        == noise().tobytes()
+    )
 
 
 def test_no_rotation_and_no_transparency():
@@ -21,7 +25,9 @@ def test_no_rotation_and_no_transparency():
     assert decode(KINDS["RGBA PNG"](), "here").mode == "RGB"
 
 
-@pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"])
+@pytest.mark.parametrize(
+    "name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"]
+)
 def test_images_that_cost_too_much(name, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(BOMBS[name][0]())

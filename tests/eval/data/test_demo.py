@@ -15,8 +15,9 @@ FOLDER = Path(__file__).resolve().parents[3] / "data" / "demo"
 @pytest.mark.parametrize(
     ("name", "what", "count"),
     [
-        ("fashion_mnist", "labels", 1000), ("stamps", "labels", 350), ("stamps_t2i", "captions", 538),
-        ("stamps_questions", "questions", 600), ("stamps_selection", "choices", 433), ("stamps_pairs", "pairs", 80),
+        ("fashion_mnist", "labels", 1000), ("stamps", "labels", 350),
+        ("stamps_t2i", "captions", 538), ("stamps_questions", "questions", 600),
+        ("stamps_selection", "choices", 433), ("stamps_pairs", "pairs", 80),
     ],
 )  # fmt: skip
 def test_every_demo_task_opens_from_the_checkout_alone(name, what, count, tmp_path, memo):
@@ -32,18 +33,30 @@ def test_answers_and_wrong_captions_give_nothing_away(tmp_path, memo):
     assert all(set(question.answers) < set(question.candidates) for question in questions)
     choices = open_task(DEMO["stamps_selection"], tmp_path, memo).choices or ()
     counts = Counter(choice.category for choice in choices)
-    assert counts.pop("replace_attribute") == 33 and set(counts.values()) == {80} and len(counts) == 5
+    assert (
+        counts.pop("replace_attribute") == 33 and set(counts.values()) == {80} and len(counts) == 5
+    )
     assert all(choice.captions[0] != choice.captions[1] for choice in choices)
-    sides = Counter(choice.captions[0].split(" to the ")[1][:4] for choice in choices if "relation" in choice.category)
+    sides = Counter(
+        choice.captions[0].split(" to the ")[1][:4]
+        for choice in choices
+        if "relation" in choice.category
+    )
     assert sides == {"left": 40, "righ": 40}
     for pair in open_task(DEMO["stamps_pairs"], tmp_path, memo).pairs or ():
-        assert pair.images[0] != pair.images[1] and sorted(pair.captions[0]) == sorted(pair.captions[1])
+        assert pair.images[0] != pair.images[1] and sorted(pair.captions[0]) == sorted(
+            pair.captions[1]
+        )
 
 
 def test_every_image_is_used_and_no_file_is_without_a_license():
-    named = "".join((FOLDER / name).read_text() for name in ("stamps.tsv", "selection.jsonl", "pairs.jsonl"))
+    named = "".join(
+        (FOLDER / name).read_text() for name in ("stamps.tsv", "selection.jsonl", "pairs.jsonl")
+    )
     for path in (FOLDER / "images").iterdir():
-        assert path.name in named or 1001 <= int(path.stem) <= 1120, path.name  # sheets of the questions
+        assert path.name in named or 1001 <= int(path.stem) <= 1120, (
+            path.name
+        )  # sheets of the questions
     assert {path.name for path in (FOLDER / "licenses").iterdir()} == {
         "GPL-2.0.txt", "fashion-mnist.txt", "tuxpaint-stamps.txt",
     }  # fmt: skip

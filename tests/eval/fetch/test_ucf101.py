@@ -22,9 +22,13 @@ def write_video(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as video:
         stream = video.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width = 64
+        stream.height = 48
+        stream.pix_fmt = "yuv420p"
         for number in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade + 10 * number, dtype=np.uint8))
+            frame = av.VideoFrame.from_ndarray(
+                np.full((48, 64, 3), shade + 10 * number, dtype=np.uint8)
+            )
             video.mux(stream.encode(frame))
         video.mux(stream.encode())
 
@@ -39,7 +43,9 @@ def videos(tmp_path) -> Path:
     lists = folder / "ucfTrainTestlist"
     lists.mkdir()
     (lists / "testlist01.txt").write_text("".join(f"{name}/v_{name}_g01.avi\r\n" for name in names))
-    (lists / "trainlist01.txt").write_text("".join(f"{name}/v_{name}_g02.avi 1\r\n" for name in names))
+    (lists / "trainlist01.txt").write_text(
+        "".join(f"{name}/v_{name}_g02.avi 1\r\n" for name in names)
+    )
     return folder
 
 
@@ -83,7 +89,9 @@ def test_without_a_decoder_or_an_unpacker_nothing_is_fetched(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("bsdtar", "unrar", "7z"))), reason="no program that unpacks archives")
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("bsdtar", "unrar", "7z"))), reason="no program that unpacks archives"
+)
 def test_an_archive_that_is_none_is_told(tmp_path):
     (tmp_path / "a.rar").write_bytes(b"no archive")
     with pytest.raises(FetchFailed, match="could not be unpacked"):

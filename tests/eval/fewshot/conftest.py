@@ -1,4 +1,5 @@
-"""A small world with classes, images scattered around them, and a text classifier that is roughly right."""
+"""A small world with classes, images scattered around them, and a text classifier that is roughly
+right."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +26,12 @@ class World:
 
 
 def make_world(
-    classes: int = 5, d: int = 12, per_class: int = 30, tests: int = 400, noise: float = 1.2, seed: int = 0
+    classes: int = 5,
+    d: int = 12,
+    per_class: int = 30,
+    tests: int = 400,
+    noise: float = 1.2,
+    seed: int = 0,
 ) -> World:
     generator = torch.Generator().manual_seed(seed)
 
@@ -35,7 +41,8 @@ def make_world(
     def unit(vectors: Tensor) -> Tensor:
         return vectors / vectors.norm(dim=-1, keepdim=True)
 
-    centres, common = unit(normal(classes, d)), unit(normal(d))
+    centres = unit(normal(classes, d))
+    common = unit(normal(d))
     classifier = unit(centres + unit(normal(classes, d)))
     labels = torch.arange(classes).repeat(per_class)
     test_labels = torch.randint(classes, (tests,), generator=generator)

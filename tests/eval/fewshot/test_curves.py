@@ -18,7 +18,11 @@ SMALL = FewShotSettings(shots=(1, 2, 4), seeds=(0, 1, 2))
 
 
 def curves(
-    world: World, test_labels: Any = None, settings: FewShotSettings = SMALL, group: Ranks | None = None, **changes: Any
+    world: World,
+    test_labels: Any = None,
+    settings: FewShotSettings = SMALL,
+    group: Ranks | None = None,
+    **changes: Any,
 ) -> FewShotResult:
     encoded = Encoded(
         train=world.train.float().numpy(),
@@ -42,7 +46,9 @@ def test_poisoned_test_labels_change_scores_and_nothing_else(world, result):
     some = FewShotSettings(shots=(1, 4), seeds=(0, 1))
     poisoned = curves(world, test_labels=labels, settings=some)
     chosen = [one for one in result.choices if one.shots in some.shots and one.seed in some.seeds]
-    assert list(poisoned.choices) == chosen and poisoned.shots == {seed: result.shots[seed] for seed in some.seeds}
+    assert list(poisoned.choices) == chosen and poisoned.shots == {
+        seed: result.shots[seed] for seed in some.seeds
+    }
     for cell, classes in poisoned.predicted.items():
         assert np.array_equal(classes, result.predicted[cell])
     assert poisoned.point("probe", 4).value < result.point("probe", 4).value
@@ -51,9 +57,14 @@ def test_poisoned_test_labels_change_scores_and_nothing_else(world, result):
 def test_points_are_means_over_seeds_with_an_interval(world, result):
     labels = world.test_labels.numpy()
     for point in result.points:
-        per_seed = [(result.predicted[point.method, point.shots, seed] == labels).mean() for seed in (0, 1, 2)]
+        per_seed = [
+            (result.predicted[point.method, point.shots, seed] == labels).mean()
+            for seed in (0, 1, 2)
+        ]
         assert point.per_seed == pytest.approx(tuple(per_seed))
-        assert point.value == pytest.approx(np.mean(per_seed)) and point.std == pytest.approx(np.std(per_seed, ddof=1))
+        assert point.value == pytest.approx(np.mean(per_seed)) and point.std == pytest.approx(
+            np.std(per_seed, ddof=1)
+        )
         assert point.low is not None and point.low < point.value < (point.high or 0)
 
 
@@ -78,7 +89,9 @@ def test_ranks_share_support_sets_and_methods_and_get_what_one_process_gets(worl
     assert [len(part) for part in cells] == [8, 8, 8] and len(set.union(*cells)) == 24
     for part in cells:  # what asks another method is fitted beside it, and so once
         asked = {(k, seed) for method, k, seed in part if method == "text-or-zero"}
-        assert {(k, seed) for method, k, seed in part if method in ("probe", "random-init")} == asked
+        assert {
+            (k, seed) for method, k, seed in part if method in ("probe", "random-init")
+        } == asked
     alone = curves(world, settings=settings)
     assert found.points == alone.points and found.choices == alone.choices
 
@@ -86,7 +99,9 @@ def test_ranks_share_support_sets_and_methods_and_get_what_one_process_gets(worl
 def test_everything_is_there_once(result):
     cells = {(point.method, point.shots) for point in result.points}
     assert len(cells) == len(result.points) == len(SMALL.methods) * 3
-    assert {(choice.method, choice.shots, choice.seed) for choice in result.choices} == set(result.predicted)
+    assert {(choice.method, choice.shots, choice.seed) for choice in result.choices} == set(
+        result.predicted
+    )
     with pytest.raises(KeyError, match="16 shots"):
         result.point("probe", 16)
 
@@ -104,7 +119,9 @@ def test_the_record_names_the_shots_and_what_they_chose(world, result):
 
 
 def test_rows_keep_the_contract(result):
-    rows = json.loads(json.dumps(result.rows("flowers", {"data": {"split": "test"}}), allow_nan=False))
+    rows = json.loads(
+        json.dumps(result.rows("flowers", {"data": {"split": "test"}}), allow_nan=False)
+    )
     for row in rows:
         assert set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"}
         assert row["kind"] == "few_shot" and row["protocol"]["data"] == {"split": "test"}
@@ -118,26 +135,40 @@ def test_a_mean_per_class_task_is_scored_per_class(world):
     labels = world.test_labels.numpy()
     hits = (result.predicted["probe", 2, 0] == labels).astype(float)
     assert result.points[0].value == pytest.approx(mean_per_class(hits, labels))
-    assert result.points[0].std is None and result.points[0].low is None  # of one draw: nothing is known of its luck
+    assert (
+        result.points[0].std is None and result.points[0].low is None
+    )  # of one draw: nothing is known of its luck
     (row,) = result.rows("flowers", {})
     assert row["protocol"]["few_shot"]["interval"].startswith("none: fewer than 3 draws")
 
 
 def test_an_image_that_a_model_maps_to_zero_gets_the_lowest_class(world):
-    test, train = world.test.float().clone(), world.train.float().clone()
+    test = world.test.float().clone()
+    train = world.train.float().clone()
     test[3], train[::7] = 0.0, 0.0
-    settings = FewShotSettings(shots=(1, 4), seeds=(0,), methods=("zero-shot", "probe", "random-init"))
+    settings = FewShotSettings(
+        shots=(1, 4), seeds=(0,), methods=("zero-shot", "probe", "random-init")
+    )
     result = curves(world, train=train, test=test, settings=settings)
     assert {result.predicted["zero-shot", k, 0][3] for k in (1, 4)} == {0}
-    blind = curves(world, train=torch.zeros_like(train), test=torch.zeros_like(test), settings=settings)
+    blind = curves(
+        world, train=torch.zeros_like(train), test=torch.zeros_like(test), settings=settings
+    )
     for point in blind.points:  # a model that sees nothing gets one class right
-        assert any(point.value == (world.test_labels == label).double().mean().item() for label in range(5)), point
+        assert any(
+            point.value == (world.test_labels == label).double().mean().item() for label in range(5)
+        ), point
 
 
 def test_three_draws_on_one_test_image_have_no_interval_and_the_record_names_the_reason(world):
     settings = FewShotSettings(shots=(1,), seeds=(0, 1, 2), methods=("zero-shot",))
-    (row,) = curves(world, test_labels=[0], test=world.test[:1].float(), settings=settings).rows("flowers", {})
-    assert row["low"] is None and row["protocol"]["few_shot"]["interval"] == "none: too few items to say"
+    (row,) = curves(world, test_labels=[0], test=world.test[:1].float(), settings=settings).rows(
+        "flowers", {}
+    )
+    assert (
+        row["low"] is None
+        and row["protocol"]["few_shot"]["interval"] == "none: too few items to say"
+    )
 
 
 def test_torch_and_numpy_are_both_welcome(world, result):
@@ -154,9 +185,9 @@ def test_torch_and_numpy_are_both_welcome(world, result):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shots": ()}, "different numbers"), ({"shots": (0, 1)}, "from 1 on"), ({"seeds": (1, 1)}, "all different"),
-        ({"methods": ("prob",)}, "'prob'"), ({"metric": "auc"}, "top1 or mean_per_class"),
-        ({"standard_errors": -1}, "0 or more"),
+        ({"shots": ()}, "different numbers"), ({"shots": (0, 1)}, "from 1 on"),
+        ({"seeds": (1, 1)}, "all different"), ({"methods": ("prob",)}, "'prob'"),
+        ({"metric": "auc"}, "top1 or mean_per_class"), ({"standard_errors": -1}, "0 or more"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(changes, message):

@@ -30,7 +30,10 @@ def accuracy(fitted: Fitted, world: World) -> float:
 def test_choices_are_recorded_and_made_on_the_support_set(world, method):
     for shots in (1, 4):
         fitted = METHODS[method](support_of(world, shots))
-        assert fitted.converged and fitted.scores(world.test).shape == (len(world.test), len(world.classifier))
+        assert fitted.converged and fitted.scores(world.test).shape == (
+            len(world.test),
+            len(world.classifier),
+        )
         if method in ("probe", "random-init"):
             assert fitted.selected_on == (FIXED if shots == 1 else SUPPORT_CV) and fitted.chosen
         elif method != "text-or-zero":
@@ -47,7 +50,9 @@ def test_text_or_zero_takes_the_text_where_it_helps_and_none_where_it_misleads(w
         other = METHODS["probe" if text else "random-init"](support)
         assert found.chosen["text"] == text and found.selected_on == SUPPORT_CV
         assert torch.equal(found.scores(world.test), other.scores(world.test))
-    assert METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0  # nothing is held out
+    assert (
+        METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0
+    )  # nothing is held out
 
 
 def test_the_blind_probe_does_not_see_the_text(world):
@@ -58,9 +63,12 @@ def test_the_blind_probe_does_not_see_the_text(world):
 
 
 def test_the_probe_learns_and_starts_above_the_blind_one(world):
-    few, many = support_of(world, 1), support_of(world, 16)
+    few = support_of(world, 1)
+    many = support_of(world, 16)
     assert accuracy(METHODS["probe"](few), world) > accuracy(METHODS["random-init"](few), world)
-    assert accuracy(METHODS["probe"](few), world) >= accuracy(METHODS["zero-shot"](few), world) - 0.02
+    assert (
+        accuracy(METHODS["probe"](few), world) >= accuracy(METHODS["zero-shot"](few), world) - 0.02
+    )
     assert accuracy(METHODS["probe"](many), world) > accuracy(METHODS["probe"](few), world) + 0.05
 
 

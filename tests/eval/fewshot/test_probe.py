@@ -1,4 +1,5 @@
-"""The probe finds the convex optimum, wherever it starts, and is the classifiers it claims to be at both ends."""
+"""The probe finds the convex optimum, wherever it starts, and is the classifiers it claims to be at
+both ends."""
 
 import math
 
@@ -18,7 +19,9 @@ INF = math.inf
 
 
 def loss_of(world: World, dtype: torch.dtype = torch.float64) -> SoftmaxLoss:
-    return SoftmaxLoss(world.train.to(dtype), world.train_labels, world.classifier.to(dtype), world.scale)
+    return SoftmaxLoss(
+        world.train.to(dtype), world.train_labels, world.classifier.to(dtype), world.scale
+    )
 
 
 def probabilities(scores: torch.Tensor) -> np.ndarray:
@@ -28,11 +31,17 @@ def probabilities(scores: torch.Tensor) -> np.ndarray:
 class TestEnds:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_no_radius_is_zero_shot_bit_for_bit(self, world, dtype):
-        classifier, test = world.classifier.to(dtype, copy=True), world.test.to(dtype)
+        classifier = world.classifier.to(dtype, copy=True)
+        test = world.test.to(dtype)
         classifier[0, 0] = -0.0
-        probe = fit_probe(SoftmaxLoss(world.train.to(dtype), world.train_labels, classifier, world.scale), 0)
+        probe = fit_probe(
+            SoftmaxLoss(world.train.to(dtype), world.train_labels, classifier, world.scale), 0
+        )
         assert probe.weight.numpy().tobytes() == classifier.numpy().tobytes()
-        assert probe.scores(test).numpy().tobytes() == (world.scale * (test @ classifier.T)).numpy().tobytes()
+        assert (
+            probe.scores(test).numpy().tobytes()
+            == (world.scale * (test @ classifier.T)).numpy().tobytes()
+        )
 
     def test_infinite_radius_is_logistic_regression(self, blurred):
         probe = fit_probe(loss_of(blurred), INF, tolerance=1e-9, max_steps=20_000)
@@ -40,12 +49,16 @@ class TestEnds:
         theirs.fit(blurred.train.numpy() * blurred.scale, blurred.train_labels.numpy())
         ours = probabilities(probe.scores(blurred.test))
         assert probe.converged
-        assert np.abs(ours - theirs.predict_proba(blurred.test.numpy() * blurred.scale)).max() < 1e-5
+        assert (
+            np.abs(ours - theirs.predict_proba(blurred.test.numpy() * blurred.scale)).max() < 1e-5
+        )
         assert (ours.argmax(1) == theirs.predict(blurred.test.numpy() * blurred.scale)).all()
 
     @pytest.mark.parametrize("penalty", [0.3, 10.0])
     def test_l2_without_text_is_sklearns(self, world, penalty):
-        blind = SoftmaxLoss(world.train, world.train_labels, torch.zeros_like(world.classifier), world.scale)
+        blind = SoftmaxLoss(
+            world.train, world.train_labels, torch.zeros_like(world.classifier), world.scale
+        )
         probe = fit_around(blind, Ridge(penalty), tolerance=1e-9, max_steps=20_000)
         # penalty / 2 ||W||^2 beside a mean, against 1/2 ||W||^2 beside C times a sum.
         theirs = LogisticRegression(C=1 / (penalty * len(world.train)), tol=1e-10, max_iter=10_000)
@@ -78,13 +91,24 @@ class TestOptimum:
             constraints={"type": "ineq", "fun": room},
             options={"maxiter": 300, "ftol": 1e-10},
         )
-        assert probe.solution is not None and probe.converged and probe.solution.objective <= theirs.fun + 1e-6
+        assert (
+            probe.solution is not None
+            and probe.converged
+            and probe.solution.objective <= theirs.fun + 1e-6
+        )
         assert probe.solution.objective == pytest.approx(theirs.fun, abs=2e-5)
 
     def test_the_start_has_no_say(self, world):
         loss = loss_of(world)
-        starts = [None, torch.ones(loss.shape, dtype=torch.float64), torch.randn(loss.shape, dtype=torch.float64)]
-        found = [solve(loss, Ball(0.5, 0.05), start=start, tolerance=1e-9, max_steps=20_000) for start in starts]
+        starts = [
+            None,
+            torch.ones(loss.shape, dtype=torch.float64),
+            torch.randn(loss.shape, dtype=torch.float64),
+        ]
+        found = [
+            solve(loss, Ball(0.5, 0.05), start=start, tolerance=1e-9, max_steps=20_000)
+            for start in starts
+        ]
         assert max(one.objective for one in found) - min(one.objective for one in found) < 1e-8
         for one in found[1:]:
             assert torch.allclose(one.offsets, found[0].offsets, atol=1e-3)
@@ -101,7 +125,10 @@ class TestOptimum:
         assert not fit_probe(loss_of(world), 1.0, tolerance=1e-12, max_steps=2).converged
 
     def test_single_precision_finds_the_same(self, world):
-        both = [fit_probe(loss_of(world, dtype), 0.3, tolerance=1e-5) for dtype in (torch.float32, torch.float64)]
+        both = [
+            fit_probe(loss_of(world, dtype), 0.3, tolerance=1e-5)
+            for dtype in (torch.float32, torch.float64)
+        ]
         assert torch.allclose(both[0].weight.double(), both[1].weight, atol=5e-3)
 
 
@@ -115,8 +142,12 @@ class TestBall:
         features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
         classifier = torch.nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1)
         loss = SoftmaxLoss(features, torch.arange(12) % 3, classifier, 30.0)
-        offsets = solve(loss, Ball(radius, bias_radius), max_steps=50).offsets.double()  # 1e-40 is no float32
-        assert offsets[:, :-1].norm() <= radius * (1 + 1e-6) and offsets[:, -1].norm() <= bias_radius * (1 + 1e-6)
+        offsets = solve(
+            loss, Ball(radius, bias_radius), max_steps=50
+        ).offsets.double()  # 1e-40 is no float32
+        assert offsets[:, :-1].norm() <= radius * (1 + 1e-6) and offsets[
+            :, -1
+        ].norm() <= bias_radius * (1 + 1e-6)
 
     def test_relative_radius(self):
         classifier = torch.eye(4)  # ||W_0||_F = 2
@@ -133,7 +164,9 @@ def test_the_curvature_bounds_the_hessian(world):
     loss = loss_of(world)
 
     def of(flat: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(loss.scores(flat.reshape(loss.shape)), world.train_labels)
+        return torch.nn.functional.cross_entropy(
+            loss.scores(flat.reshape(loss.shape)), world.train_labels
+        )
 
     zero = torch.zeros(math.prod(loss.shape), dtype=torch.float64)
     largest = torch.linalg.eigvalsh(torch.autograd.functional.hessian(of, zero))[-1].item()

@@ -13,7 +13,9 @@ from open_diht.eval.fewshot.selection import FIXED, SUPPORT_CV, Support, most_ca
 def support(shots: int, classes: int = 3) -> Support:
     n = shots * classes
     return Support(
-        features=torch.arange(n, dtype=torch.float32)[:, None],  # a feature is the sample's own number
+        features=torch.arange(n, dtype=torch.float32)[
+            :, None
+        ],  # a feature is the sample's own number
         labels=torch.arange(classes).repeat_interleave(shots),
         places=np.tile(np.arange(shots), classes),
         classifier=torch.zeros(classes, 1),
@@ -29,14 +31,17 @@ def test_every_shot_is_held_out_once_and_never_trained_on_then(shots, folds):
     def scores_of(part: Support, features: Tensor) -> list[Tensor]:
         nonlocal fits
         fits += 1
-        trained, asked = set(part.features.ravel().tolist()), features.ravel().tolist()
+        trained = set(part.features.ravel().tolist())
+        asked = features.ravel().tolist()
         assert not trained & set(asked) and len(trained) + len(asked) == 3 * shots
         held.extend(asked)
         return [torch.zeros(len(features), 3)] * 2
 
     chosen = select(support(shots), scores_of, fixed=1)
     assert sorted(held) == list(range(3 * shots)) and fits == folds
-    assert chosen.selected_on == SUPPORT_CV and chosen.losses == pytest.approx((np.log(3), np.log(3)))
+    assert chosen.selected_on == SUPPORT_CV and chosen.losses == pytest.approx(
+        (np.log(3), np.log(3))
+    )
 
 
 def test_one_shot_takes_the_fixed_value_and_fits_nothing():

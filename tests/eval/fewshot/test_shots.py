@@ -21,7 +21,9 @@ def test_every_class_gives_k():
     shots = draw_shots(KEYS, LABELS, 3, 5, seed=0)
     assert np.bincount(np.array(LABELS)[shots.indices(5)]).tolist() == [5, 5, 5]
     assert shots.places(2).tolist() == [0, 1] * 3
-    assert [[KEYS[index] for index in order] for order in shots.by_class] == [list(keys) for keys in shots.keys]
+    assert [[KEYS[index] for index in order] for order in shots.by_class] == [
+        list(keys) for keys in shots.keys
+    ]
 
 
 @settings(deadline=None)
@@ -56,7 +58,11 @@ def test_every_sample_is_as_likely():
 
 def test_a_small_class_gives_all_it_has():
     shots = draw_shots(["a", "b", "c"], [0, 0, 1], 2, 2, seed=0)
-    assert shots.short_classes(2) == [1] and shots.short_classes(1) == [] and sorted(shots.indices(2)) == [0, 1, 2]
+    assert (
+        shots.short_classes(2) == [1]
+        and shots.short_classes(1) == []
+        and sorted(shots.indices(2)) == [0, 1, 2]
+    )
 
 
 def test_refusals():

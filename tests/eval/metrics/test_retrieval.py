@@ -34,7 +34,8 @@ def test_three_images_with_two_captions_each_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("strict", "to_text", "to_image"), [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)]
+    ("strict", "to_text", "to_image"),
+    [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)],
 )
 def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(strict, to_text, to_image):
     images, captions = exact([[0.5] * 6] * 3)
@@ -62,24 +63,34 @@ def test_an_image_without_a_caption_is_an_error():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 3), st.sampled_from([4, 40, 400, 1 << 20]))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.sampled_from([4, 40, 400, 1 << 20]),
+)
 def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(seed, n, per_image, tile_bytes):
     generator = np.random.default_rng(seed)
     # Whole numbers: products are exact and often equal.
     vectors = generator.integers(-2, 3, size=(n + n * per_image, 4)).astype(np.float32)
-    images, captions = ArrayRows(vectors[:n]), ArrayRows(vectors[n:])
+    images = ArrayRows(vectors[:n])
+    captions = ArrayRows(vectors[n:])
     image_of = generator.permutation(np.repeat(np.arange(n), per_image))
     for ranks_of, queries, items in (
         (image_to_text_ranks, n, captions.count),
         (text_to_image_ranks, captions.count, n),
     ):
         whole = ranks_of(images, captions, image_of)
-        parts = [ranks_of(images, captions, image_of, part=[block]) for block in tiles(queries, items, tile_bytes)]
+        parts = [
+            ranks_of(images, captions, image_of, part=[block])
+            for block in tiles(queries, items, tile_bytes)
+        ]
         assert np.concatenate(parts).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize(
-    ("queries", "items", "most"), [(5, 3, 5), (100_000, 10, BLOCK_ROWS), (3, 10**9, 1), (10_000, 100_000, 41)]
+    ("queries", "items", "most"),
+    [(5, 3, 5), (100_000, 10, BLOCK_ROWS), (3, 10**9, 1), (10_000, 100_000, 41)],
 )
 def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries, items, most):
     blocks = tiles(queries, items)
@@ -90,15 +101,19 @@ def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries, items, most
 def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch):
     generator = np.random.default_rng(0)
     vectors = generator.integers(-1, 2, size=(60, 3)).astype(np.float32)
-    images, captions, image_of = ArrayRows(vectors[:12]), ArrayRows(vectors[12:]), np.repeat(np.arange(12), 4)
+    images = ArrayRows(vectors[:12])
+    captions = ArrayRows(vectors[12:])
+    image_of = np.repeat(np.arange(12), 4)
     for strict in (False, True):
         whole = [
-            ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
+            ranks(images, captions, image_of, strict=strict)
+            for ranks in (image_to_text_ranks, text_to_image_ranks)
         ]
         for part in (1, 30, 100):
             monkeypatch.setattr("open_diht.eval.metrics.retrieval.PART", part)
             parts = [
-                ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
+                ranks(images, captions, image_of, strict=strict)
+                for ranks in (image_to_text_ranks, text_to_image_ranks)
             ]
             assert all((one == other).all() for one, other in zip(whole, parts, strict=True))
         monkeypatch.undo()

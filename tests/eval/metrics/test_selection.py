@@ -1,4 +1,5 @@
-"""Captions chosen, pairs kept apart: ties are wrong, and random scores give the chance that is stated."""
+"""Captions chosen, pairs kept apart: ties are wrong, and random scores give the chance that is
+stated."""
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from open_diht.eval.metrics.selection import (
 @pytest.mark.parametrize(
     ("scores", "right", "ahead"),
     [
-        ([0.5, 0.4], 1, True), ([0.4, 0.4], 1, False), ([0.4, 0.5], 1, False), ([0.5, 0.6, 0.4], 2, True),
-        ([0.5, 0.4, 0.4], 2, False),
+        ([0.5, 0.4], 1, True), ([0.4, 0.4], 1, False), ([0.4, 0.5], 1, False),
+        ([0.5, 0.6, 0.4], 2, True), ([0.5, 0.4, 0.4], 2, False),
     ],
 )  # fmt: skip
 def test_all_right_captions_have_to_be_ahead_of_all_wrong_ones(scores, right, ahead):
@@ -29,14 +30,17 @@ def test_all_right_captions_have_to_be_ahead_of_all_wrong_ones(scores, right, ah
 @pytest.mark.parametrize(("captions", "right"), [(2, 1), (5, 1), (3, 2)])
 def test_chance_is_what_random_scores_give(captions, right):
     scores = np.random.default_rng(0).random((4000, captions))
-    assert np.mean([all_ahead(row, right) for row in scores]) == pytest.approx(chance(captions, right), abs=0.03)
+    assert np.mean([all_ahead(row, right) for row in scores]) == pytest.approx(
+        chance(captions, right), abs=0.03
+    )
 
 
 @pytest.mark.parametrize(
     ("scores", "right", "index"),
     [
-        ([0.9, 0.8, 0.1, 0.2], 2, 1.0), ([0.9, 0.1, 0.8, 0.2], 2, 1 / 3), ([0.1, 0.2, 0.8, 0.9], 2, 0.0),
-        ([0.9, 0.5, 0.4, 0.8, 0.1], 3, 2 / 4), ([0.9, 0.5, 0.5, 0.1], 2, 1 / 3), ([0.5, 0.5, 0.5, 0.5], 2, 0.0),
+        ([0.9, 0.8, 0.1, 0.2], 2, 1.0), ([0.9, 0.1, 0.8, 0.2], 2, 1 / 3),
+        ([0.1, 0.2, 0.8, 0.9], 2, 0.0), ([0.9, 0.5, 0.4, 0.8, 0.1], 3, 2 / 4),
+        ([0.9, 0.5, 0.5, 0.1], 2, 1 / 3), ([0.5, 0.5, 0.5, 0.5], 2, 0.0),
     ],
 )  # fmt: skip
 def test_the_jaccard_index_of_the_nearest_ties_being_wrong(scores, right, index):
@@ -64,12 +68,18 @@ def test_captions_alike_without_the_image():
 def test_a_tie_within_a_pair_is_wrong():
     scores = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [1, 0]], [[1, 0.9], [0.95, 2]]])
     found = {name: values.tolist() for name, values in pair_scores(scores).items()}
-    assert found == {name: [1.0, 0.0, 0.0, 1.0] for name in ("text_score", "image_score", "group_score")}
+    assert found == {
+        name: [1.0, 0.0, 0.0, 1.0] for name in ("text_score", "image_score", "group_score")
+    }
 
 
 def test_text_and_image_score_ask_different_things():
     found = pair_scores(np.array([[[3.0, 2.0], [5.0, 6.0]]]))
-    assert (found["text_score"][0], found["image_score"][0], found["group_score"][0]) == (1.0, 0.0, 0.0)
+    assert (found["text_score"][0], found["image_score"][0], found["group_score"][0]) == (
+        1.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_chance_of_pairs_is_what_random_scores_give():

@@ -1,4 +1,5 @@
-"""What users name as a model and is none: one line that says what is wrong, and never the numbers of another model."""
+"""What users name as a model and is none: one line that says what is wrong, and never the numbers
+of another model."""
 
 import json
 import shutil
@@ -38,33 +39,63 @@ def reconfigured(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], N
 
 def as_safetensors(folder: Path, share: float) -> None:
     path = folder / "open_clip_model.safetensors"
-    save_file({name: value.contiguous() for name, value in torch.load(folder / WEIGHTS).items()}, path)
+    save_file(
+        {name: value.contiguous() for name, value in torch.load(folder / WEIGHTS).items()}, path
+    )
     (folder / WEIGHTS).unlink()
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has a configuration but no weights"),
+    "no weights": (
+        lambda folder: (folder / WEIGHTS).unlink(),
+        "has a configuration but no weights",
+    ),
     "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "damaged, or not a weights file"),
-    "cut off": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000]), "damaged"),
-    "text": (lambda folder: (folder / WEIGHTS).write_bytes(b"not found" * 9), "damaged, or not a weights file"),
-    "cut safetensors": (lambda folder: as_safetensors(folder, 0.5), "damaged, or not a weights file"),
+    "cut off": (
+        lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000]),
+        "damaged",
+    ),
+    "text": (
+        lambda folder: (folder / WEIGHTS).write_bytes(b"not found" * 9),
+        "damaged, or not a weights file",
+    ),
+    "cut safetensors": (
+        lambda folder: as_safetensors(folder, 0.5),
+        "damaged, or not a weights file",
+    ),
     "no json": (lambda folder: (folder / CONFIG).write_text("{"), "cannot be loaded"),
     "no architecture": (lambda folder: (folder / CONFIG).write_text("{}"), "model_cfg"),
-    "unknown setting": (reconfigured(lambda config: config["model_cfg"]["vision_cfg"].update(deep=3)), "'deep'"),
-    "no number": (reconfigured(lambda config: config["model_cfg"].update(embed_dim="x")), "cannot be loaded"),
-    "another width": (reconfigured(lambda config: config["model_cfg"].update(embed_dim=64)), "size mismatch"),
+    "unknown setting": (
+        reconfigured(lambda config: config["model_cfg"]["vision_cfg"].update(deep=3)),
+        "'deep'",
+    ),
+    "no number": (
+        reconfigured(lambda config: config["model_cfg"].update(embed_dim="x")),
+        "cannot be loaded",
+    ),
+    "another width": (
+        reconfigured(lambda config: config["model_cfg"].update(embed_dim=64)),
+        "size mismatch",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(folder, tmp_path, capsys, what):
+def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(
+    folder, tmp_path, capsys, what
+):
     damage, message = DAMAGE[what]
     damage(folder)
     output = tmp_path / "out"
     assert cli.main(["--model", str(folder), "--tasks", "sample_t2i", "--output", str(output)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1 and message in said and str(folder) in said
+    assert (
+        said.startswith("error: ")
+        and said.count("\n") == 1
+        and message in said
+        and str(folder) in said
+    )
     assert not output.exists()
 
 
@@ -73,11 +104,16 @@ def test_safetensors_and_bin_hold_the_same_model(folder, tiny):
     assert load_model(str(folder), data=folder).fingerprint == tiny.fingerprint
 
 
-def test_models_are_named_as_presets_and_scores_name_them(folder: Path, tiny: Any, tmp_path: Path) -> None:
+def test_models_are_named_as_presets_and_scores_name_them(
+    folder: Path, tiny: Any, tmp_path: Path
+) -> None:
     assert load_model(f"local-dir:{folder}", data=folder).fingerprint == tiny.fingerprint
     with pytest.raises(ModelError, match=r"w\.pt is damaged"):
         load_model(f"open_clip:ViT-S-32-alt:{content(tmp_path / 'w.pt', 'junk')}", data=folder)
-    for name, pretrained in ((f"local-dir:{folder}", "w.pt"), ("open_clip:ViT-S-32-alt:w.pt", "v.pt")):
+    for name, pretrained in (
+        (f"local-dir:{folder}", "w.pt"),
+        ("open_clip:ViT-S-32-alt:w.pt", "v.pt"),
+    ):
         with pytest.raises(WrongUse, match="give only one"):
             load_model(name, data=folder, pretrained=pretrained)
     with pytest.raises(WrongUse, match="local-dir:<folder>"):
@@ -101,7 +137,12 @@ def content(path: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("list", "holds no weights by name"), ("other", "Missing key"), ("code", "damaged"), ("junk", "damaged")],
+    [
+        ("list", "holds no weights by name"),
+        ("other", "Missing key"),
+        ("code", "damaged"),
+        ("junk", "damaged"),
+    ],
 )
 def test_a_file_that_holds_other_things_is_no_checkpoint(tmp_path, what, message):
     path = content(tmp_path / "w.pt", what)
@@ -112,7 +153,9 @@ def test_a_file_that_holds_other_things_is_no_checkpoint(tmp_path, what, message
 @pytest.mark.parametrize("what", ["list", "junk"])
 def test_nor_is_it_one_of_the_authors(tmp_path, what):
     with pytest.raises(ModelError, match=r"w\.pt"):
-        load_model("diht_vitb32_224px", data=tmp_path, pretrained=str(content(tmp_path / "w.pt", what)))
+        load_model(
+            "diht_vitb32_224px", data=tmp_path, pretrained=str(content(tmp_path / "w.pt", what))
+        )
 
 
 @pytest.mark.parametrize(
@@ -125,15 +168,22 @@ def test_nor_is_it_one_of_the_authors(tmp_path, what):
         ("text.positional_embedding", 78, True),  # CoCa's text tower has a class token
     ],
 )
-def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(tmp_path, key, positions, fits):
+def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
+    tmp_path, key, positions, fits
+):
     path = tmp_path / "w.safetensors"
     save_file({key: torch.zeros(positions, 8)}, path)
     assert shapes_of(path) == {key: (positions, 8)}
-    settings = {"vision_cfg": {"image_size": 224, "patch_size": 14}, "text_cfg": {"context_length": 77}}
+    settings = {
+        "vision_cfg": {"image_size": 224, "patch_size": 14},
+        "text_cfg": {"context_length": 77},
+    }
     if fits:
         check_positions(path, "ViT-L-14", settings)
     else:
-        with pytest.raises(ModelError, match=f"does not fit ViT-L-14: its {key} has {positions} positions"):
+        with pytest.raises(
+            ModelError, match=f"does not fit ViT-L-14: its {key} has {positions} positions"
+        ):
             check_positions(path, "ViT-L-14", settings)
 
 
@@ -161,10 +211,18 @@ def test_words_that_lead_nowhere_say_where_to_go(folder, word, more, message):
 
 @pytest.fixture
 def fetched(folder, tmp_path, monkeypatch) -> Path:
-    """The data folder with fetched weights of `own`, and of `own-quickgelu`, under the tag that open_clip knows."""
+    """The data folder with fetched weights of `own`, and of `own-quickgelu`, under the tag that
+    open_clip knows."""
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-    monkeypatch.setattr("open_clip.factory._MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
-    tag = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    monkeypatch.setattr(
+        "open_clip.factory._MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS)
+    )
+    tag = {
+        "mean": (0.1,) * 3,
+        "std": (0.2,) * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
     tags: dict[str, dict[str, Any]] = {
         "own": {"plain": tag, "quick": {**tag, "quick_gelu": True}},
         "own-quickgelu": {"quick": tag},
@@ -190,11 +248,15 @@ def test_a_tag_has_its_own_preprocessing_and_a_file_has_the_default(fetched, nam
     assert white.shape == (3, 32, 32) and torch.allclose(white, torch.tensor((1 - 0.1) / 0.2))
     for other in (str(fetched / "weights" / name / tag / WEIGHTS), "unknown"):
         model = load_model(name, data=fetched, pretrained=other)
-        assert model.preprocessing["resize"] == "shortest" and model.preprocessing["interpolation"] == "bicubic"
+        assert (
+            model.preprocessing["resize"] == "shortest"
+            and model.preprocessing["interpolation"] == "bicubic"
+        )
 
 
 def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched):
-    """huggingface_hub's cache: an empty file below .no_exist for each name that the repository does not have."""
+    """huggingface_hub's cache: an empty file below .no_exist for each name that the repository does
+    not have."""
     folder = fetched / "weights" / "own" / "plain"
     mark = folder / "models--laion--own" / ".no_exist" / "5f0c" / "open_clip_model.safetensors"
     snapshot = folder / "models--laion--own" / "snapshots" / "5f0c" / WEIGHTS
@@ -211,14 +273,24 @@ def test_the_marks_of_files_that_the_hub_lacks_are_no_weights(fetched):
 def test_a_tag_of_weights_with_quickgelu_is_refused_for_an_architecture_without(fetched):
     with pytest.raises(WrongUse, match=r"name own-quickgelu, .*--weights own-quickgelu:quick`"):
         load_model("own", data=fetched, pretrained="quick")
-    assert load_model("own-quickgelu", data=fetched, pretrained="quick").record["activation"] == "quickgelu"
+    assert (
+        load_model("own-quickgelu", data=fetched, pretrained="quick").record["activation"]
+        == "quickgelu"
+    )
 
 
 def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="not installed: make setup")
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     tower = tmp_path / "tower"
-    transformers.BertConfig(vocab_size=49408, **small).save_pretrained(tower)  # a configuration without weights
+    transformers.BertConfig(vocab_size=49408, **small).save_pretrained(
+        tower
+    )  # a configuration without weights
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     text = {"hf_model_name": str(tower), "hf_proj_type": "mlp", "context_length": 77}

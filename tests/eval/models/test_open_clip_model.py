@@ -14,7 +14,8 @@ TEXTS = ["a cat", "a photo of a dog in the snow", "x", "word " * 100]
 def test_features_are_those_of_the_whole_length(tiny, texts):
     tokens = tiny._tokens(texts)
     with torch.inference_mode():
-        whole, short = tiny._model.encode_text(tokens), encode_short(tiny._model, tokens)
+        whole = tiny._model.encode_text(tokens)
+        short = encode_short(tiny._model, tokens)
     assert tiny._short
     assert short.numpy() == pytest.approx(whole.numpy(), abs=1e-5)
 
@@ -24,7 +25,9 @@ def test_the_model_is_left_as_it_was(tiny):
     mask = tiny._model.attn_mask
     tiny.texts(["a cat"])
     after = tiny._model.state_dict()
-    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+    assert list(before) == list(after) and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
     assert tiny._model.attn_mask is mask and mask.shape == (77, 77)
 
 

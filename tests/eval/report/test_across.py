@@ -29,7 +29,9 @@ def average(found: list[dict[str, Any]], folder: Path) -> Any:
 
 def test_the_average_is_over_38_entries(tmp_path):
     assert len(DATACOMP.average) == 38
-    names = [name for part in DATACOMP.average for name in ([part] if isinstance(part, str) else part)]
+    names = [
+        name for part in DATACOMP.average for name in ([part] if isinstance(part, str) else part)
+    ]
     assert sorted(names) == sorted(TASKS)
     one = average(rows(), tmp_path)
     assert one.value == pytest.approx(0.5) and one.metric == "average of 38"
@@ -60,23 +62,32 @@ def test_parts_on_the_same_images_are_not_independent(tmp_path):
     own = {name: read_items(tmp_path / "items" / f"{name}.npz").hits.mean() for name in TASKS}
 
     def width(**images: str) -> float:
-        found = [row(name, value=own[name], data={"images_sha256": images.get(name, name)}) for name in TASKS]
+        found = [
+            row(name, value=own[name], data={"images_sha256": images.get(name, name)})
+            for name in TASKS
+        ]
         one = average(found, tmp_path)
         return float(one.high - one.low)
 
     # Two of 38 equal parts vary together: the variance is that of 36 single parts and a double one.
-    together, apart = width(clevr_counts="clevr", clevr_distance="clevr"), width()
+    together = width(clevr_counts="clevr", clevr_distance="clevr")
+    apart = width()
     assert together / apart == pytest.approx((40 / 38) ** 0.5, rel=0.01)
 
 
 def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path):
-    assert not [one for one in across(group_tasks(rows()[1:]), tmp_path) if one.name == "datacomp38"]
+    assert not [
+        one for one in across(group_tasks(rows()[1:]), tmp_path) if one.name == "datacomp38"
+    ]
 
 
 def test_the_average_of_a_users_suite_is_reported(tmp_path, capsys):
-    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    file = tmp_path / "mine.yaml"
+    out = tmp_path / "out"
     tasks = "tasks: ['diht29:cifar10', 'datacomp38:mnist', 'datacomp38:eurosat']"
-    file.write_text(f"name: mine\nabout: x\n{tasks}\naverage: [cifar10, [mnist, eurosat]]", encoding="utf-8")
+    file.write_text(
+        f"name: mine\nabout: x\n{tasks}\naverage: [cifar10, [mnist, eurosat]]", encoding="utf-8"
+    )
     found = [row("cifar10", value=0.8), row("mnist", value=0.5), row("eurosat", value=0.1)]
     write_report(found, out, suites=suite_files(f"demo, {file}"))
     assert "| mine | average of 2 | **55.0** |" in (out / "results.md").read_text(encoding="utf-8")
@@ -86,7 +97,9 @@ def test_the_average_of_a_users_suite_is_reported(tmp_path, capsys):
     assert main([str(out)]) == 1
     assert "averages.json.mine is 3; it must be a list" in capsys.readouterr().err
     write_report(found, out)
-    assert "mine" not in (out / "results.md").read_text(encoding="utf-8"), "another run took its place"
+    assert "mine" not in (out / "results.md").read_text(encoding="utf-8"), (
+        "another run took its place"
+    )
 
 
 def test_the_report_and_the_table_have_them(tmp_path, capsys):
@@ -96,4 +109,7 @@ def test_the_report_and_the_table_have_them(tmp_path, capsys):
     assert "Across tasks" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "| imagenet_r | effective robustness |" in said and "| datacomp38 | average of 38 | 50.0" in said
+    assert (
+        "| imagenet_r | effective robustness |" in said
+        and "| datacomp38 | average of 38 | 50.0" in said
+    )

@@ -1,4 +1,5 @@
-"""Examples are of the items that were measured, with the images, captions and answers that belong to them."""
+"""Examples are of the items that were measured, with the images, captions and answers that belong
+to them."""
 
 from pathlib import Path
 
@@ -29,11 +30,13 @@ def test_confusions_are_the_frequent_ones(cache, colour_set, memo):
     items = items_of(evaluate_classification(colours, data, cache).items)
     found = KINDS[colours.kind].examples(colours, data, items, cache)
     assert data.labels is not None and found
-    names, shares = list(COLOURS), []
+    names = list(COLOURS)
+    shares = []
     for one in found:
         assert isinstance(one, Confusion)
         index = items.keys.tolist().index(one.key)
-        label, predicted = int(data.labels[index]), int(items.predicted[index])
+        label = int(data.labels[index])
+        predicted = int(items.predicted[index])
         assert (one.label, one.predicted) == (names[label], names[predicted]) and label != predicted
         assert np.array_equal(np.asarray(one.image), np.asarray(data.images.open(index)))
         of_label = data.labels == label
@@ -45,7 +48,10 @@ def test_confusions_are_the_frequent_ones(cache, colour_set, memo):
 @pytest.fixture
 def captioned(tmp_path) -> Path:
     shots = [jpeg(image(list(COLOURS)[index % 3], index)) for index in range(9)]
-    samples = ((f"s{n:02d}", {"jpg": shot, "txt": f"thing {n}\nobject {n}"}) for n, shot in enumerate(shots))
+    samples = (
+        (f"s{n:02d}", {"jpg": shot, "txt": f"thing {n}\nobject {n}"})
+        for n, shot in enumerate(shots)
+    )
     write_webdataset(tmp_path / "data" / "things", samples, kind="retrieval")
     return tmp_path / "data"
 
@@ -60,17 +66,28 @@ def test_retrieval_shows_what_was_nearest(cache, captioned, memo, direction):
     for one in found:
         assert isinstance(one, FoundTexts | FoundImages)
         nearest = one.texts if isinstance(one, FoundTexts) else one.images
-        cosines, right = [cosine for _, cosine, _ in nearest], [hit for _, _, hit in nearest]
+        cosines = [cosine for _, cosine, _ in nearest]
+        right = [hit for _, _, hit in nearest]
         assert len(nearest) == NEAREST and cosines == sorted(cosines, reverse=True)
         assert right[0] == (one.rank == 1) and any(right) == (one.rank <= NEAREST)
         if isinstance(one, FoundTexts):
             number = int(one.key[1:])
-            assert [hit for _, _, hit in one.texts] == [text.endswith(f" {number}") for text, _, _ in one.texts]
+            assert [hit for _, _, hit in one.texts] == [
+                text.endswith(f" {number}") for text, _, _ in one.texts
+            ]
 
 
 def test_answers_stand_beside_those_of_people(cache, tmp_path, memo):
-    question = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]}
-    samples = ((f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([question])}) for n in range(4))
+    question = {
+        "question": "Is it red?",
+        "kind": "yes/no",
+        "answers": ["yes"] * 10,
+        "candidates": ["yes", "no"],
+    }
+    samples = (
+        (f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([question])})
+        for n in range(4)
+    )
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
     questions = a_task("asked", "vqa", "soft_accuracy")
     data = open_task(questions, tmp_path / "data", memo)
@@ -79,11 +96,16 @@ def test_answers_stand_beside_those_of_people(cache, tmp_path, memo):
     assert len(found) == 4
     for one in found:
         assert isinstance(one, Answered)
-        assert one.question == "Is it red?" and one.right == "yes" and one.score == float(one.predicted == "yes")
+        assert (
+            one.question == "Is it red?"
+            and one.right == "yes"
+            and one.score == float(one.predicted == "yes")
+        )
 
 
 def test_only_measured_tasks_have_examples(cache, colour_set, memo, tmp_path):
-    colours, other = a_task("colours", "classification", "top1"), a_task("other", "classification", "top1")
+    colours = a_task("colours", "classification", "top1")
+    other = a_task("other", "classification", "top1")
     root = colour_set(n=24)
     outcome = evaluate_classification(colours, open_task(colours, root, memo), cache)
     items_of(outcome.items).write(tmp_path / "out" / "items" / "colours.npz")

@@ -1,4 +1,5 @@
-"""The report: every number once with its interval, self-contained, and safe whatever captions and keys say."""
+"""The report: every number once with its interval, self-contained, and safe whatever captions and
+keys say."""
 
 import json
 import re
@@ -21,7 +22,11 @@ from tests.common.html_tags import HOSTILE, Tags
 
 
 def row(
-    task: str, metric: str = "top1", value: float | None = 0.5, kind: str = "classification", **protocol: Any
+    task: str,
+    metric: str = "top1",
+    value: float | None = 0.5,
+    kind: str = "classification",
+    **protocol: Any,
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "data": {"title": f"The {task} set"},
@@ -29,19 +34,48 @@ def row(
         "software": {"numpy": "2"},
     }
     record |= {"metric": metric, "chance": 0.1, **protocol}
-    low, high, n = (None, None, 0) if value is None else (max(0.0, value - 0.05), min(1.0, value + 0.05), 400)
-    return asdict(Result(task=task, kind=kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record))
+    low, high, n = (
+        (None, None, 0) if value is None else (max(0.0, value - 0.05), min(1.0, value + 0.05), 400)
+    )
+    return asdict(
+        Result(
+            task=task,
+            kind=kind,
+            metric=metric,
+            value=value,
+            low=low,
+            high=high,
+            n=n,
+            protocol=record,
+        )
+    )
 
 
-def few_shot_rows(task: str = "cats", methods: tuple[str, ...] = ("zero-shot", "probe")) -> list[dict[str, Any]]:
+def few_shot_rows(
+    task: str = "cats", methods: tuple[str, ...] = ("zero-shot", "probe")
+) -> list[dict[str, Any]]:
     rows = []
     for number, method in enumerate(methods):
         for k in (1, 4, 16):
             cell = {"method": method, "shots": k}
             choice = {**cell, "seed": 0, "chosen": {"delta": 0.25 * number}, "converged": True}
             choice["selected_on"] = "support_cv"
-            own = {**cell, "metric": "top1", "std_over_seeds": 0.02, "choices": [choice], "seeds": [0, 1, 2]}
-            rows.append(row(task, f"top1, {method}, {k} shots", 0.4 + 0.02 * k * number, "few_shot", few_shot=own))
+            own = {
+                **cell,
+                "metric": "top1",
+                "std_over_seeds": 0.02,
+                "choices": [choice],
+                "seeds": [0, 1, 2],
+            }
+            rows.append(
+                row(
+                    task,
+                    f"top1, {method}, {k} shots",
+                    0.4 + 0.02 * k * number,
+                    "few_shot",
+                    few_shot=own,
+                )
+            )
     return rows
 
 
@@ -59,7 +93,11 @@ def written(folder: Path, rows: list[dict[str, Any]], **more: Any) -> tuple[Tags
 
 class TestPage:
     def test_every_task_once_with_value_interval_and_n(self, tmp_path):
-        rows = [row("cats", value=0.612), row("cats", "mean_per_class", 0.587), row("dogs", value=0.25)]
+        rows = [
+            row("cats", value=0.612),
+            row("cats", "mean_per_class", 0.587),
+            row("dogs", value=0.25),
+        ]
         tags, page = written(tmp_path, rows)
         for task in ("cats", "dogs"):
             assert len(re.findall(rf'<span class="key"><bdi dir="auto">{task}</bdi>', page)) == 1
@@ -69,14 +107,18 @@ class TestPage:
         assert "61.2 %, 95 % interval 56.2 to 66.2" in bars
 
     def test_loads_nothing(self, tmp_path):
-        examples = {"cats": [Confusion(image=image(), key="k", label="cat", predicted="dog", share=0.5)]}
+        examples = {
+            "cats": [Confusion(image=image(), key="k", label="cat", predicted="dog", share=0.5)]
+        }
         tags, page = written(tmp_path, [row("imagenet1k"), *few_shot_rows()], examples=examples)
         assert "http" not in re.sub(r"http-equiv", "", page)
         policy = next(attrs["content"] for tag, attrs in tags.tags if "http-equiv" in attrs)
         assert policy is not None and policy.startswith("default-src 'none'; img-src data:")
         assert not {tag for tag, _ in tags.tags} & {"script", "link", "iframe", "object", "form"}
         for _, attrs in tags.tags:
-            assert (attrs.get("src") or "data:").startswith("data:") and str(attrs.get("href", "#")).startswith("#")
+            assert (attrs.get("src") or "data:").startswith("data:") and str(
+                attrs.get("href", "#")
+            ).startswith("#")
 
     def test_text_of_strangers_is_text(self, tmp_path):
         examples = {
@@ -84,10 +126,22 @@ class TestPage:
                 Confusion(image=image(), key=HOSTILE, label=HOSTILE, predicted=HOSTILE, share=0.5),
                 FoundTexts(image=image(), key=HOSTILE, texts=[(HOSTILE, 0.3, True)], rank=1),
                 FoundImages(text=HOSTILE, images=[(image(), 0.3, False)], rank=7),
-                Answered(image=image(), key=HOSTILE, question=HOSTILE, predicted=HOSTILE, right=HOSTILE, score=0.0),
+                Answered(
+                    image=image(),
+                    key=HOSTILE,
+                    question=HOSTILE,
+                    predicted=HOSTILE,
+                    right=HOSTILE,
+                    score=0.0,
+                ),
             ]
         }
-        hostile = row("t", metric=HOSTILE, data={"title": HOSTILE, HOSTILE: [HOSTILE]}, model={"name": HOSTILE})
+        hostile = row(
+            "t",
+            metric=HOSTILE,
+            data={"title": HOSTILE, HOSTILE: [HOSTILE]},
+            model={"name": HOSTILE},
+        )
         lost = row("u", value=None, missing=HOSTILE)
         tags, page = written(tmp_path, [hostile, lost], examples=examples)
         assert not [tag for tag, attrs in tags.tags if tag == "script" or "onerror" in attrs]
@@ -96,27 +150,49 @@ class TestPage:
         assert json.loads((tmp_path / "results.json").read_text())[0]["metric"] == HOSTILE
 
     def test_a_command_is_shown_as_code_and_every_image_has_a_text(self, tmp_path):
-        lost = row("u", value=None, missing="data not found: fetch it with `make bench-data TASK=u` <b>`x`</b>")
+        lost = row(
+            "u",
+            value=None,
+            missing="data not found: fetch it with `make bench-data TASK=u` <b>`x`</b>",
+        )
         hits = [(image(), 0.3, True), (image(), 0.2, False)]
-        tags, page = written(tmp_path, [lost], examples={"t": [FoundImages(text="a", images=hits, rank=1)]})
-        assert "<code>make bench-data TASK=u</code>" in page and "&lt;b&gt;<code>x</code>&lt;/b&gt;" in page
+        tags, page = written(
+            tmp_path, [lost], examples={"t": [FoundImages(text="a", images=hits, rank=1)]}
+        )
+        assert (
+            "<code>make bench-data TASK=u</code>" in page
+            and "&lt;b&gt;<code>x</code>&lt;/b&gt;" in page
+        )
         alts = [attrs["alt"] for tag, attrs in tags.tags if tag == "img"]
         assert alts == ["a right image", "another image"]
 
     def test_the_protocol_of_every_number_can_be_read(self, tmp_path):
         rows = [
             row("cats", "recall@1", kind="retrieval", caption_template="{}"),
-            row("cats", "recall@1 (a photo of {}.)", kind="retrieval", caption_template="a photo of {}."),
+            row(
+                "cats",
+                "recall@1 (a photo of {}.)",
+                kind="retrieval",
+                caption_template="a photo of {}.",
+            ),
         ]
         tags, _ = written(tmp_path, rows)
         assert "data.title" in tags.text and "model.name" in tags.text
         assert tags.text.count("caption_template") == 2 and tags.text.count("model.name") == 1
 
     def test_data_not_at_hand_is_a_row_and_in_no_average(self, tmp_path):
-        rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not found: buy it")]
+        rows = [
+            row("a", value=0.4),
+            row("b", value=0.6),
+            row("c", value=None, missing="data not found: buy it"),
+        ]
         tags, _ = written(tmp_path, rows)
         assert "data not found: buy it" in tags.text
-        assert "Average of 2 tasks" in tags.text and "1 without a number left out" in tags.text and "50.0" in tags.text
+        assert (
+            "Average of 2 tasks" in tags.text
+            and "1 without a number left out" in tags.text
+            and "50.0" in tags.text
+        )
         assert "2 tasks measured, 1 without a number" in tags.text
 
     def test_averages_have_intervals_where_items_are_kept(self, tmp_path):
@@ -126,16 +202,29 @@ class TestPage:
             hits = generator.integers(0, 2, size=400).astype(float)
             zeros = np.zeros(400, dtype=int)
             Items(
-                keys=np.arange(400).astype(str), hits=hits, clusters=np.arange(400), predicted=zeros, label=zeros
+                keys=np.arange(400).astype(str),
+                hits=hits,
+                clusters=np.arange(400),
+                predicted=zeros,
+                label=zeros,
             ).write(tmp_path / "items" / f"{name}.npz")
             rows.append(row(name, value=float(hits.mean())))
         written(tmp_path, rows)
-        line = next(line for line in (tmp_path / "results.md").read_text().splitlines() if "average of 2" in line)
+        line = next(
+            line
+            for line in (tmp_path / "results.md").read_text().splitlines()
+            if "average of 2" in line
+        )
         low, high = (float(end) for end in line.split("|")[4].split("\u2013"))
-        assert low < 50 < high and high - low == pytest.approx(100 * 2 * 1.96 * np.sqrt(0.25 / 800), rel=0.15)
+        assert low < 50 < high and high - low == pytest.approx(
+            100 * 2 * 1.96 * np.sqrt(0.25 / 800), rel=0.15
+        )
 
     def test_published_numbers_stand_beside_ours_with_what_differs(self, tmp_path):
-        rows = [row("imagenet1k", value=0.66), row("coco_t2i", "recall@1 (a photo of {}.)", 0.4, "retrieval")]
+        rows = [
+            row("imagenet1k", value=0.66),
+            row("coco_t2i", "recall@1 (a photo of {}.)", 0.4, "retrieval"),
+        ]
         tags, _ = written(tmp_path, rows)
         assert "DiHT B/32" in tags.text and "68.0" in tags.text and "-2.0" in tags.text
         assert "a photo of {}.', to be compared" in tags.text
@@ -154,14 +243,21 @@ class TestFewShot:
     def test_curves_table_and_choices(self, tmp_path):
         tags, _ = written(tmp_path, [row("cats"), *few_shot_rows()])
         assert sum(tag == "svg" for tag, _ in tags.tags) == 1
-        assert "72.0 \u00b1 2.0" in tags.text and "delta 0.25" in tags.text and "support_cv" in tags.text
+        assert (
+            "72.0 \u00b1 2.0" in tags.text
+            and "delta 0.25" in tags.text
+            and "support_cv" in tags.text
+        )
         assert sum(tag == "circle" for tag, _ in tags.tags) == 6
 
     def test_points_lie_where_their_values_are(self):
-        ((table,), _) = group_few_shot(few_shot_rows())
+        (table,), _ = group_few_shot(few_shot_rows())
         dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3"><title>probe', draw_curves(table))
-        xs, ys = [float(x) for x, _ in dots], [float(y) for _, y in dots]
-        assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)  # 1, 4, 16 on a logarithmic axis
+        xs = [float(x) for x, _ in dots]
+        ys = [float(y) for _, y in dots]
+        assert xs[1] - xs[0] == pytest.approx(
+            xs[2] - xs[1], abs=0.2
+        )  # 1, 4, 16 on a logarithmic axis
         assert ys == sorted(ys, reverse=True)
         assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
 
@@ -183,7 +279,10 @@ class TestFewShot:
         ("support", "said"),
         [
             ({"drawn": 1200, "also_test": 0}, "byte for byte: 0 of 1,200."),
-            ({"drawn": 6, "also_test": 2, "warning": "so high"}, "byte for byte: 2 of 6. Caution: so high."),
+            (
+                {"drawn": 6, "also_test": 2, "warning": "so high"},
+                "byte for byte: 2 of 6. Caution: so high.",
+            ),
             ({"drawn": 6, "also_test": None}, "It is unknown whether shots are also test images"),
         ],
     )
@@ -211,14 +310,22 @@ class TestFiles:
         assert json.loads((tmp_path / "results.json").read_text()) == rows
 
     def test_markdown_has_every_number(self, tmp_path):
-        write_report([row("cats", value=0.612), row("a|b\\", value=0.25), *few_shot_rows()], tmp_path)
+        write_report(
+            [row("cats", value=0.612), row("a|b\\", value=0.25), *few_shot_rows()], tmp_path
+        )
         text = (tmp_path / "results.md").read_text()
-        assert "| cats | top1 | **61.2** | 56.2 \u2013 66.2 | 400 |" in text and "| a\\|b\\\\ |" in text
+        assert (
+            "| cats | top1 | **61.2** | 56.2 \u2013 66.2 | 400 |" in text
+            and "| a\\|b\\\\ |" in text
+        )
         assert "| probe | 42.0 \u00b1 2.0 | 48.0 \u00b1 2.0 | 72.0 \u00b1 2.0 |" in text
 
     def test_a_row_without_a_column_is_refused_and_nothing_written(self, tmp_path):
         with pytest.raises(ValueError, match=r"result 0 .* lacks low, high"):
-            write_report([{name: value for name, value in row("a").items() if name not in ("low", "high")}], tmp_path)
+            write_report(
+                [{name: value for name, value in row("a").items() if name not in ("low", "high")}],
+                tmp_path,
+            )
         assert list(tmp_path.iterdir()) == []
 
 
@@ -230,18 +337,30 @@ class TestReferences:
                 for metric, value in numbers.items():
                     name, _, template = metric.partition(" (")
                     assert name == tasks[task].metric, f"{entry['model']}, {task}"
-                    assert not template or template.removesuffix(")") in tasks[task].caption_templates
+                    assert (
+                        not template or template.removesuffix(")") in tasks[task].caption_templates
+                    )
                     assert 0 < value < 100
             assert entry["source"] in _raw()["sources"]
         for entry in _raw()["few_shot"]:
             assert entry["task"] in tasks and entry["source"] in _raw()["sources"]
 
     def test_every_source_says_how_it_differs_and_the_authors_numbers_are_theirs(self):
-        zero_shot, few_shot = references("imagenet1k", "classification", "top1"), few_shot_references("imagenet1k")
-        assert len(zero_shot) == 14 and len(few_shot) == 14 and all(one.source and one.differs for one in zero_shot)
+        zero_shot = references("imagenet1k", "classification", "top1")
+        few_shot = few_shot_references("imagenet1k")
+        assert (
+            len(zero_shot) == 14
+            and len(few_shot) == 14
+            and all(one.source and one.differs for one in zero_shot)
+        )
         assert all(one.source and one.differs for one in few_shot)
         found = {one.model: one.value for one in references("imagenet1k", "classification", "top1")}
-        assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [68.0, 72.2, 77.0, 77.9]
+        assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [
+            68.0,
+            72.2,
+            77.0,
+            77.9,
+        ]
 
     def test_every_number_says_whether_it_was_read_in_its_source(self):
         marks = {"read in the source", "from notes on the source", "unverified"}
@@ -249,9 +368,15 @@ class TestReferences:
         shown = references("imagenet1k", "classification", "top1") + references(
             "coco_t2i", "retrieval", "recall@1 (a photo of {}.)"
         )
-        sources = [one.source for one in shown] + [one.source for one in few_shot_references("imagenet1k")]
+        sources = [one.source for one in shown] + [
+            one.source for one in few_shot_references("imagenet1k")
+        ]
         assert all(source.endswith(tuple(f"({mark})" for mark in marks)) for source in sources)
-        unsure = {one.method for one in few_shot_references("imagenet1k") if one.source.endswith("(unverified)")}
+        unsure = {
+            one.method
+            for one in few_shot_references("imagenet1k")
+            if one.source.endswith("(unverified)")
+        }
         assert {"LP++", "CLAP", "CLIP-LoRA", "ProLIP"} <= unsure
 
 

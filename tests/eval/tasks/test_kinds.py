@@ -16,7 +16,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "extend" / "task.md"
 
 
 def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 @pytest.fixture
@@ -25,13 +27,22 @@ def run(tmp_path, tiny_folder, colour_set) -> Callable[[str], list[dict[str, Any
     root = colour_set("colors")
 
     def evaluate(text: str) -> list[dict[str, Any]]:
-        suite, output = tmp_path / "mine.yaml", tmp_path / "out"
+        suite = tmp_path / "mine.yaml"
+        output = tmp_path / "out"
         suite.write_text(text, encoding="utf-8")
-        words = {"--model": tiny_folder, "--tasks": suite, "--data": root, "--output": output, "--device": "cpu"}
+        words = {
+            "--model": tiny_folder,
+            "--tasks": suite,
+            "--data": root,
+            "--output": output,
+            "--device": "cpu",
+        }
         words |= {"--cache": tmp_path / "cache", "--workers": 0}
         assert cli.main([str(word) for pair in words.items() for word in pair]) == 0
         assert "Colors" in (output / "report.html").read_text(encoding="utf-8")
-        rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text(encoding="utf-8"))
+        rows: list[dict[str, Any]] = json.loads(
+            (output / "results.json").read_text(encoding="utf-8")
+        )
         return rows
 
     return evaluate
@@ -47,15 +58,31 @@ def nearest_neighbor() -> Iterator[None]:
 
 def test_a_task_from_outside_is_in_the_results(run):
     row = run(snippets("yaml")[0])[0]
-    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "classification", "top1", 12)
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == (
+        "colors",
+        "classification",
+        "top1",
+        12,
+    )
 
 
 @pytest.mark.usefixtures("nearest_neighbor")
 def test_a_kind_from_outside_is_in_the_results(run, tmp_path):
-    text = snippets("yaml")[0].replace("classification", "nearest_neighbor").replace("top1", "same_class")
+    text = (
+        snippets("yaml")[0]
+        .replace("classification", "nearest_neighbor")
+        .replace("top1", "same_class")
+    )
     (row,) = run(text)
-    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colors", "nearest_neighbor", "same_class", 12)
-    assert row["value"] == 1.0 and row["low"] < 1  # three colours with a little noise: even a random model sees that
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == (
+        "colors",
+        "nearest_neighbor",
+        "same_class",
+        12,
+    )
+    assert (
+        row["value"] == 1.0 and row["low"] < 1
+    )  # three colours with a little noise: even a random model sees that
     assert (tmp_path / "out" / "items" / "colors.npz").is_file()
     assert "Nearest neighbor" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     suite = tmp_path / "mine.yaml"

@@ -8,7 +8,12 @@ from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, proven
 from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.verifier import load_verifier
 
-CAPTIONS = ["A black cat is chasing a small brown bird", "", "Stock Photo: a dog running", "the girl&#39;s red dress"]
+CAPTIONS = [
+    "A black cat is chasing a small brown bird",
+    "",
+    "Stock Photo: a dog running",
+    "the girl&#39;s red dress",
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +23,9 @@ def annotator() -> CaptionAnnotator:
 
 def test_one_row_per_caption_in_order_alike_for_equal_ones(annotator):
     table = annotator.annotate(CAPTIONS)
-    assert table.schema == SCHEMA and table["parsed"].to_pylist() == [normalize(caption) for caption in CAPTIONS]
+    assert table.schema == SCHEMA and table["parsed"].to_pylist() == [
+        normalize(caption) for caption in CAPTIONS
+    ]
     assert annotator.annotate(CAPTIONS[::-1]).to_pylist() == table.to_pylist()[::-1]
     assert annotator.annotate([]).schema == SCHEMA and annotator.annotate([]).num_rows == 0
     first, _, third = annotator.annotate(["a dog runs", "a cat", "a dog runs"]).to_pylist()
@@ -49,9 +56,15 @@ def test_an_interrupt_leaves_the_collector_on(annotator, monkeypatch):
 
 
 def test_the_original_caption_is_evidence(annotator):
-    # Both are parsed as the same text; the scores differ because one of them comes from a stock site.
-    plain, stock = annotator.annotate(["a dog running on grass", "a dog running on grass - Stock Photo"]).to_pylist()
-    assert plain["parsed"] == stock["parsed"] and plain["actions"][0]["score"] != stock["actions"][0]["score"]
+    # Both are parsed as the same text; the scores differ because one of them comes from a stock
+    # site.
+    plain, stock = annotator.annotate(
+        ["a dog running on grass", "a dog running on grass - Stock Photo"]
+    ).to_pylist()
+    assert (
+        plain["parsed"] == stock["parsed"]
+        and plain["actions"][0]["score"] != stock["actions"][0]["score"]
+    )
 
 
 def test_spans_cut_the_parsed_text(annotator, odd_texts):
@@ -60,7 +73,9 @@ def test_spans_cut_the_parsed_text(annotator, odd_texts):
             assert row["parsed"][thing["start"] : thing["end"]] == thing["text"]
         for action in row["actions"]:
             assert row["parsed"][action["start"] : action["end"]] == action["verb"]
-        for score in [part["score"] for name in ("attributes", "actions", "relations") for part in row[name]]:
+        for score in [
+            part["score"] for name in ("attributes", "actions", "relations") for part in row[name]
+        ]:
             assert 0 <= score <= 1
 
 
@@ -69,8 +84,15 @@ def test_a_row_holds_the_graph(annotator, graph_of):
     graph = graph_of(caption)
     (row,) = table_of([caption], [caption], [graph], load_verifier()).to_pylist()
     assert [thing["text"] for thing in row["objects"]] == ["cat", "bird"]
-    assert [(a["object"], a["text"]) for a in row["attributes"]] == [(0, "black"), (1, "small"), (1, "brown")]
-    assert row["actions"][0]["participants"] == [{"object": 0, "role": "subject"}, {"object": 1, "role": "object"}]
+    assert [(a["object"], a["text"]) for a in row["attributes"]] == [
+        (0, "black"),
+        (1, "small"),
+        (1, "brown"),
+    ]
+    assert row["actions"][0]["participants"] == [
+        {"object": 0, "role": "subject"},
+        {"object": 1, "role": "object"},
+    ]
     (annotated,) = annotator.annotate([caption]).to_pylist()
     assert annotated == row
 
@@ -86,7 +108,9 @@ def lean_annotator() -> CaptionAnnotator:
     return CaptionAnnotator(lean=True)
 
 
-def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(annotator, lean_annotator, odd_texts, laion):
+def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(
+    annotator, lean_annotator, odd_texts, laion
+):
     captions = [*CAPTIONS, *odd_texts, *laion[:500]]
     full, lean = (made.annotate(captions).to_pylist() for made in (annotator, lean_annotator))
     nothing = {"objects": None, "attributes": None, "actions": None, "relations": None}

@@ -1,4 +1,5 @@
-"""The presets keep and find what was measured: anchors of filter-landscape.md section 5, and the labels (GUIDE.md)."""
+"""The presets keep and find what was measured: anchors of filter-landscape.md section 5, and the
+labels (GUIDE.md)."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.label_set import Bools, Labelled, Truth, cc3m_labels, double_readings, laion_labels, truths
+from benchmarks.label_set import (
+    Bools,
+    Labelled,
+    Truth,
+    cc3m_labels,
+    double_readings,
+    laion_labels,
+    truths,
+)
 from open_diht.filters.captions import verifier as verifier_module
 from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
 from open_diht.filters.captions.graph import CaptionGraph, build_graph
@@ -47,7 +56,8 @@ class Remembered:
     """The parser, each caption once for all tests of the module."""
 
     def __init__(self, parser: CaptionParser):
-        self._parser, self._known = parser, dict[str, Parse]()
+        self._parser = parser
+        self._known = dict[str, Parse]()
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -76,7 +86,9 @@ def shares(found: Bools, truth: Truth) -> tuple[float, float]:
 
 def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(samples, once):
     test = [entry for entry in laion_labels(samples) if entry.part == "test"]
-    graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalize(entry.caption) for entry in test])]
+    graphs: list[CaptionGraph] = [
+        build_graph(p) for p in once.parse([normalize(entry.caption) for entry in test])
+    ]
     texts = [graph.parse.text for graph in graphs]
     table = table_of([entry.caption for entry in test], texts, graphs, load_verifier())
     decisions = decide_captions(table, load_preset("strict").captions)
@@ -97,13 +109,20 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
 
 @pytest.mark.slow
 def test_the_weights_in_the_tree_are_those_that_training_gives(samples, once):
-    shipped: Tables = json.loads(Path(verifier_module.__file__).with_name(verifier_module.WEIGHTS).read_text("utf-8"))
+    shipped: Tables = json.loads(
+        Path(verifier_module.__file__).with_name(verifier_module.WEIGHTS).read_text("utf-8")
+    )
     laion = [entry for entry in laion_labels(samples) if entry.part != "test"]
     fresh = trained(laion, cc3m_labels(samples), once)
     for part in ("actions", "details"):
-        ours, theirs = shipped[part]["weights"], fresh[part]["weights"]
+        ours = shipped[part]["weights"]
+        theirs = fresh[part]["weights"]
         assert shipped[part]["bias"] == pytest.approx(fresh[part]["bias"], abs=0.02)
-        off = {name for name in ours.keys() | theirs.keys() if abs(ours.get(name, 0) - theirs.get(name, 0)) > 0.02}
+        off = {
+            name
+            for name in ours.keys() | theirs.keys()
+            if abs(ours.get(name, 0) - theirs.get(name, 0)) > 0.02
+        }
         assert not off, f"{part}: run python -m benchmarks.train_verifier"
     assert shipped["actions"]["probe"] == pytest.approx(fresh["actions"]["probe"], abs=0.02)
 

@@ -8,7 +8,9 @@ from open_diht.filters.captions.explain import explain, in_words
 
 def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts):
     captions = ["Ocean Waves Yoga Retreat banner with a green breaker rolling in", *odd_texts[:30]]
-    for caption, row in zip(captions, CaptionAnnotator().annotate(captions).to_pylist(), strict=True):
+    for caption, row in zip(
+        captions, CaptionAnnotator().annotate(captions).to_pylist(), strict=True
+    ):
         said = explain(caption)
         for name in ("actions", "attributes", "relations"):
             scores = [one.score for one in getattr(said, name)]
@@ -28,7 +30,8 @@ def test_reasons_are_few_loudest_first_and_each_said_once():
     [
         ("before NNP", "before name"), ("tag VBG, title case 1", "tag -ing form, title case 1"),
         ("subject acts 3, visible -1", "subject can act, unrated verb"),
-        ("verb form ing, PRP$ before", "verb form ing, possessive before"), ("said of spinning", "said of spinning"),
+        ("verb form ing, PRP$ before", "verb form ing, possessive before"),
+        ("said of spinning", "said of spinning"),
         ("tie None, subject acts None", "tie None, subject absent"),
         ("other word 2 as NN", "often another word as noun"),
     ],
@@ -38,7 +41,12 @@ def test_tags_and_ratings_are_spelled_out(name, words):
 
 
 def test_no_reason_shows_how_a_word_is_lacking_in_the_program(odd_texts):
-    for caption in ("running", "a photo of eating and drinking", "sitting on a bench", *odd_texts[:30]):
+    for caption in (
+        "running",
+        "a photo of eating and drinking",
+        "sitting on a bench",
+        *odd_texts[:30],
+    ):
         said = explain(caption)
         found = [*said.actions, *said.attributes, *said.relations]
         assert not [text for one in found for text, _ in one.reasons if "None" in text], caption

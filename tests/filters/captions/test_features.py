@@ -21,23 +21,35 @@ def captions_of(graph_of: GraphOf, text: str, original: str | None = None) -> Ca
     [
         ("Bride And Groom Dancing", "caption: title case"), ("a dog", "caption: short"),
         ("dog 123", "caption: share of digits"), ("a dog - stock photo", "caption: stock site"),
-        ("A dog runs.", "caption: ends with a stop"), ("A dog runs on the beach", "caption: has a clause"),
+        ("A dog runs.", "caption: ends with a stop"),
+        ("A dog runs on the beach", "caption: has a clause"),
         ("your new dog", "caption: addresses the reader"), ("How to train a dog", "caption: asks"),
         ("What a dog!", "caption: exclaims"), ("dogs | cats", "caption: has |"),
     ],
 )  # fmt: skip
 def test_features_of_the_caption(graph_of, caption, name):
     assert captions_of(graph_of, caption).facts.features(0)[name] > 0
-    assert name not in captions_of(graph_of, "a brown dog in the garden of an old house", "").facts.features(0)
+    assert name not in captions_of(
+        graph_of, "a brown dog in the garden of an old house", ""
+    ).facts.features(0)
 
 
 def test_the_original_caption_counts_not_the_parsed_one(graph_of):
-    assert "caption: stock site" in captions_of(graph_of, "a dog", "a dog - stock photo").facts.features(0)
+    assert "caption: stock site" in captions_of(
+        graph_of, "a dog", "a dog - stock photo"
+    ).facts.features(0)
 
 
 def test_features_of_an_action(graph_of):
     features = captions_of(graph_of, "A child is sitting on a bench").actions.features(0)
-    for name in ("tag VBG", "verb sit", "word sitting", "with on", "with a preposition", "tie subject"):
+    for name in (
+        "tag VBG",
+        "verb sit",
+        "word sitting",
+        "with on",
+        "with a preposition",
+        "tie subject",
+    ):
         assert features[name] == 1
     assert features["actor before"] == 1 and "with an object" not in features
     assert "said of child" in features and "subject acts 3" in features
@@ -46,9 +58,21 @@ def test_features_of_an_action(graph_of):
 
 def test_features_of_details(graph_of):
     captions = captions_of(graph_of, "a red cup on the table")
-    said, tied = captions.attributes.features(0), captions.relations.features(0)
-    assert {"attribute colour", "attribute colour, red", "describes red", "owner cup"} <= said.keys()
-    assert {"relation", "relation, on", "owner cup", "target table", "target is a noun"} <= tied.keys()
+    said = captions.attributes.features(0)
+    tied = captions.relations.features(0)
+    assert {
+        "attribute colour",
+        "attribute colour, red",
+        "describes red",
+        "owner cup",
+    } <= said.keys()
+    assert {
+        "relation",
+        "relation, on",
+        "owner cup",
+        "target table",
+        "target is a noun",
+    } <= tied.keys()
 
 
 def all_columns(captions: Captions) -> tuple[Columns, ...]:
@@ -67,7 +91,13 @@ def test_no_name_stands_in_two_groups(graph_of):
 
 
 def test_captions_do_not_depend_on_their_neighbours(graph_of, odd_texts):
-    texts = ["walking boots", "a girl dancing", *odd_texts, "Anna and the old - the running dog", "a cup on a table"]
+    texts = [
+        "walking boots",
+        "a girl dancing",
+        *odd_texts,
+        "Anna and the old - the running dog",
+        "a cup on a table",
+    ]
     graphs = list(map(graph_of, texts))
     together = [
         (columns.captions[place], columns.features(place))

@@ -1,4 +1,5 @@
-"""Objects, attributes, actions and relations of sentences, and the complexity that follows from them."""
+"""Objects, attributes, actions and relations of sentences, and the complexity that follows from
+them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,7 +34,10 @@ def actions(graph: CaptionGraph) -> dict[str, dict[str, str]]:
 
 
 def relations(graph: CaptionGraph) -> set[tuple[str, str, str]]:
-    return {(graph.objects[r.source].text, r.text, graph.objects[r.target].text) for r in graph.relations}
+    return {
+        (graph.objects[r.source].text, r.text, graph.objects[r.target].text)
+        for r in graph.relations
+    }
 
 
 def test_the_example_of_the_paper(graph_of):
@@ -45,7 +49,10 @@ def test_the_example_of_the_paper(graph_of):
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
-        ("flowers painted on a wall by a girl", {"paint": {"flowers": "subject", "wall": "on", "girl": "agent"}}),
+        (
+            "flowers painted on a wall by a girl",
+            {"paint": {"flowers": "subject", "wall": "on", "girl": "agent"}},
+        ),
         ("child sitting on a bench", {"sit": {"child": "subject", "bench": "on"}}),
         ("a dog running", {"run": {"dog": "subject"}}),
         ("a dog that runs", {"run": {"dog": "subject"}}),
@@ -84,7 +91,9 @@ def test_copula_and_noun_phrases_state_no_action(graph_of, sentence):
     assert not graph_of(sentence).actions
 
 
-@pytest.mark.parametrize("sentence", ["a woman who has been waiting", "the dog is not barking", "The boy was seen"])
+@pytest.mark.parametrize(
+    "sentence", ["a woman who has been waiting", "the dog is not barking", "The boy was seen"]
+)
 def test_auxiliaries_are_no_actions(graph_of, sentence):
     graph = graph_of(sentence)
     assert [action.verb for action in graph.actions] == [graph.parse.words[graph.actions[0].token]]
@@ -97,7 +106,10 @@ def test_auxiliaries_are_no_actions(graph_of, sentence):
         ("a red and white car", {("car", "red", "colour"), ("car", "white", "colour")}),
         ("the sky is blue", {("sky", "blue", "predicate")}),
         ("Cats are black", {("Cats", "black", "predicate")}),  # the subject is the first word
-        ("Kids are happy and tired", {("Kids", "happy", "predicate"), ("Kids", "tired", "predicate")}),
+        (
+            "Kids are happy and tired",
+            {("Kids", "happy", "predicate"), ("Kids", "tired", "predicate")},
+        ),
         ("two dogs", {("dogs", "two", "number")}),
         (
             "the old red wooden door",
@@ -119,7 +131,8 @@ def test_attributes(graph_of, sentence, expected):
         ("a cup on the table near a window", {("cup", "on", "table"), ("cup", "near", "window")}),
         ("the girl's red dress", {("dress", "of", "girl")}),
         ("a cat's small toy mouse", {("toy mouse", "of", "cat")}),
-        ("a bird with blue feathers", {("bird", "with", "feathers")}), ("her dog", set()), ("a dog and a cat", set()),
+        ("a bird with blue feathers", {("bird", "with", "feathers")}), ("her dog", set()),
+        ("a dog and a cat", set()),
     ],
 )  # fmt: skip
 def test_relations(graph_of, sentence, expected):
@@ -141,9 +154,11 @@ def test_objects(graph_of, sentence, expected):
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("Elegant Wedding Card", ("Elegant", "titled")), ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
+        ("Elegant Wedding Card", ("Elegant", "titled")),
+        ("Chicago Bulls Youth Red Cap", ("Youth", "titled")),
         ("Cat Toy - Blue", ("Blue", "listed")), ("Hood - Pink", ("Pink", "listed")),
-        ("Grilled Cheese Bun", ("Grilled", "titled")), (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
+        ("Grilled Cheese Bun", ("Grilled", "titled")),
+        (": Dining Chair Ideas Rustic", ("Rustic", "listed")),
         ("Jeans (stone washed)", ("washed", "listed")), ("Olive Oil 500ml", ("500ml", "listed")),
     ],
 )  # fmt: skip
@@ -152,7 +167,8 @@ def test_words_that_describe_inside_a_name_or_beside_it(graph_of, caption, expec
 
 
 @pytest.mark.parametrize(
-    "caption", ["Nike Air Max 90", "John Smith", "Toyota Corolla 2014", "Coffee mug", "Paris, France"]
+    "caption",
+    ["Nike Air Max 90", "John Smith", "Toyota Corolla 2014", "Coffee mug", "Paris, France"],
 )
 def test_names_and_compounds_describe_nothing(graph_of, caption):
     assert not {kind for _, _, kind in attributes(graph_of(normalize(caption)))} & {"titled"}
@@ -161,8 +177,9 @@ def test_names_and_compounds_describe_nothing(graph_of, caption):
 @pytest.mark.parametrize(
     ("caption", "verb"),
     [
-        ("Federer wins match", "wins"), ("Kid climbs on sofa", "climbs"), ("nursing newborn", "nursing"),
-        ("boiling rice in a pot", "boiling"), ("Rescuers help flood victims", "help"),
+        ("Federer wins match", "wins"), ("Kid climbs on sofa", "climbs"),
+        ("nursing newborn", "nursing"), ("boiling rice in a pot", "boiling"),
+        ("Rescuers help flood victims", "help"),
     ],
 )  # fmt: skip
 def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of, caption, verb):
@@ -170,10 +187,16 @@ def test_verbs_that_taggers_take_for_nouns_are_candidates(graph_of, caption, ver
 
 
 def assert_well_formed(graph: CaptionGraph) -> None:
-    text, words, count = graph.parse.text, graph.parse.words, len(graph.objects)
+    text = graph.parse.text
+    words = graph.parse.words
+    count = len(graph.objects)
     for place, thing in enumerate(graph.objects):
-        assert text[thing.start : thing.end] == thing.text and thing.text.endswith(words[thing.token])
-        assert graph.object_at.get(thing.token, place) == place  # what only a listed word made an object is not there
+        assert text[thing.start : thing.end] == thing.text and thing.text.endswith(
+            words[thing.token]
+        )
+        assert (
+            graph.object_at.get(thing.token, place) == place
+        )  # what only a listed word made an object is not there
     for action in graph.actions:
         assert text[action.start : action.end] == action.verb == words[action.token]
         assert is_action_candidate(graph.parse, action.token)
@@ -181,9 +204,15 @@ def assert_well_formed(graph: CaptionGraph) -> None:
         assert places == sorted(set(places)) and all(0 <= place < count for place in places)
     for attribute in graph.attributes:
         assert 0 <= attribute.object < count and attribute.text == words[attribute.token]
-        assert attribute.kind == "listed" or attribute.token != graph.objects[attribute.object].token
+        assert (
+            attribute.kind == "listed" or attribute.token != graph.objects[attribute.object].token
+        )
     for relation in graph.relations:
-        assert 0 <= relation.source < count and 0 <= relation.target < count and relation.source != relation.target
+        assert (
+            0 <= relation.source < count
+            and 0 <= relation.target < count
+            and relation.source != relation.target
+        )
 
 
 def test_odd_texts_give_well_formed_graphs(graph_of, odd_texts):

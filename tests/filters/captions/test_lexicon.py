@@ -3,15 +3,21 @@
 import pytest
 
 from open_diht.filters.captions import lexicon
-from open_diht.filters.captions.lexicon import is_first_name, noun_rating, verb_lemma, verb_rating, words
+from open_diht.filters.captions.lexicon import (
+    is_first_name,
+    noun_rating,
+    verb_lemma,
+    verb_rating,
+    words,
+)
 
 
 @pytest.mark.parametrize(
     ("form", "lemma"),
     [
-        ("run", "run"), ("runs", "run"), ("running", "run"), ("ran", "run"), ("riding", "ride"), ("carried", "carry"),
-        ("carries", "carry"), ("watches", "watch"), ("dancing", "dance"), ("sat", "sit"), ("ate", "eat"),
-        ("qqqing", None), ("ing", None), ("s", None), ("", None),
+        ("run", "run"), ("runs", "run"), ("running", "run"), ("ran", "run"), ("riding", "ride"),
+        ("carried", "carry"), ("carries", "carry"), ("watches", "watch"), ("dancing", "dance"),
+        ("sat", "sit"), ("ate", "eat"), ("qqqing", None), ("ing", None), ("s", None), ("", None),
         ("Running", None),  # lower case is the caller's business
     ],
 )  # fmt: skip
@@ -23,7 +29,9 @@ def test_ratings_lie_in_range():
     for verb, rating in lexicon._verbs().items():
         assert verb == verb.lower() and all(0 <= value <= 3 for value in rating), verb
     for noun, noun_rates in lexicon._nouns().items():
-        assert noun == noun.lower() and 0 <= noun_rates.actor <= 3 and 0 <= noun_rates.shop <= 2, noun
+        assert noun == noun.lower() and 0 <= noun_rates.actor <= 3 and 0 <= noun_rates.shop <= 2, (
+            noun
+        )
 
 
 def test_every_lemma_is_rated():
@@ -33,7 +41,16 @@ def test_every_lemma_is_rated():
 
 @pytest.mark.parametrize(
     ("word", "actor"),
-    [("dog", 3), ("dogs", 3), ("woman", 3), ("women", 3), ("children", 3), ("babies", 3), ("wolves", 3), ("wives", 3)],
+    [
+        ("dog", 3),
+        ("dogs", 3),
+        ("woman", 3),
+        ("women", 3),
+        ("children", 3),
+        ("babies", 3),
+        ("wolves", 3),
+        ("wives", 3),
+    ],
 )
 def test_who_can_act(word, actor):
     rating = noun_rating(word)
@@ -47,7 +64,13 @@ def test_first_names():
 
 @pytest.mark.parametrize(
     ("group", "word"),
-    [("colour", "red"), ("material", "wooden"), ("size", "small"), ("state", "broken"), ("pattern", "striped")],
+    [
+        ("colour", "red"),
+        ("material", "wooden"),
+        ("size", "small"),
+        ("state", "broken"),
+        ("pattern", "striped"),
+    ],
 )
 def test_groups(group, word):
     assert word in words(group)

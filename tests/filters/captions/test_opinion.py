@@ -1,4 +1,5 @@
-"""The second opinion: the same whatever is asked with a caption, on any processor, and only where it is asked."""
+"""The second opinion: the same whatever is asked with a caption, on any processor, and only where
+it is asked."""
 
 import hashlib
 import json
@@ -28,8 +29,8 @@ from open_diht.filters.captions.opinion import (
 )
 
 ODD = [
-    "", "\u200b", "😀😀 👨‍👩‍👧 dancing", "東京タワーを見る人々", "Девушка танцует на пляже", "a dog running " * 290,
-    "x" * 4_096, "!!! ??? ...", "Bride and Groom Dancing at Sunset",
+    "", "\u200b", "😀😀 👨‍👩‍👧 dancing", "東京タワーを見る人々", "Девушка танцует на пляже",
+    "a dog running " * 290, "x" * 4_096, "!!! ??? ...", "Bride and Groom Dancing at Sunset",
 ]  # fmt: skip
 
 
@@ -38,7 +39,10 @@ def annotator() -> CaptionAnnotator:
     return CaptionAnnotator(second_opinion=True)
 
 
-@given(words=st.lists(st.text(max_size=20), max_size=60), others=st.lists(st.lists(st.text(max_size=9), max_size=90)))
+@given(
+    words=st.lists(st.text(max_size=20), max_size=60),
+    others=st.lists(st.lists(st.text(max_size=9), max_size=90)),
+)
 @settings(max_examples=40, deadline=None)
 def test_the_opinion_on_a_text_is_the_same_alone_and_among_others(words, others):
     (alone,) = load_opinion().ask([words])
@@ -67,19 +71,25 @@ def test_batches_of_any_size_and_threads_agree(batch, laion):
 
 
 def test_sums_of_int8_products_are_exact_on_processors_without_vnni():
-    """Such processors add two products of an unsigned and a signed byte in 16 bits, which must not overflow."""
+    """Such processors add two products of an unsigned and a signed byte in 16 bits, which must not
+    overflow."""
     from tests.onnx_constants import constants
 
-    weights = {name: one for name, one in constants(WEIGHTS.read_bytes()).items() if one.dtype == np.int8}
+    weights = {
+        name: one for name, one in constants(WEIGHTS.read_bytes()).items() if one.dtype == np.int8
+    }
     assert len(weights) == 1 + 4 * 3
-    largest = max(int(np.abs(one.astype(np.int64)).max()) for name, one in weights.items() if name != "table")
+    largest = max(
+        int(np.abs(one.astype(np.int64)).max()) for name, one in weights.items() if name != "table"
+    )
     assert 2 * 255 * largest < 2**15
 
 
 def test_only_uncertain_captions_are_asked_about_and_the_others_keep_their_scores(laion):
     captions = laion[:600]
     annotator = CaptionAnnotator(second_opinion=True)
-    before, after = CaptionAnnotator().annotate(captions).to_pylist(), annotator.annotate(captions).to_pylist()
+    before = CaptionAnnotator().annotate(captions).to_pylist()
+    after = annotator.annotate(captions).to_pylist()
     asked = 0
     for old, new in zip(before, after, strict=True):
         action = max([one["score"] for one in old["actions"]], default=0.0)
@@ -99,7 +109,9 @@ def test_only_uncertain_captions_are_asked_about_and_the_others_keep_their_score
         for name in ("actions", "attributes", "relations")
         for one, other in zip(old[name], new[name], strict=True)
     ]
-    assert moves.total == pytest.approx(sum(abs(one - other) for one, other in scores), abs=1e-3 * len(scores))
+    assert moves.total == pytest.approx(
+        sum(abs(one - other) for one, other in scores), abs=1e-3 * len(scores)
+    )
 
 
 def test_a_score_averages_the_log_odds():
@@ -121,7 +133,9 @@ def test_long_texts_are_read_up_to_a_limit():
 
 def test_the_weights_state_what_they_are_and_which_rows_they_saw():
     told = json.loads(opinion_module.PROVENANCE.read_text(encoding="utf-8"))
-    assert told["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == opinion_fingerprint()
+    assert (
+        told["sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == opinion_fingerprint()
+    )
     assert told["license"].startswith("Apache-2.0") and "MiniLM" in told["source"]
     assert told["trained on"]["laion400m_sample.tsv"]["parts"] == ["development", "train"]
     assert told["trained on"]["scenes.tsv"]["rows"] == len(written_labels("scenes.tsv"))
@@ -130,8 +144,11 @@ def test_the_weights_state_what_they_are_and_which_rows_they_saw():
 
 
 @pytest.mark.parametrize("case", ["missing", "no provenance", "version", "damaged", "garbled"])
-def test_unusable_weights_are_refused_with_the_command_that_restores_them(case, tmp_path, monkeypatch):
-    weights, told = tmp_path / WEIGHTS.name, tmp_path / opinion_module.PROVENANCE.name
+def test_unusable_weights_are_refused_with_the_command_that_restores_them(
+    case, tmp_path, monkeypatch
+):
+    weights = tmp_path / WEIGHTS.name
+    told = tmp_path / opinion_module.PROVENANCE.name
     content = b"weights"
     record = {"version": opinion_module.VERSION, "sha256": hashlib.sha256(content).hexdigest()}
     if case == "version":

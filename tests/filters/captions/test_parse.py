@@ -26,7 +26,8 @@ from open_diht.filters.captions.parse import (
 )
 from tests.filters.captions.numpy_spacy.test_tokenizer import odd_texts_of
 
-# Sums in another order: a batch may turn the balance where two readings are equally likely. None of these texts does.
+# Sums in another order: a batch may turn the balance where two readings are equally likely. None of
+# these texts does.
 SENTENCES = [
     f"{who} {what} {where}"
     for who in ("A black cat", "Two children", "The old man's dog", "Nike shoes", "DSC 0042")
@@ -36,7 +37,9 @@ SENTENCES = [
 
 
 def assert_equal_to_spacy(parser: CaptionParser, nlp: Language, texts: Sequence[str]) -> None:
-    for text, ours, theirs in zip(texts, parser.parse(texts), parse_with_spacy(nlp, texts), strict=True):
+    for text, ours, theirs in zip(
+        texts, parser.parse(texts), parse_with_spacy(nlp, texts), strict=True
+    ):
         assert ours == theirs, text
 
 
@@ -81,9 +84,10 @@ def test_a_text_does_not_depend_on_its_batch(parser, odd_texts):
 def test_spans_cut_the_text(parser, odd_texts):
     for text, parse in zip(odd_texts, parser.parse(odd_texts), strict=True):
         assert parse.text == text
-        assert [text[start : start + len(word)] for start, word in zip(parse.starts, parse.words, strict=True)] == (
-            parse.words
-        )
+        assert [
+            text[start : start + len(word)]
+            for start, word in zip(parse.starts, parse.words, strict=True)
+        ] == (parse.words)
         lengths = {len(parse.words), len(parse.tags), len(parse.deps), len(parse.heads)}
         assert len(lengths) == 1
         assert all(0 <= head < len(parse.words) for head in parse.heads)
@@ -126,7 +130,9 @@ def test_another_model_is_parsed_by_spacy_itself(tmp_path, laion):
 
 def test_a_parse_that_is_not_spacys_is_never_used(monkeypatch, plain_nlp):
     right = ArcEagerParser.__call__
-    monkeypatch.setattr(ArcEagerParser, "__call__", lambda *given: (right(*given)[0] * 0, right(*given)[1]))
+    monkeypatch.setattr(
+        ArcEagerParser, "__call__", lambda *given: (right(*given)[0] * 0, right(*given)[1])
+    )
     wrong = CaptionParser()
     assert wrong.slow is not None and "parsed otherwise" in wrong.slow
     assert_equal_to_spacy(wrong, plain_nlp, SENTENCES[:3])
@@ -138,7 +144,8 @@ def test_a_missing_model_is_named_with_its_remedy():
 
 
 def test_a_copy_that_is_another_one_is_not_loaded(monkeypatch):
-    """The official model, where it is installed, is taken before the copy, and is not one that we pin."""
+    """The official model, where it is installed, is taken before the copy, and is not one that we
+    pin."""
     assert MODELS[0] == "en_core_web_sm"
     monkeypatch.setattr("open_diht.filters.captions.parse.COPY_SHA256", "0" * 64)
     if not is_package(COPY):

@@ -1,4 +1,5 @@
-"""Decisions are those of a textbook implementation, row by row, and no threshold raised lets more rows through."""
+"""Decisions are those of a textbook implementation, row by row, and no threshold raised lets more
+rows through."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +26,8 @@ def rows(draw: st.DrawFn) -> Row:
     some = st.integers(0, 4) if count else st.just(0)
     return {
         "parsed": draw(st.text(max_size=5)),
-        "objects": [{"text": f"o{i}", "start": i, "end": i + 1, "kind": "noun"} for i in range(count)],
+        "objects": [{"text": f"o{i}", "start": i, "end": i + 1,
+                     "kind": "noun"} for i in range(count)],
         "attributes": [
             {
                 "object": draw(place), "text": draw(st.sampled_from("rst")),
@@ -76,8 +78,13 @@ def table_of(content: list[Row]) -> pa.Table:
 def decided(table: pa.Table, rule: CaptionRule) -> list[Row]:
     """Decisions as one dictionary per row."""
     decisions = decide_captions(table, rule)
-    columns = {field.name: getattr(decisions, field.name).tolist() for field in dataclasses.fields(decisions)}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    columns = {
+        field.name: getattr(decisions, field.name).tolist()
+        for field in dataclasses.fields(decisions)
+    }
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def textbook(row: Row, rule: CaptionRule) -> Row:
@@ -91,7 +98,10 @@ def textbook(row: Row, rule: CaptionRule) -> Row:
     counts = [0] * len(row["objects"])
     attributes = []
     for attribute in row["attributes"]:
-        if attribute["kind"] in rule.attribute_kinds and attribute["score"] >= rule.min_attribute_score:
+        if (
+            attribute["kind"] in rule.attribute_kinds
+            and attribute["score"] >= rule.min_attribute_score
+        ):
             counts[attribute["object"]] += 1
             attributes.append({"object": f"o{attribute['object']}", "attribute": attribute["text"]})
     for relation in row["relations"]:
@@ -107,8 +117,9 @@ def textbook(row: Row, rule: CaptionRule) -> Row:
     for place, _ in done_by if rule.count_actions else ():
         counts[place] += 1
     return {
-        "parsed": True, "complexity": max(counts, default=0), "actions": list(verbs.values()), "accepted": accepted,
-        "n_actions": len(verbs), "objects": [thing["text"] for thing in row["objects"]], "attributes": attributes,
+        "parsed": True, "complexity": max(counts, default=0), "actions": list(verbs.values()),
+        "accepted": accepted, "n_actions": len(verbs),
+        "objects": [thing["text"] for thing in row["objects"]], "attributes": attributes,
     }  # fmt: skip
 
 
@@ -125,21 +136,25 @@ def test_a_row_is_decided_by_itself(content, rule, data):
     stop = data.draw(st.integers(start, len(content)))
     assert decided(table.slice(start, stop - start), rule) == together[start:stop]
     order = data.draw(st.permutations(range(len(content))))
-    assert decided(table.take(pa.array(order, pa.int64())), rule) == [together[place] for place in order]
+    assert decided(table.take(pa.array(order, pa.int64())), rule) == [
+        together[place] for place in order
+    ]
     chunked = pa.concat_tables([table.slice(0, start), table.slice(start)])
     assert decided(chunked, rule) == together
 
 
 STRICTER: dict[str, st.SearchStrategy[Any]] = {
-    "min_attribute_score": THRESHOLDS, "min_relation_score": THRESHOLDS, "min_action_score": THRESHOLDS,
-    "tagged_actions": st.just(True), "need_participant": st.just(True), "count_relations": st.just(False),
+    "min_attribute_score": THRESHOLDS, "min_relation_score": THRESHOLDS,
+    "min_action_score": THRESHOLDS, "tagged_actions": st.just(True),
+    "need_participant": st.just(True), "count_relations": st.just(False),
     "count_actions": st.just(False), "attribute_kinds": SOME_KINDS,
 }  # fmt: skip
 
 
 @given(TABLES, RULES, st.sampled_from(sorted(STRICTER)), st.data())
 def test_a_stricter_rule_counts_no_more(content, rule, name, data):
-    value, now = data.draw(STRICTER[name]), getattr(rule, name)
+    value = data.draw(STRICTER[name])
+    now = getattr(rule, name)
     if isinstance(value, tuple):
         value = tuple(kind for kind in now if kind in value)
     elif isinstance(value, float):
@@ -147,5 +162,10 @@ def test_a_stricter_rule_counts_no_more(content, rule, name, data):
     stricter = dataclasses.replace(rule, **{name: value})
     table = table_of(content)
     for before, after in zip(decided(table, rule), decided(table, stricter), strict=True):
-        assert after["complexity"] <= before["complexity"] and after["n_actions"] <= before["n_actions"]
-        assert all(was or not now for was, now in zip(before["accepted"], after["accepted"], strict=True))
+        assert (
+            after["complexity"] <= before["complexity"]
+            and after["n_actions"] <= before["n_actions"]
+        )
+        assert all(
+            was or not now for was, now in zip(before["accepted"], after["accepted"], strict=True)
+        )

@@ -19,7 +19,9 @@ def pieces() -> WordPieces:
 
 @pytest.fixture(scope="module")
 def bert(pieces) -> Any:
-    model = tokenizers.models.WordPiece(dict(pieces.index), unk_token=UNKNOWN, max_input_chars_per_word=100)
+    model = tokenizers.models.WordPiece(
+        dict(pieces.index), unk_token=UNKNOWN, max_input_chars_per_word=100
+    )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -27,8 +29,9 @@ def bert(pieces) -> Any:
 
 
 ODD_WORDS = [
-    "", "Sleeping", "don't", "CAFÉ", "naïve", "東京タワー", "😀", "👨‍👩‍👧", "Straße", "İstanbul", "ΣΟΦΟΣ", "привет",
-    "مرحبا",
+    "", "Sleeping", "don't", "CAFÉ", "naïve", "東京タワー", "😀", "👨‍👩‍👧", "Straße",
+    "İstanbul", "ΣΟΦΟΣ",
+    "привет", "مرحبا",
     "नमस्ते", "\u200b", "\ufffd", "a\tb", "x" * 100, "x" * 101, "$4.99/lb", "e\u0301t\u0301",
 ]  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""What words say by themselves: what they describe, which verbs they may be, whether they can act."""
+"""What words say by themselves: what they describe, which verbs they may be, whether they can
+act."""
 
 import pytest
 
@@ -8,9 +9,9 @@ from open_diht.filters.captions.words import PERSON, UNKNOWN, known_word
 @pytest.mark.parametrize(
     ("word", "group"),
     [
-        ("Red", "colour"), ("WOODEN", "material"), ("500ml", "number"), ("3", "number"), ("2019", None),
-        ("42nd", None), ("climbed", "participle"), *((word, None) for word in ("bed", "feed", "Need", "SHED")),
-        ("table", None),
+        ("Red", "colour"), ("WOODEN", "material"), ("500ml", "number"), ("3", "number"),
+        ("2019", None), ("42nd", None), ("climbed", "participle"),
+        *((word, None) for word in ("bed", "feed", "Need", "SHED")), ("table", None),
     ],
 )  # fmt: skip
 def test_what_a_word_describes(word, group):
@@ -19,7 +20,14 @@ def test_what_a_word_describes(word, group):
 
 @pytest.mark.parametrize(
     ("word", "form"),
-    [("Riding", "ing"), ("climbs", "inflected"), ("swam", "inflected"), ("is", None), ("table", None), ("ing", None)],
+    [
+        ("Riding", "ing"),
+        ("climbs", "inflected"),
+        ("swam", "inflected"),
+        ("is", None),
+        ("table", None),
+        ("ing", None),
+    ],
 )
 def test_as_what_form_of_a_verb_a_noun_may_be_read(word, form):
     assert known_word(word).form == form

@@ -15,7 +15,14 @@ def render() -> Callable[..., bytes]:
     return _render
 
 
-def _render(text: str, *, size: int = 40, background: str = "white", fill: str = "black", format: str = "PNG") -> bytes:
+def _render(
+    text: str,
+    *,
+    size: int = 40,
+    background: str = "white",
+    fill: str = "black",
+    format: str = "PNG",
+) -> bytes:
     """An image file with one line of text, in the font that comes with Pillow."""
     image = Image.new("RGB", (640, 360), background)
     ImageDraw.Draw(image).text((40, 140), text, fill=fill, font=ImageFont.load_default(size))

@@ -1,4 +1,5 @@
-"""Hostile bytes: every kind ends as upright BGR pixels or as an UnreadableImage with the right reason."""
+"""Hostile bytes: every kind ends as upright BGR pixels or as an UnreadableImage with the right
+reason."""
 
 import struct
 import warnings
@@ -46,7 +47,12 @@ def damaged_stream(png: bytes) -> bytes:
     start = png.index(b"IDAT")
     (length,) = struct.unpack(">I", png[start - 4 : start])
     body = b"\xff" * int(length)
-    return png[: start + 4] + body + struct.pack(">I", zlib.crc32(b"IDAT" + body)) + png[start + 8 + length :]
+    return (
+        png[: start + 4]
+        + body
+        + struct.pack(">I", zlib.crc32(b"IDAT" + body))
+        + png[start + 8 + length :]
+    )
 
 
 def half(format: str) -> Callable[[], bytes]:
@@ -55,12 +61,21 @@ def half(format: str) -> Callable[[], bytes]:
 
 BAD: dict[str, tuple[Callable[[], bytes], set[Reason]]] = {
     "no bytes": (lambda: b"", {Reason.EMPTY}),
-    "an HTML error page": (lambda: b"<!DOCTYPE html><html><body>404 Not Found</body></html>", {Reason.NOT_AN_IMAGE}),
+    "an HTML error page": (
+        lambda: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        {Reason.NOT_AN_IMAGE},
+    ),
     "plain text": (lambda: b"Forbidden\n", {Reason.NOT_AN_IMAGE}),
     "JSON": (lambda: b'{"error": "expired"}', {Reason.NOT_AN_IMAGE}),
-    "SVG": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', {Reason.NOT_AN_IMAGE}),
+    "SVG": (
+        lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        {Reason.NOT_AN_IMAGE},
+    ),
     "PDF": (lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", {Reason.NOT_AN_IMAGE}),
-    "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", {Reason.NOT_AN_IMAGE}),
+    "PostScript": (
+        lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        {Reason.NOT_AN_IMAGE},
+    ),
     "a gzip file": (lambda: b"\x1f\x8b\x08\x00" + bytes(200), {Reason.NOT_AN_IMAGE}),
     "random bytes": (
         lambda: np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8).tobytes(),
@@ -73,11 +88,20 @@ BAD: dict[str, tuple[Callable[[], bytes], set[Reason]]] = {
     "a GIF cut in half": (half("GIF"), {Reason.TRUNCATED}),
     "a PNG of 8 bytes": (lambda: b"\x89PNG\r\n\x1a\n", {Reason.TRUNCATED}),
     "a JPEG of 4 bytes": (lambda: b"\xff\xd8\xff\xe0", {Reason.TRUNCATED}),
-    "a PNG with damaged pixels": (lambda: damaged_stream(encode(noise(), "PNG")), {Reason.CORRUPT, Reason.TRUNCATED}),
+    "a PNG with damaged pixels": (
+        lambda: damaged_stream(encode(noise(), "PNG")),
+        {Reason.CORRUPT, Reason.TRUNCATED},
+    ),
     "a PNG without pixels": (lambda: png_with_header(20, 20), {Reason.TRUNCATED, Reason.CORRUPT}),
     "a PNG bomb": (lambda: png_with_header(60_000, 60_000), {Reason.TOO_MANY_PIXELS}),
-    "a PNG of 2 000 000 000 columns": (lambda: png_with_header(2_000_000_000, 1), {Reason.TOO_MANY_PIXELS}),
-    "a JPEG that claims 65 500 x 65 500": (lambda: jpeg_with_header(65_500, 65_500), {Reason.TOO_MANY_PIXELS}),
+    "a PNG of 2 000 000 000 columns": (
+        lambda: png_with_header(2_000_000_000, 1),
+        {Reason.TOO_MANY_PIXELS},
+    ),
+    "a JPEG that claims 65 500 x 65 500": (
+        lambda: jpeg_with_header(65_500, 65_500),
+        {Reason.TOO_MANY_PIXELS},
+    ),
     "a PNG of 0 columns": (lambda: png_with_header(0, 7), {Reason.CORRUPT, Reason.TRUNCATED}),
     "a TIFF": (lambda: encode(noise(), "TIFF"), {Reason.NOT_AN_IMAGE}),
 }
@@ -118,21 +142,33 @@ def palette_with_transparency() -> bytes:
 def sixteen_bit(value: int, transparent: int | None = None) -> bytes:
     png = encode(Image.fromarray(np.full((20, 40), value, np.uint16)), "PNG")
     at = png.index(b"IDAT") - 4  # Pillow writes no transparent value of 16 bits
-    return png if transparent is None else png[:at] + chunk(b"tRNS", struct.pack(">H", transparent)) + png[at:]
+    return (
+        png
+        if transparent is None
+        else png[:at] + chunk(b"tRNS", struct.pack(">H", transparent)) + png[at:]
+    )
 
 
 def sixteen_bit_rgb() -> bytes:
     """Pillow does not write 16-bit RGB, so by hand: every sample 0x8000."""
     row = b"\0" + b"\x80\x00" * 3 * 40
     header = struct.pack(">IIBBBBB", 40, 20, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 20)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row * 20))
+        + chunk(b"IEND", b"")
+    )
 
 
 BLUE = flat("RGB", (0, 0, 255))
 CYAN = flat("CMYK", (255, 0, 0, 0))
 GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name -> bytes, expected RGB
     "JPEG": (lambda: encode(flat("RGB", RED), "JPEG", quality=95), RED),
-    "progressive JPEG": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, progressive=True), RED),
+    "progressive JPEG": (
+        lambda: encode(flat("RGB", RED), "JPEG", quality=95, progressive=True),
+        RED,
+    ),
     "PNG": (lambda: encode(flat("RGB", RED), "PNG"), RED),
     "lossless WebP": (lambda: encode(flat("RGB", RED), "WEBP", lossless=True), RED),
     "BMP": (lambda: encode(flat("RGB", RED), "BMP"), RED),
@@ -148,23 +184,43 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name ->
     "16-bit grey, transparent": (lambda: sixteen_bit(300, 300), (255, 255, 255)),
     "16-bit grey, another value is transparent": (lambda: sixteen_bit(300, 301), (1, 1, 1)),
     "16-bit RGB": (sixteen_bit_rgb, (128, 128, 128)),
-    "transparent RGBA on white": (lambda: encode(flat("RGBA", (0, 0, 0, 0)), "PNG"), (255, 255, 255)),
+    "transparent RGBA on white": (
+        lambda: encode(flat("RGBA", (0, 0, 0, 0)), "PNG"),
+        (255, 255, 255),
+    ),
     "half transparent RGBA": (lambda: encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
     "transparent LA": (lambda: encode(flat("LA", (0, 0)), "PNG"), (255, 255, 255)),
     "transparent palette": (palette_with_transparency, (255, 255, 255)),
-    "animated GIF, first frame": (lambda: encode(flat("RGB", RED), "GIF", save_all=True, append_images=[BLUE]), RED),
-    "animated WebP, first frame": (
-        lambda: encode(flat("RGB", RED), "WEBP", save_all=True, lossless=True, append_images=[BLUE]),
+    "animated GIF, first frame": (
+        lambda: encode(flat("RGB", RED), "GIF", save_all=True, append_images=[BLUE]),
         RED,
     ),
-    "animated PNG, first frame": (lambda: encode(flat("RGB", RED), "PNG", save_all=True, append_images=[BLUE]), RED),
+    "animated WebP, first frame": (
+        lambda: encode(
+            flat("RGB", RED), "WEBP", save_all=True, lossless=True, append_images=[BLUE]
+        ),
+        RED,
+    ),
+    "animated PNG, first frame": (
+        lambda: encode(flat("RGB", RED), "PNG", save_all=True, append_images=[BLUE]),
+        RED,
+    ),
     "JPEG with a second image (MPO)": (
         lambda: encode(flat("RGB", RED), "MPO", save_all=True, append_images=[BLUE]),
         RED,
     ),
-    "broken colour profile": (lambda: encode(flat("RGB", RED), "PNG", icc_profile=b"not a profile"), RED),
-    "broken EXIF": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), RED),
-    "EXIF orientation 99": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=exif(99)), RED),
+    "broken colour profile": (
+        lambda: encode(flat("RGB", RED), "PNG", icc_profile=b"not a profile"),
+        RED,
+    ),
+    "broken EXIF": (
+        lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        RED,
+    ),
+    "EXIF orientation 99": (
+        lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=exif(99)),
+        RED,
+    ),
     "bytes after the end": (lambda: encode(flat("RGB", RED), "PNG") + b"<script>", RED),
 }
 
@@ -193,11 +249,14 @@ def test_exif_orientation_makes_upright(orientation, format):
     upright[:8, :8] = (255, 0, 0)  # a red corner at the top left
     stored: dict[int, Callable[[Any], Any]] = {  # what a camera that was held so has stored
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
+        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a, -1),
     }  # fmt: skip
     image = Image.fromarray(np.ascontiguousarray(stored[orientation](upright)))
-    lossless: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    lossless: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 100, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }
     data = encode(image, format, exif=exif(orientation), **lossless.get(format, {}))
     decoded = decode_image(data, LIMITS)
     assert (decoded.width, decoded.height) == (40, 24)
@@ -208,11 +267,17 @@ def test_exif_orientation_makes_upright(orientation, format):
 def test_large_images_are_reduced_and_remember_their_size(format):
     data = encode(noise(500, 1000), format)
     decoded = decode_image(data, DecodeLimits(decode_side=320))
-    assert (decoded.width, decoded.height) == (500, 1000) and 320 <= max(decoded.pixels.shape) < 2 * 320
+    assert (decoded.width, decoded.height) == (500, 1000) and 320 <= max(
+        decoded.pixels.shape
+    ) < 2 * 320
     assert decode_image(data, DecodeLimits(decode_side=0)).pixels.shape == (1000, 500, 3)
 
 
-@given(st.binary(max_size=400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.integers(0, 400))
+@given(
+    st.binary(max_size=400),
+    st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]),
+    st.integers(0, 400),
+)
 @settings(max_examples=150, deadline=None)
 def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes, format, keep):
     data = encode(noise(24, 18), format)[:keep] + noise_bytes

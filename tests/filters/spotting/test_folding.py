@@ -1,4 +1,5 @@
-"""What a reader calls the same text folds to the same characters, and the way back leads to the original."""
+"""What a reader calls the same text folds to the same characters, and the way back leads to the
+original."""
 
 import sys
 import unicodedata
@@ -14,11 +15,12 @@ from open_diht.filters.spotting.folding import fold, is_ideograph
     ("text", "words"),
     [
         ("Déjà vu", ["deja", "vu"]), ("\uff26ull \uff57idth", ["full", "width"]), ("ﬁne", ["fine"]),
-        ("Straße", ["strasse"]), ("İSTANBUL", ["istanbul"]), ("ŁÓDŹ", ["lodz"]), ("don't", ["don", "t"]),
-        ("Tom &amp; Jerry &#39;s", ["tom", "jerry", "s"]),
+        ("Straße", ["strasse"]), ("İSTANBUL", ["istanbul"]), ("ŁÓDŹ", ["lodz"]),
+        ("don't", ["don", "t"]), ("Tom &amp; Jerry &#39;s", ["tom", "jerry", "s"]),
         ("soft\u00adhyphen zero\u200bwidth", ["softhyphen", "zerowidth"]), ("☕️ time", ["time"]),
-        ("北京 hotel", ["北", "京", "hotel"]), ("한국 음식", ["한국", "음식"]), ("हिन्दी में", ["हिन्दी", "में"]),
-        ("C++ & C#", ["c", "c"]), ("Nike™Air Zone℠®", ["nike", "air", "zone"]), ("", []), ("—!?", []),
+        ("北京 hotel", ["北", "京", "hotel"]), ("한국 음식", ["한국", "음식"]),
+        ("हिन्दी में", ["हिन्दी", "में"]), ("C++ & C#", ["c", "c"]),
+        ("Nike™Air Zone℠®", ["nike", "air", "zone"]), ("", []), ("—!?", []),
     ],
 )  # fmt: skip
 def test_words(text, words):
@@ -42,7 +44,8 @@ def test_every_character_folds_as_its_parts():
 
 
 @pytest.mark.parametrize(
-    ("half", "full"), [("\uff76\uff9e\uff97\uff7d", "\u30ac\u30e9\u30b9"), ("\uff8a\uff9f\uff9d", "\u30d1\u30f3")]
+    ("half", "full"),
+    [("\uff76\uff9e\uff97\uff7d", "\u30ac\u30e9\u30b9"), ("\uff8a\uff9f\uff9d", "\u30d1\u30f3")],
 )
 def test_half_width_kana_fold_as_full_width_ones(half, full):
     assert (fold(half).chars, fold(half).starts) == (fold(full).chars, fold(full).starts)
@@ -51,14 +54,19 @@ def test_half_width_kana_fold_as_full_width_ones(half, full):
 
 @given(st.text(max_size=60))
 def test_composed_and_decomposed_forms_fold_alike(text):
-    assert fold(unicodedata.normalize("NFC", text)).chars == fold(unicodedata.normalize("NFD", text)).chars
+    assert (
+        fold(unicodedata.normalize("NFC", text)).chars
+        == fold(unicodedata.normalize("NFD", text)).chars
+    )
 
 
 @given(st.text(max_size=60))
 def test_positions_are_consistent(text):
     folded = fold(text)
     assert "".join(folded.words()) == folded.chars
-    assert len(folded.origins) == len(folded.chars) and list(folded.origins) == sorted(folded.origins)
+    assert len(folded.origins) == len(folded.chars) and list(folded.origins) == sorted(
+        folded.origins
+    )
     assert all(0 <= origin < len(text) for origin in folded.origins)
 
 

@@ -19,7 +19,9 @@ def rectangles(draw):
     return [rectangle(x, y, x + w, y + h) for x, y, w, h in draw(st.lists(one, max_size=6))]
 
 
-polygons = st.lists(st.lists(st.tuples(st.floats(-5, 15), st.floats(-5, 15)), min_size=3, max_size=5), max_size=4)
+polygons = st.lists(
+    st.lists(st.tuples(st.floats(-5, 15), st.floats(-5, 15)), min_size=3, max_size=5), max_size=4
+)
 
 
 def noise(*shape):
@@ -39,7 +41,11 @@ class TestTextArea:
         assert text_area([rectangle(-3, -3, 40, 40)], (12, 9)) == 1
 
     def test_a_polygon_covers_the_pixels_whose_centers_it_contains(self):
-        triangle = [(0, 0), (4, 0), (0, 4)]  # a center on its last edge is outside: 3 + 2 + 1 pixels
+        triangle = [
+            (0, 0),
+            (4, 0),
+            (0, 4),
+        ]  # a center on its last edge is outside: 3 + 2 + 1 pixels
         assert text_area([triangle], (4, 4)) == 6 / 16
         assert text_area([rectangle(0.4, 0.4, 2.4, 1.4)], (4, 4)) == 2 / 16
         assert text_area([[(0.6, 0.6), (0.9, 0.6), (0.9, 0.9)]], (4, 4)) == 0  # between centers
@@ -67,7 +73,8 @@ class TestMaskText:
 
     def test_the_color_is_the_mean_of_the_ring_of_pixels_around_the_box(self):
         image = noise(9, 12, 3)
-        inner, outer = image[3:5, 4:9].reshape(-1, 3).astype(int), image[2:6, 3:10].reshape(-1, 3).astype(int)
+        inner = image[3:5, 4:9].reshape(-1, 3).astype(int)
+        outer = image[2:6, 3:10].reshape(-1, 3).astype(int)
         mean = (outer.sum(0) - inner.sum(0)) / (len(outer) - len(inner))
         masked = mask_text(image, [rectangle(4, 3, 9, 5)])
         assert np.array_equal(masked[3, 4], np.floor(mean + 0.5))

@@ -99,11 +99,14 @@ def test_the_longest_match_wins():
 
 
 def test_units():
-    caption, lines = "Keep calm and drive a Wartburg", [("KEEP", 0.9), ("CALM", 0.85)]
+    caption = "Keep calm and drive a Wartburg"
+    lines = [("KEEP", 0.9), ("CALM", 0.85)]
     assert overlap(caption, lines, PAPER).length == 4
     joined = overlap(caption, lines, replace(PAPER, unit="joined"))
     assert (joined.length, joined.text, joined.score) == (8, "KEEP CALM", 0.85)
-    assert overlap("drive a Wartburg", [("A WARTBURG", 0.9)], replace(PAPER, unit="word")).length == 8
+    assert (
+        overlap("drive a Wartburg", [("A WARTBURG", 0.9)], replace(PAPER, unit="word")).length == 8
+    )
 
 
 @pytest.mark.parametrize(("edits", "length"), [(((6, 2),), 4), (((6, 1),), 0), ((), 0)])
@@ -119,13 +122,15 @@ def test_every_caption_has_its_strings():
 
 WORDS = st.sampled_from(
     [
-        "the", "of", "a", "black", "house", "other", "mother", "nation", "wartburg", "wartbrug", "carlsberg", "2015",
-        "x5", "北京",
+        "the", "of", "a", "black", "house", "other", "mother", "nation", "wartburg", "wartbrug",
+        "carlsberg", "2015", "x5", "北京",
     ]
 )  # fmt: skip
 PHRASE = st.lists(WORDS, max_size=7).map(" ".join)
 SPOTTED = st.lists(st.tuples(PHRASE, st.sampled_from([0.5, 0.8, 0.95])), max_size=4)
-RULES = st.sampled_from([PAPER, TOLERANT, replace(TOLERANT, unit="word"), replace(TOLERANT, common_chance=0)])
+RULES = st.sampled_from(
+    [PAPER, TOLERANT, replace(TOLERANT, unit="word"), replace(TOLERANT, common_chance=0)]
+)
 
 
 @given(PHRASE, SPOTTED, RULES)
@@ -140,12 +145,18 @@ def test_case_and_punctuation_do_not_matter(caption, spotted, rule):
 @given(PHRASE, SPOTTED)
 def test_spacing_does_not_matter_to_the_paper_rule(caption, spotted):
     joined = [(text.replace(" ", ""), score) for text, score in spotted]
-    assert overlap(caption.replace(" ", ""), joined, PAPER).length == overlap(caption, spotted, PAPER).length
+    assert (
+        overlap(caption.replace(" ", ""), joined, PAPER).length
+        == overlap(caption, spotted, PAPER).length
+    )
 
 
 @given(PHRASE, SPOTTED, RULES)
 def test_a_higher_min_score_never_finds_more(caption, spotted, rule):
-    lengths = [overlap(caption, spotted, replace(rule, min_score=score)).length for score in (0.0, 0.6, 0.9, 1.0)]
+    lengths = [
+        overlap(caption, spotted, replace(rule, min_score=score)).length
+        for score in (0.0, 0.6, 0.9, 1.0)
+    ]
     assert lengths == sorted(lengths, reverse=True)
 
 
@@ -158,24 +169,35 @@ def test_the_order_of_strings_does_not_matter(caption, spotted, rule):
 
 @given(st.lists(st.tuples(PHRASE, SPOTTED), max_size=5), RULES)
 def test_the_fast_path_is_the_slow_one(rows, rule):
-    captions, spotted = [caption for caption, _ in rows], [strings for _, strings in rows]
+    captions = [caption for caption, _ in rows]
+    spotted = [strings for _, strings in rows]
     assert overlap_lengths(captions, spotted, rule) == [overlap(c, s, rule).length for c, s in rows]
 
 
 class Plain(_Caption):
-    """The search for nearly equal runs without its short cuts: each run of the caption with each of the string."""
+    """The search for nearly equal runs without its short cuts: each run of the caption with each of
+    the string."""
 
-    def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[tuple[int, int, int]]:
-        starts, string_words = self.folded.starts, list(string.words())
+    def _nearly_equal(
+        self, string: Folded, shapes: str, longest: int
+    ) -> Iterator[tuple[int, int, int]]:
+        starts = self.folded.starts
+        string_words = list(string.words())
         for first, last in itertools.combinations(range(len(starts)), 2):
             run = self.shapes[starts[first] : starts[last]]
             letters = sum(map(str.isalpha, self.folded.chars[starts[first] : starts[last]]))
-            allowed = max((edits for least, edits in self.rule.edits if letters >= least), default=0)
+            allowed = max(
+                (edits for least, edits in self.rule.edits if letters >= least), default=0
+            )
             if not allowed or len(run) > 40:
                 continue
             for left, right in itertools.combinations(range(len(string.starts)), 2):
-                edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
-                if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
+                edits = within_edits(
+                    run, shapes[string.starts[left] : string.starts[right]], allowed
+                )
+                if not edits or _is_another_text(
+                    string_words[left:right], self.words[first:last], edits
+                ):
                     continue
                 length = self._weight(starts[first], starts[last]) - edits
                 if length > longest and self._says_something(self.words[first:last], length):
@@ -185,8 +207,11 @@ class Plain(_Caption):
 
 @st.composite
 def captions_and_lines(draw: st.DrawFn) -> tuple[str, str]:
-    """A caption of words of some alphabets, and a piece of it with some characters replaced, added or left out."""
-    alphabet = draw(st.sampled_from(["ab", "abcdefgh", "o0l1is5e", "a北京大学b", "กขั", "ñaéb北가나"]))
+    """A caption of words of some alphabets, and a piece of it with some characters replaced, added
+    or left out."""
+    alphabet = draw(
+        st.sampled_from(["ab", "abcdefgh", "o0l1is5e", "a北京大学b", "กขั", "ñaéb北가나"])
+    )
     word = st.one_of(WORDS, st.text(alphabet, min_size=1, max_size=12))
     caption = draw(st.sampled_from(["", " "])).join(draw(st.lists(word, min_size=1, max_size=6)))
     start = draw(st.integers(0, len(caption)))
@@ -234,7 +259,11 @@ def test_the_paper_rule_is_the_longest_common_substring(caption, text):
     assert overlap(caption, [(text, 1.0)], PAPER).length == longest
 
 
-@given(st.text(max_size=40), st.lists(st.tuples(st.text(max_size=20), st.floats(0, 1)), max_size=3), RULES)
+@given(
+    st.text(max_size=40),
+    st.lists(st.tuples(st.text(max_size=20), st.floats(0, 1)), max_size=3),
+    RULES,
+)
 def test_any_text_is_accepted(caption, spotted, rule):
     found = overlap(caption, spotted, rule)
     assert found.length >= 0

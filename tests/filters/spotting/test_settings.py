@@ -21,14 +21,17 @@ def test_which_models_must_be_installed():
     assert SpotterSettings(reread=None).sizes == ("tiny",)
     assert SpotterSettings(model="small").sizes == ("small",)
     assert SpotterSettings(engine="paddle", closer="small").sizes == ("tiny",)
-    assert SpotterSettings(reread=None, closer="small").sizes == SpotterSettings(closer="small").sizes
+    assert (
+        SpotterSettings(reread=None, closer="small").sizes == SpotterSettings(closer="small").sizes
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5), ("timeout_s", 0),
-        ("attempts", 0), ("effort", "hihg"), ("alphabet", "cyrillic"), ("alphabet", ["latin"]),
+        ("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5),
+        ("timeout_s", 0), ("attempts", 0), ("effort", "hihg"), ("alphabet", "cyrillic"),
+        ("alphabet", ["latin"]),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(field, value):
@@ -60,13 +63,19 @@ def test_an_effort_stands_for_settings_and_given_ones_win():
         own = SpotterSettings(effort=effort, limit_side=640)
         assert (own.limit_side, own.pixel_threshold) == (640, row["pixel_threshold"])
         assert settings_from_json(settings_to_json(own)) == own
-    low = SpotterSettings(effort="low", limit_side=384, pixel_threshold=0.2, reread_below=0.85, closer=None)
+    low = SpotterSettings(
+        effort="low", limit_side=384, pixel_threshold=0.2, reread_below=0.85, closer=None
+    )
     assert SpotterSettings(effort="low") == low, "what earlier versions read"
 
 
 def test_settings_of_a_run_win_over_those_of_the_preset():
     rule = OcrRule(effort="high", alphabet="all")
     assert rule.settings() == SpotterSettings(effort="high", alphabet="all")
-    assert rule.settings("low", "latin", engine="openvino") == SpotterSettings(effort="low", engine="openvino")
-    with pytest.raises(ValueError, match="'cyrillic': other scripts than Latin are not read; choose latin, or all"):
+    assert rule.settings("low", "latin", engine="openvino") == SpotterSettings(
+        effort="low", engine="openvino"
+    )
+    with pytest.raises(
+        ValueError, match="'cyrillic': other scripts than Latin are not read; choose latin, or all"
+    ):
         OcrRule(alphabet="cyrillic")

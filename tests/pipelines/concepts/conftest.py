@@ -29,7 +29,9 @@ COLOURS = ("red", "green", "blue", "yellow")
 def drawn(shape: str, colour: str, number: int) -> bytes:
     """A shape at a place of its own."""
     image = Image.new("RGB", (64, 64), "white")
-    draw, x, y = ImageDraw.Draw(image), 2 + number * 7 % 24, 2 + number * 11 % 24
+    draw = ImageDraw.Draw(image)
+    x = 2 + number * 7 % 24
+    y = 2 + number * 11 % 24
     if shape == "circle":
         draw.ellipse((x, y, x + 34, y + 34), colour)
     elif shape == "square":
@@ -48,19 +50,32 @@ class FilterOutput:
         self.folder = folder
 
     def row(self, number: int) -> dict[str, Any]:
-        shape, colour = SHAPES[number % 3], COLOURS[number // 3 % 4]
+        shape = SHAPES[number % 3]
+        colour = COLOURS[number // 3 % 4]
         text = f"{colour.title()} {shape}s turning"
         pair = {"object": f"{shape}s", "attribute": colour.title()}
-        return {"uid": f"{number:032x}", "caption": text, "objects": [f"{shape}s"], "attributes": [pair]}
+        return {
+            "uid": f"{number:032x}",
+            "caption": text,
+            "objects": [f"{shape}s"],
+            "attributes": [pair],
+        }
 
-    def write(self, sizes: list[int], change: Callable[[int, list[tuple[str, bytes]]], Any] = lambda n, m: m) -> Path:
+    def write(
+        self,
+        sizes: list[int],
+        change: Callable[[int, list[tuple[str, bytes]]], Any] = lambda n, m: m,
+    ) -> Path:
         """Shards of these sizes; `change` may replace the members of a sample."""
-        number, entries = 0, []
+        number = 0
+        entries = []
         for unit, size in enumerate(sizes):
             name = f"{unit:05d}-00000"
             rows = [self.row(number + n) for n in range(size)]
             (self.folder / "kept").mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(rows), self.folder / "kept" / f"part-{name}.parquet")
+            pq.write_table(
+                pa.Table.from_pylist(rows), self.folder / "kept" / f"part-{name}.parquet"
+            )
             path = self.folder / "shards" / f"{name}-000.tar"
             changed: list[tuple[str, bytes]] = []
             for n, row in enumerate(rows):
@@ -80,7 +95,8 @@ class FilterOutput:
 
 @pytest.fixture(scope="session", autouse=True)
 def torch_in_workers() -> Iterator[None]:
-    """Workers are forked from a process that has imported timm, or each would take seconds for it."""
+    """Workers are forked from a process that has imported timm, or each would take seconds for
+    it."""
     before = ForkServer.preloaded
     ForkServer.end()
     ForkServer.preloaded = (*before, "timm")
@@ -108,7 +124,12 @@ def make(tiny: tuple[str, str], here: None) -> Callable[..., tuple[int, list[str
 
     def make(data: Path, **changes: Any) -> tuple[int, list[str]]:
         said: list[str] = []
-        known = {"data": data, "output": data / "concepts", "teacher": find_teacher(*tiny), "workers": 1}
+        known = {
+            "data": data,
+            "output": data / "concepts",
+            "teacher": find_teacher(*tiny),
+            "workers": 1,
+        }
         status = run(ConceptSettings(**{**known, "min_count": 2, **changes}), said.append)
         return status, said
 

@@ -1,4 +1,5 @@
-"""The command line: exit statuses, and the whole way from filtered data to targets that the trainer reads."""
+"""The command line: exit statuses, and the whole way from filtered data to targets that the trainer
+reads."""
 
 import json
 
@@ -17,7 +18,18 @@ from open_diht.trainer.concepts.cli import main as second_half
 @pytest.mark.usefixtures("here")
 def test_the_whole_way(filtered, tiny, capfd):
     data = filtered.write([60, 40], lambda n, m: m[1:] if n == 5 else m)
-    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count", "2"]
+    words = [
+        "--data",
+        str(data),
+        "--teacher",
+        tiny[0],
+        "--weights",
+        tiny[1],
+        "--workers",
+        "1",
+        "--min-count",
+        "2",
+    ]
     assert cli.main(words) == 0
     assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--min-steps", "40"]) == 0
     said = capfd.readouterr().out
@@ -34,7 +46,9 @@ def test_the_whole_way(filtered, tiny, capfd):
     assert not probabilities[5].any() and np.allclose(np.delete(probabilities, 5, 0).sum(1), 1)
     # Random features see colours: the teacher has learnt most of what the captions say.
     truth = [["red", "green", "blue", "yellow"][number // 3 % 4] for number in range(60)]
-    names = json.loads((data / "concepts" / "vocabulary.json").read_text())["heads"]["attributes"]["names"]
+    names = json.loads((data / "concepts" / "vocabulary.json").read_text())["heads"]["attributes"][
+        "names"
+    ]
     assert sum(names[first] == colour for first, colour in zip(ids[:, 0], truth, strict=True)) > 40
 
 
@@ -48,24 +62,47 @@ def test_the_whole_way(filtered, tiny, capfd):
         ([], "the following arguments are required: --data"),
     ],
 )
-def test_wrong_use_is_one_line_and_status_2(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_one_line_and_status_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
 
 
 def test_data_in_a_store_that_does_not_answer(dead_store, tmp_path, tiny, capsys):
-    words = ["--data", f"{dead_store}/x", "--output", str(tmp_path / "o"), "--teacher", tiny[0], "--weights", tiny[1]]
+    words = [
+        "--data",
+        f"{dead_store}/x",
+        "--output",
+        str(tmp_path / "o"),
+        "--teacher",
+        tiny[0],
+        "--weights",
+        tiny[1],
+    ]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: s3://bucket/x cannot be read or written in its store (EndpointConnectionError")
+    assert said.startswith(
+        "error: s3://bucket/x cannot be read or written in its store (EndpointConnectionError"
+    )
     assert said.count("\n") == 1 and "check DATA" in said and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.usefixtures("here")
 def test_what_shows_only_after_counting_is_status_1(filtered, tiny, capfd):
     data = filtered.write([6], lambda number, members: [*members[:2], (members[2][0], b"{}")])
-    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count"]
+    words = [
+        "--data",
+        str(data),
+        "--teacher",
+        tiny[0],
+        "--weights",
+        tiny[1],
+        "--workers",
+        "1",
+        "--min-count",
+    ]
     for count, says, written in (
         ("9", "lower --min-count", "work/vocabulary/commits"),
         ("2", "no sample has a .json with objects and attributes", "vocabulary.json"),
@@ -77,22 +114,42 @@ def test_what_shows_only_after_counting_is_status_1(filtered, tiny, capfd):
         assert (data / "concepts" / written).exists()
 
 
-@pytest.mark.parametrize(("device", "gpus", "workers"), [("cpu", 0, 64), ("cuda", 8, 8), ("cuda:1", 8, 1)])
+@pytest.mark.parametrize(
+    ("device", "gpus", "workers"), [("cpu", 0, 64), ("cuda", 8, 8), ("cuda:1", 8, 1)]
+)
 def test_a_process_for_each_gpu_or_core(device, gpus, workers, tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     for asked in (None, 9):
         settings = ConceptSettings(
-            data=tmp_path, output=tmp_path, teacher=find_teacher(*tiny), device=device, precision="fp32", workers=asked
+            data=tmp_path,
+            output=tmp_path,
+            teacher=find_teacher(*tiny),
+            device=device,
+            precision="fp32",
+            workers=asked,
         )
         assert settings.units_at_once() == (asked or workers)
-    assert settings.threads(100) == 64 // 9 and settings.images_at_once == (32 if device == "cpu" else 256)
+    assert settings.threads(100) == 64 // 9 and settings.images_at_once == (
+        32 if device == "cpu" else 256
+    )
 
 
 @pytest.mark.usefixtures("here")
 def test_where_and_which_units_are_those_of_make_filter(filtered, tiny, capfd):
     data = filtered.write([4, 4])
-    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--min-count", "2", "--workers", "1"]
+    words = [
+        "--data",
+        str(data),
+        "--teacher",
+        tiny[0],
+        "--weights",
+        tiny[1],
+        "--min-count",
+        "2",
+        "--workers",
+        "1",
+    ]
     assert cli.main([*words, "--runner", "spark"]) == 2
     assert "unknown runner 'spark'" in capfd.readouterr().err
     assert cli.main([*words, "--shard", "2/2"]) == 2
@@ -113,11 +170,25 @@ class Staging(Direct):
 
 
 @pytest.mark.usefixtures("here")
-def test_a_job_that_is_only_staged_ends_both_halves_with_status_0(filtered, tiny, monkeypatch, capfd):
+def test_a_job_that_is_only_staged_ends_both_halves_with_status_0(
+    filtered, tiny, monkeypatch, capfd
+):
     data = filtered.write([4])
     monkeypatch.setattr(cli, "backend_of", lambda *_: Staging())
-    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--template-location", "gs://bucket/t"]
+    words = [
+        "--data",
+        str(data),
+        "--teacher",
+        tiny[0],
+        "--weights",
+        tiny[1],
+        "--template-location",
+        "gs://bucket/t",
+    ]
     assert open_diht_main(["concepts", *words]) == 0
     said = capfd.readouterr()
-    assert said.out.splitlines()[-1] == "stage vocabulary is staged as template gs://bucket/t; nothing was started"
+    assert (
+        said.out.splitlines()[-1]
+        == "stage vocabulary is staged as template gs://bucket/t; nothing was started"
+    )
     assert "error" not in said.err

@@ -1,4 +1,5 @@
-"""One batch: what an image costs that cannot be read or that the teacher fails on, and when it is the teacher."""
+"""One batch: what an image costs that cannot be read or that the teacher fails on, and when it is
+the teacher."""
 
 import io
 from collections.abc import Callable
@@ -38,7 +39,11 @@ class Told:
         found = self.answer(images)
         if isinstance(found, Exception):
             raise found
-        return np.array([[float(each.width)] for each in images], np.float32) if found is None else found
+        return (
+            np.array([[float(each.width)] for each in images], np.float32)
+            if found is None
+            else found
+        )
 
 
 def ask(told: Any, *sizes: int, more: tuple[bytes | None, ...] = ()) -> Features:
@@ -52,20 +57,33 @@ def errors(found: Features) -> dict[int, str]:
 
 def test_a_line_of_pixels_is_not_blown_up(tiny: tuple[str, str]) -> None:
     teacher = find_teacher(*tiny).load()
-    found = extracted([prepared(image(size), teacher) for size in ((3000, 1), (1, 1), (32, 32))], teacher)
+    found = extracted(
+        [prepared(image(size), teacher) for size in ((3000, 1), (1, 1), (32, 32))], teacher
+    )
     assert not found.bad and found.rows.any(axis=1).all()
 
 
 def test_features_beyond_float16_cost_their_rows() -> None:
     found = ask(Told(lambda images: np.array([[1.0], [1e9], [np.nan]])), 9, 8, 7)
-    assert errors(found) == {1: "not_finite", 2: "not_finite"} and found.rows.tolist() == [[1], [0], [0]]
+    assert errors(found) == {1: "not_finite", 2: "not_finite"} and found.rows.tolist() == [
+        [1],
+        [0],
+        [0],
+    ]
 
 
-@pytest.mark.parametrize("error", [ValueError("an odd image"), RuntimeError("shape mismatch"), ZeroDivisionError("0")])
+@pytest.mark.parametrize(
+    "error", [ValueError("an odd image"), RuntimeError("shape mismatch"), ZeroDivisionError("0")]
+)
 def test_an_image_that_the_teacher_fails_on_costs_its_row(error: Exception) -> None:
     told = Told(lambda images: error if any(each.width == 8 for each in images) else None)
     found = ask(told, 9, 8, 7, 6, more=(b"<html>", None))
-    assert errors(found) == {1: "teacher_failed", 3: "teacher_failed", 4: "not_an_image", 5: "missing_image"}
+    assert errors(found) == {
+        1: "teacher_failed",
+        3: "teacher_failed",
+        4: "not_an_image",
+        5: "missing_image",
+    }
     assert found.rows.tolist() == [[9], [0], [7], [0], [0], [0]]
     assert found.bad[1].message == f"{type(error).__name__}: {error}"
     assert "too narrow" in found.bad[3].message and told.asked == [3, 1, 1, 1]
@@ -77,7 +95,9 @@ def test_alone_in_its_batch_it_is_the_image() -> None:
 
 
 def test_a_teacher_that_fails_on_all_has_failed_itself() -> None:
-    with pytest.raises(TeacherFailed, match=r"failed on cuda:1: RuntimeError: CUDA .*on each of these images alone"):
+    with pytest.raises(
+        TeacherFailed, match=r"failed on cuda:1: RuntimeError: CUDA .*on each of these images alone"
+    ):
         ask(Told(lambda images: RuntimeError("CUDA error: device-side assert")), 9, 8)
 
 
@@ -85,7 +105,9 @@ def test_a_teacher_that_fails_on_all_has_failed_itself() -> None:
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
         MemoryError(),
     ],
 )

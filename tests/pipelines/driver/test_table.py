@@ -18,7 +18,12 @@ def funnel(**changes: Any) -> FunnelRecord:
             {"stage": "spotting", "reason": "text_spotting", "rejected": 100_000, "left": 400_000},
         ],
         "rejected": {"complexity": 234_567, "action": 499_000, "text_spotting": 100_000},
-        "dead_letter": {"rows": 1_000, "units": 2, "by_error": {"truncated": 900, "empty": 100}, "first": None},
+        "dead_letter": {
+            "rows": 1_000,
+            "units": 2,
+            "by_error": {"truncated": 900, "empty": 100},
+            "first": None,
+        },
         "kept": 400_000,
     }
     return results.funnel(**{**counts, **changes})
@@ -26,7 +31,16 @@ def funnel(**changes: Any) -> FunnelRecord:
 
 def test_the_table_says_everything_with_separators() -> None:
     table = render_funnel(funnel())
-    for text in ("1,234,567", "234,567", "40.4 %", "kept", "32.4 %", "dead letter", "1,000", "truncated: 900"):
+    for text in (
+        "1,234,567",
+        "234,567",
+        "40.4 %",
+        "kept",
+        "32.4 %",
+        "dead letter",
+        "1,000",
+        "truncated: 900",
+    ):
         assert text in table
     assert table.count("captions") == 1
     assert "files and units in the dead-letter table: 2" in table
@@ -46,7 +60,14 @@ def test_rows_that_are_lost_are_a_step_where_they_are_lost() -> None:
     dead = {"rows": 2, "units": 1, "by_error": {"NotText": 2}}
     lost = {"rows": 30, "units": 2, "uncounted": 1}
     table = render_funnel(
-        funnel(rows_in=100, steps=steps, rejected={"action": 8}, dead_letter=dead, kept=60, not_decided=lost)
+        funnel(
+            rows_in=100,
+            steps=steps,
+            rejected={"action": 8},
+            dead_letter=dead,
+            kept=60,
+            not_decided=lost,
+        )
     )
     lines = [line.split("#")[0].split() for line in table.splitlines()]
     assert ["set", "aside", "not_decided", "30", "30.0", "%", "70"] in lines
@@ -80,6 +101,8 @@ def test_an_empty_run_has_a_table() -> None:
 
 def test_names_cannot_move_the_cursor_or_break_the_table() -> None:
     steps = [{"stage": "\x1b[2J", "reason": "re\nason\u202e" + "x" * 300, "rejected": 1, "left": 2}]
-    table = render_funnel(funnel(steps=steps, dead_letter={"rows": 1, "units": 0, "by_error": {"\x1b[31m": 1}}), 80)
+    table = render_funnel(
+        funnel(steps=steps, dead_letter={"rows": 1, "units": 0, "by_error": {"\x1b[31m": 1}}), 80
+    )
     assert table.isascii() and "\x1b" not in table
     assert all(len(line) <= 80 for line in table.splitlines())

@@ -1,4 +1,5 @@
-"""Units that fail, workers that die: the others go on, the exit status says so, the next run tries again."""
+"""Units that fail, workers that die: the others go on, the exit status says so, the next run tries
+again."""
 
 import os
 import signal
@@ -32,7 +33,8 @@ from tests.pipelines.conftest import Here
 
 @dataclass
 class Fussy(Stage):
-    """A stage whose unit `killer` kills its worker while a file lies there, and whose unit `broken` raises."""
+    """A stage whose unit `killer` kills its worker while a file lies there, and whose unit `broken`
+    raises."""
 
     layout: Layout
     name: str = field(default="fussy", init=False)
@@ -53,9 +55,18 @@ UNITS = [f"u{n}" for n in range(6)]
 
 
 def _run(
-    folder: Path, units: list[str], workers: int, said: list[str] | None = None, backend: Backend | None = None
+    folder: Path,
+    units: list[str],
+    workers: int,
+    said: list[str] | None = None,
+    backend: Backend | None = None,
 ) -> dict[str, Any]:
-    engine = Engine(Layout(folder), workers, (said if said is not None else []).append, backend=backend or Direct())
+    engine = Engine(
+        Layout(folder),
+        workers,
+        (said if said is not None else []).append,
+        backend=backend or Direct(),
+    )
     return engine.run(Fussy(Layout(folder)), units, of=len(units), total=len(units))
 
 
@@ -72,7 +83,11 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     assert set(failed) == {"broken"} and _committed(tmp_path) == set(UNITS)
     tries = failed["broken"]["tries"]
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
-    assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
+    assert (
+        tries[-1]["error"] == "OSError"
+        and "on fire" in tries[-1]["message"]
+        and "process" in tries[-1]["trace"]
+    )
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
 
 
@@ -103,7 +118,9 @@ class Waiting(Fussy):
     def setup(self) -> None:
         burn = f"import time\nfor _ in range(2):\n  end = time.process_time() + {self.seconds}\n"
         burn += "  input()\n  while time.process_time() < end: pass\n  print(flush=True)\ninput()"
-        self._helper = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._helper = subprocess.Popen(
+            [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def teardown(self) -> None:
         self._helper.communicate()
@@ -121,7 +138,8 @@ class Waiting(Fussy):
 
 
 def test_cpu_time_of_a_unit_counts_helpers_and_no_waits(tmp_path: Path) -> None:
-    engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Waiting(Layout(tmp_path))
+    engine = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here())
+    stage = Waiting(Layout(tmp_path))
     assert engine.run(stage, ["a", "b"], of=2) == {}
     for _, record in engine.records("fussy", ["a", "b"]):
         assert record["cpu_seconds"] >= 0.9 * stage.seconds
@@ -130,7 +148,8 @@ def test_cpu_time_of_a_unit_counts_helpers_and_no_waits(tmp_path: Path) -> None:
 
 @dataclass
 class Growing(Fussy):
-    """A stage whose units are complete with two rows; it can add the second one only where a file lies."""
+    """A stage whose units are complete with two rows; it can add the second one only where a file
+    lies."""
 
     adds = True
 
@@ -143,20 +162,27 @@ class Growing(Fussy):
         return {"rows": 1 if before is None else 2}, ()
 
 
-def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(tmp_path, monkeypatch):
+def test_the_old_record_of_a_unit_that_could_not_be_extended_is_not_taken_for_done(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
-    engine, stage = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here()), Growing(Layout(tmp_path))
+    engine = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here())
+    stage = Growing(Layout(tmp_path))
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 1
-    (tmp_path / "work" / "fussy" / "failed").touch()  # where the folder with the record of the failure should be
-    with pytest.raises(RunFailed, match="1 unit of stage fussy could be neither completed nor recorded as failed"):
+    (
+        tmp_path / "work" / "fussy" / "failed"
+    ).touch()  # where the folder with the record of the failure should be
+    with pytest.raises(
+        RunFailed, match="1 unit of stage fussy could be neither completed nor recorded as failed"
+    ):
         engine.run(stage, ["a"], of=1)
     (tmp_path / "room").touch()  # but the file is still in the way
     assert engine.run(stage, ["a"], of=1) == {} and engine.total("fussy", ["a"]) == 2
 
 
 def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    """Its unit is neither done nor set aside, for no record of that can be written either; the driver says so. The next
-    units are not tried, which would take hours."""
+    """Its unit is neither done nor set aside, for no record of that can be written either; the
+    driver says so. The next units are not tried, which would take hours."""
 
     def down(*arguments: Any, **options: Any) -> None:
         raise Exception("no credentials")  # clients' errors are none of Python's
@@ -177,7 +203,9 @@ def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch, ca
 @pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_path: Path, workers: int) -> None:
+def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(
+    tmp_path: Path, workers: int
+) -> None:
     """One worker is a process of its own too, or the driver would die of what it reads."""
     (tmp_path / "deadly").touch()
     said: list[str] = []
@@ -191,7 +219,9 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
 
     (tmp_path / "deadly").unlink()
     assert _run(tmp_path, ["killer"], workers=workers) == {}
-    assert "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
+    assert (
+        "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
+    )
 
     # Units that are redone, since something else is asked for, are still to do when a worker dies.
     (tmp_path / "deadly").touch()
@@ -218,14 +248,22 @@ class Cluster(Here):
             mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_bytes(b"")
         self.down.touch()
-        raise job_error("fussy: the job failed", RuntimeError("Pipeline x failed in state FAILED: exit code 137"))
+        raise job_error(
+            "fussy: the job failed",
+            RuntimeError("Pipeline x failed in state FAILED: exit code 137"),
+        )
 
 
 @pytest.mark.parametrize("root", ["", "memory://deaths"])
-def test_deaths_are_counted_over_runs_that_end_with_their_cluster(root: str, tmp_path: Path) -> None:
-    """The marks are seen wherever the worker was. The last try of a unit is alone, after the others are done."""
-    layout, down = Layout(store_path(root or str(tmp_path / "out"))), tmp_path / "down"
-    stage, backend = Counting(layout), Cluster(down=down)
+def test_deaths_are_counted_over_runs_that_end_with_their_cluster(
+    root: str, tmp_path: Path
+) -> None:
+    """The marks are seen wherever the worker was. The last try of a unit is alone, after the others
+    are done."""
+    layout = Layout(store_path(root or str(tmp_path / "out")))
+    down = tmp_path / "down"
+    stage = Counting(layout)
+    backend = Cluster(down=down)
     for _ in range(TRIES - 1):
         down.unlink(missing_ok=True)
         with pytest.raises(JobFailed, match="no cluster answers"):
@@ -233,10 +271,14 @@ def test_deaths_are_counted_over_runs_that_end_with_their_cluster(root: str, tmp
     assert not stamps(layout.commits("fussy"), ".json")
     down.unlink()
     failed = Engine(layout, 1, print, backend=backend).run(stage, ["killer", *UNITS], of=7)
-    assert set(failed) == {"killer"} and stamps(layout.commits("fussy"), ".json").keys() == set(UNITS)
+    assert set(failed) == {"killer"} and stamps(layout.commits("fussy"), ".json").keys() == set(
+        UNITS
+    )
     assert [entry["error"] for entry in failed["killer"]["tries"]] == ["WorkerDied"] * TRIES
     assert "exit code 137" in failed["killer"]["tries"][0]["message"]
-    assert not stamps(layout.marks("fussy"), "") and not stamps(layout.work / "fussy" / "deaths", ".json")
+    assert not stamps(layout.marks("fussy"), "") and not stamps(
+        layout.work / "fussy" / "deaths", ".json"
+    )
 
     down.unlink()
     with pytest.raises(JobFailed, match="no cluster answers"):  # the next run gives it new tries
@@ -257,7 +299,10 @@ class Refusing(Direct):
     state: str = "FAILED"
 
     def run(self, job: Job) -> None:
-        raise job_error("fussy: the job failed", RuntimeError(f"Pipeline x failed in state {self.state}: no model"))
+        raise job_error(
+            "fussy: the job failed",
+            RuntimeError(f"Pipeline x failed in state {self.state}: no model"),
+        )
 
 
 def test_a_job_that_fails_at_no_unit_is_not_tried_again(tmp_path: Path) -> None:
@@ -302,7 +347,9 @@ def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(tmp_path,
     assert _run(tmp_path, UNITS, workers=1, said=said) == {}
     assert _committed(tmp_path) == set(UNITS) and len(said) == 2
     record = read_json(Layout(tmp_path).commit("fussy", UNITS[0]))
-    assert record is not None and record["threads"] == "1", "a worker has one thread, whoever starts it"
+    assert record is not None and record["threads"] == "1", (
+        "a worker has one thread, whoever starts it"
+    )
 
 
 @pytest.mark.kill
@@ -322,8 +369,11 @@ def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(tmp_path, monk
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(pairs, paper, tmp_path, filtering):
-    """A folder in the place of a unit's file: nobody can write there, and it can be taken away again."""
+def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
+    pairs, paper, tmp_path, filtering
+):
+    """A folder in the place of a unit's file: nobody can write there, and it can be taken away
+    again."""
     layout = Layout(tmp_path / "out")
     keep_plan(layout.plan, make_plan(str(pairs), load_dataset("custom"), 1, 15, layout.root))
     obstacle = tmp_path / "out" / "work" / "captions" / "data" / "00000-00001.parquet"
@@ -333,12 +383,22 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(pairs
     assert result.funnel["set_aside"] == {"00000-00001": "captions"}
     theirs = read_json(Layout(paper.output).commit("captions", "00000-00001"))["rows"]
     assert result.funnel["rows_in"] == 60 - theirs and result.funnel["dead_letter"]["units"] == 1
-    assert result.funnel["not_decided"] == {"rows": 0, "units": 1, "uncounted": 1}, "nobody has counted them"
+    assert result.funnel["not_decided"] == {
+        "rows": 0,
+        "units": 1,
+        "uncounted": 1,
+    }, "nobody has counted them"
     (letter,) = result.rows("dead_letter")
-    assert (letter["unit"], letter["stage"], letter["error"]) == ("00000-00001", "captions", "IsADirectoryError")
+    assert (letter["unit"], letter["stage"], letter["error"]) == (
+        "00000-00001",
+        "captions",
+        "IsADirectoryError",
+    )
     (line,) = (line for line in result.said if line.startswith("error"))
     assert "00000-00001" in line and "Run the same command to try again" in line
-    assert {row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)} < set(paper.verdicts())
+    assert {row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)} < set(
+        paper.verdicts()
+    )
 
     obstacle.rmdir()
     again = filtering(pairs, tmp_path / "out", unit_rows=15)
@@ -348,11 +408,15 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(pairs
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
 
 
-def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(pairs, paper, tmp_path, filtering):
+def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(
+    pairs, paper, tmp_path, filtering
+):
     """An earlier decision about the unit does not stay beside a funnel that does not count it."""
     filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions", "export"))
     assert (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
-    (tmp_path / "out" / "work" / "spotting" / "data" / "00000-00002.0000.g0.parquet").mkdir(parents=True)
+    (tmp_path / "out" / "work" / "spotting" / "data" / "00000-00002.0000.g0.parquet").mkdir(
+        parents=True
+    )
     result = filtering(pairs, tmp_path / "out", unit_rows=15)
     assert result.status == 1 and result.funnel["set_aside"] == {"00000-00002": "spotting"}
     theirs = read_json(Layout(paper.output).commit("captions", "00000-00002"))["rows"]
@@ -371,7 +435,9 @@ class _Images(Fussy):
 
 
 def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("open_diht.pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
+    monkeypatch.setattr(
+        "open_diht.pipelines.engine.engine._LISTING_SHARE", 0
+    )  # commits are listed at each look
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"
@@ -410,6 +476,8 @@ def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) ->
 
 def test_records_in_a_store_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=10)
-    monkeypatch.setattr("open_diht.pipelines.engine.engine.read_json", lambda _: {"rows": 3 + both.wait() * 0})
+    monkeypatch.setattr(
+        "open_diht.pipelines.engine.engine.read_json", lambda _: {"rows": 3 + both.wait() * 0}
+    )
     engine = Engine(Layout(store_path("memory://records")), workers=1, say=print)
     assert engine.total("vocabulary", ["a", "b"]) == 6

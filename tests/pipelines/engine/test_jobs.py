@@ -1,4 +1,5 @@
-"""A stage as a Beam job: every unit once, whatever the number of units, and a graph that stays small."""
+"""A stage as a Beam job: every unit once, whatever the number of units, and a graph that stays
+small."""
 
 import os
 import pickle
@@ -45,7 +46,10 @@ class Note(beam.DoFn):
 class Recorder:
     """A backend that runs nothing and keeps the jobs."""
 
-    name, detached, takes_hints, by_partition = "recorder", False, False, False
+    name = "recorder"
+    detached = False
+    takes_hints = False
+    by_partition = False
 
     def __init__(self, then: Callable[[Job], None] = lambda job: None):
         self.jobs: list[Job] = []
@@ -71,7 +75,8 @@ class Recorder:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
-    done, todo = tmp_path / "done", tmp_path / "todo"
+    done = tmp_path / "done"
+    todo = tmp_path / "todo"
     done.mkdir()
     units = [f"{n:05d}" for n in range(40)]
     run_units("notes", units, Note(done), workers, backend=Direct(), todo=todo)
@@ -87,14 +92,21 @@ def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
 def test_where_partitions_are_all_that_is_spread_the_job_holds_the_names(tmp_path: Path) -> None:
     recorder = Recorder(Direct().run)
     recorder.by_partition = True  # type: ignore[misc]
-    done, todo = tmp_path / "done", tmp_path / "todo"
+    done = tmp_path / "done"
+    todo = tmp_path / "todo"
     done.mkdir()
     run_units("notes", ["a", "b", "c"], Note(done), 2, backend=recorder, todo=todo)
-    assert {path.name: len(path.read_text().split()) for path in done.iterdir()} == {"a": 1, "b": 1, "c": 1}
+    assert {path.name: len(path.read_text().split()) for path in done.iterdir()} == {
+        "a": 1,
+        "b": 1,
+        "c": 1,
+    }
     assert not todo.exists(), "no worker has names to read"
 
 
-def test_folders_of_one_name_in_two_folders_are_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_one_name_in_two_folders_are_two_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run waits for the workers of its own OUTPUT, and not for another's on the same cluster."""
     places = set()
     for name in ("one", "other"):
@@ -114,14 +126,17 @@ def graph(todo: Path, units: int, hints: Mapping[str, str] | None = None, *flags
 
 
 def test_a_hundred_thousand_units_leave_the_graph_as_small_as_one(tmp_path: Path) -> None:
-    one, many = graph(tmp_path, 1).ByteSize(), graph(tmp_path, 100_000).ByteSize()
+    one = graph(tmp_path, 1).ByteSize()
+    many = graph(tmp_path, 100_000).ByteSize()
     assert abs(many - one) < 200  # bytes; names of temporary things vary
     assert many < 100_000  # bytes; Dataflow takes ten million
 
 
 def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> None:
     """Also where the driver has looked at what the units are done from."""
-    layout, dataset, preset = Layout(tmp_path), load_dataset("custom"), load_preset("paper-dedup")
+    layout = Layout(tmp_path)
+    dataset = load_dataset("custom")
+    preset = load_preset("paper-dedup")
     files = (DuplicateFiles("pair", 64, True),)
 
     def sizes(units: int) -> dict[str, int]:
@@ -134,10 +149,29 @@ def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> Non
             return found
 
         stages: list[Stage] = [
-            DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, duplicate_files=files),
+            DecideStage(
+                layout,
+                dataset,
+                preset,
+                ("captions",),
+                done_from("decide"),
+                examples=1,
+                duplicate_files=files,
+            ),
             ExportStage(layout, dataset, done_from("export")),
-            KeyStage(layout, dataset, preset, ("captions",), "image", files, True, done_from("image_keys")),
-            EmbeddingStage(layout, files, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
+            KeyStage(
+                layout,
+                dataset,
+                preset,
+                ("captions",),
+                "image",
+                files,
+                True,
+                done_from("image_keys"),
+            ),
+            EmbeddingStage(
+                layout, files, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")
+            ),
         ]
         for stage in stages:
             there = pickle.loads(pickle.dumps(DoUnit(stage)))._stage
@@ -151,11 +185,15 @@ def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> Non
 def test_what_units_are_done_from_is_missed_by_name(tmp_path: Path) -> None:
     lost = Fingerprints.published(Layout(tmp_path), "decide", {"00000-00000": "f"})
     lost.path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"decide/fingerprints\.json is missing; .*storage that all workers"):
+    with pytest.raises(
+        FileNotFoundError, match=r"decide/fingerprints\.json is missing; .*storage that all workers"
+    ):
         lost["00000-00000"]
 
 
-def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(tmp_path: Path) -> None:
+def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(
+    tmp_path: Path,
+) -> None:
     seen: list[list[str]] = []
 
     def fail(job: Job) -> None:
@@ -165,9 +203,11 @@ def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         run_units("notes", ["a"], Note(tmp_path), 3, backend=Recorder(fail), todo=tmp_path)
-    assert len(seen[0]) == 1 and seen[0][0].startswith(".tmp-diht-todo-notes-") and is_temporary(seen[0][0]), (
-        "what a kill leaves is swept as a temporary"
-    )
+    assert (
+        len(seen[0]) == 1
+        and seen[0][0].startswith(".tmp-diht-todo-notes-")
+        and is_temporary(seen[0][0])
+    ), "what a kill leaves is swept as a temporary"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,7 +238,9 @@ def test_there_are_never_more_workers_than_units(tmp_path: Path) -> None:
     assert recorder.jobs[0].workers == 2
 
 
-def test_resource_hints_make_an_environment_of_their_own_and_only_where_asked(tmp_path: Path) -> None:
+def test_resource_hints_make_an_environment_of_their_own_and_only_where_asked(
+    tmp_path: Path,
+) -> None:
     assert len(graph(tmp_path, 1).components.environments) == 1
     assert hints_in(graph(tmp_path, 1, {"min_ram": "4GB"})) == [{"min_ram_bytes": b"4000000000"}]
 
@@ -210,10 +252,16 @@ def hints_in(graph: Any) -> list[dict[str, bytes]]:
 
 def test_the_users_hints_take_the_place_of_a_stages(tmp_path: Path) -> None:
     """Beam itself would keep the accelerator of the stage, and take 1 + 2 bundles."""
-    gpu = {"accelerator": b"type:nvidia-tesla-t4;count:1;install-nvidia-driver", "max_active_bundles_per_worker": b"1"}
+    gpu = {
+        "accelerator": b"type:nvidia-tesla-t4;count:1;install-nvidia-driver",
+        "max_active_bundles_per_worker": b"1",
+    }
     assert hints_in(graph(tmp_path, 1, hints_of("cuda"))) == [gpu]
     assert hints_of("cuda:1") == GPU_HINTS and hints_of("cpu") == {}
-    theirs = ("--resource_hints=accelerator=type:nvidia-l4;count:1", "--resource_hints=max_active_bundles_per_worker=2")
+    theirs = (
+        "--resource_hints=accelerator=type:nvidia-l4;count:1",
+        "--resource_hints=max_active_bundles_per_worker=2",
+    )
     given = {"accelerator": b"type:nvidia-l4;count:1", "max_active_bundles_per_worker": b"2"}
     assert hints_in(graph(tmp_path, 1, hints_of("cuda"), *theirs)) == [given]
 
@@ -237,13 +285,22 @@ class Measured(Backend):
 
 @pytest.mark.slow
 def test_a_runners_page_shows_the_numbers_of_the_commit_records(tsv, tmp_path: Path) -> None:
-    captions = ["a brown dog catches a red ball", "IMG_2034.jpg", "", "two women laugh at a table"] * 8
+    captions = [
+        "a brown dog catches a red ball",
+        "IMG_2034.jpg",
+        "",
+        "two women laugh at a table",
+    ] * 8
     source = tsv(tmp_path / "rows.tsv", [{"caption": caption} for caption in captions])
     backend = Measured()
-    run = filter_manifest(source, tmp_path / "out", stages=["captions"], backend=backend, unit_rows=8)
+    run = filter_manifest(
+        source, tmp_path / "out", stages=["captions"], backend=backend, unit_rows=8
+    )
     assert run.status == 0 and set(backend.metrics) >= {"captions", "decide"}
     for stage, metrics in backend.metrics.items():
-        records = [read_json(path) for path in Layout(tmp_path / "out").commits(stage).glob("*.json")]
+        records = [
+            read_json(path) for path in Layout(tmp_path / "out").commits(stage).glob("*.json")
+        ]
         assert metrics["units"] == len(records) and "failed_units" not in metrics
         assert metrics.get("rows", 0) == sum(record.get("rows", 0) for record in records)
         assert metrics["bytes"] == sum(sum(record["files"].values()) for record in records)
@@ -271,7 +328,10 @@ class Fails(Stage):
 
 def test_a_unit_that_fails_is_counted_as_failed(tmp_path: Path) -> None:
     backend = Measured()
-    run_units("fails", ["a", "b"], DoUnit(Fails(Layout(tmp_path))), 1, backend=backend, todo=tmp_path)
-    assert {name: count for name, count in backend.metrics["fails"].items() if name != "milliseconds"} == {
+    run_units(
+        "fails", ["a", "b"], DoUnit(Fails(Layout(tmp_path))), 1, backend=backend, todo=tmp_path
+    )
+    counts = backend.metrics["fails"].items()
+    assert {name: count for name, count in counts if name != "milliseconds"} == {
         "failed_units": 1, "units": 1, "rows": 3, "rejected": 0, "dead_letters": 0, "bytes": 0,
     }  # fmt: skip

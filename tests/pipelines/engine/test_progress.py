@@ -13,7 +13,8 @@ UNITS = {"a", "b", "c"}
 
 
 def test_a_heartbeat_says_how_much_there_is_from_the_first_moment(tmp_path):
-    heartbeat, other = Heartbeat(tmp_path / "a"), Heartbeat(tmp_path / "b")
+    heartbeat = Heartbeat(tmp_path / "a")
+    other = Heartbeat(tmp_path / "b")
     (tmp_path / "c").touch()  # the mark of a unit that has not said anything
     heartbeat.expect(300)
     other.beat(7)
@@ -36,7 +37,9 @@ def test_the_bar_follows_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_bar_outlives_a_count_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may not answer for a while."""
     monkeypatch.setattr(progress, "EVERY_ON_A_PIPE_S", 0.05)
-    out, fails, counted = io.StringIO(), [ConnectionError("no answer")], threading.Event()
+    out = io.StringIO()
+    fails = [ConnectionError("no answer")]
+    counted = threading.Event()
 
     def count() -> Count:
         if fails:
@@ -51,6 +54,9 @@ def test_the_bar_outlives_a_count_that_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_stage_that_fails_leaves_no_last_line() -> None:
     out = io.StringIO()
-    with pytest.raises(OSError, match="no space"), StageProgress("captions", lambda: Count(5, 10), "rows", out):
+    with (
+        pytest.raises(OSError, match="no space"),
+        StageProgress("captions", lambda: Count(5, 10), "rows", out),
+    ):
         raise OSError("no space")
     assert out.getvalue() == ""

@@ -39,7 +39,9 @@ class Noted(Stage):
         self.did.append((self.who, unit))
         return {"rows": 1}, []
 
-    def do_all(self, sharing: Sharing, count: int, then: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def do_all(
+        self, sharing: Sharing, count: int, then: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """What an engine does with the units; `then` is called after each part."""
         failed: dict[str, Any] = {}
         for mine in sharing.parts(self, units(count), failed):
@@ -67,10 +69,14 @@ def units(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def at(layout: Layout, i: int, n: int, said: list[str] | None = None) -> tuple[Any, Callable[[FileLock], Sharing]]:
+def at(
+    layout: Layout, i: int, n: int, said: list[str] | None = None
+) -> tuple[Any, Callable[[FileLock], Sharing]]:
     """The lock of a shard, and what it shares once it holds it."""
     lock = output_lock(layout, shared=True, shard=shard_name((i, n), ASKED))
-    return lock, lambda held: Sharing((i, n), ASKED, held, place, (said if said is not None else []).append)
+    return lock, lambda held: Sharing(
+        (i, n), ASKED, held, place, (said if said is not None else []).append
+    )
 
 
 class Present(FileLock):
@@ -83,7 +89,11 @@ class Present(FileLock):
         return self._names
 
 
-@given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
+@given(
+    st.integers(1, 9).flatmap(
+        lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))
+    )
+)
 def test_every_unit_has_one_owner_among_those_at_work(drawn: tuple[int, set[int]]) -> None:
     n, present = drawn
     lock = Present(*((i, n) for i in present))
@@ -133,7 +143,9 @@ def test_the_part_of_one_that_dies_falls_to_the_others(layout: Layout) -> None:
     assert [unit for _, unit in did] == ["0", "2", "4", "1", "3", "5"]
 
 
-def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_not(layout: Layout) -> None:
+def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_not(
+    layout: Layout,
+) -> None:
     did: list[tuple[int, str]] = []
     theirs = Noted(layout, 1, did)
     quarantine(theirs, "3", [failure("Old", "of an earlier run")])
@@ -148,12 +160,15 @@ def test_what_another_sets_aside_is_known_here_and_what_an_earlier_run_did_is_no
     with lock as held, other:
         failed = stage.do_all(share(held), 4, do_theirs)
     assert list(failed) == ["1"] and failed["1"]["tries"][0]["error"] == "New"
-    assert "3" in layout.failed("noted", "3").read_text(encoding="utf-8"), "the old record is its owner's to remove"
+    assert "3" in layout.failed("noted", "3").read_text(encoding="utf-8"), (
+        "the old record is its owner's to remove"
+    )
 
 
 def test_a_unit_that_failed_in_a_shard_at_work_has_failed_in_all(layout: Layout) -> None:
-    """Also before a shard came to this stage, or was killed and started again: the others have left the unit out of the
-    steps that follow, and would wait for a shard that does them with the unit."""
+    """Also before a shard came to this stage, or was killed and started again: the others have
+    left the unit out of the steps that follow, and would wait for a shard that does them with
+    the unit."""
     did: list[tuple[int, str]] = []
     stage = Noted(layout, 0, did)
     other, _ = at(layout, 1, 2)
@@ -171,11 +186,14 @@ def test_a_unit_that_failed_in_a_shard_at_work_has_failed_in_all(layout: Layout)
     assert did[4:] == [(0, "2"), (0, "3")], "a later run tries it again"
 
 
-def test_the_record_of_an_earlier_failure_is_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_of_an_earlier_failure_is_read_once(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     did: list[tuple[int, str]] = []
     theirs = Noted(layout, 1, did)
     quarantine(theirs, "1", [failure("Old", "of an earlier run")])
-    read, pauses = list[Any](), list[str]()
+    read = list[Any]()
+    pauses = list[str]()
 
     def read_json(path: Path) -> Any:
         read.append(path)
@@ -204,7 +222,10 @@ def test_shards_that_disagree_do_not_wait_for_each_other(layout: Layout, i: int)
     lock, share = at(layout, i, 2)
     with lock as held, other:
         theirs.do(str(1 - i))
-        with pytest.raises(RunFailed, match=rf"^shard {i}/2 .* {1 - i} of stage noted.*run the same command to resume"):
+        with pytest.raises(
+            RunFailed,
+            match=rf"^shard {i}/2 .* {1 - i} of stage noted.*run the same command to resume",
+        ):
             Noted(layout, i, did).do_all(share(held), 2)
     lock, share = at(layout, i, 2)
     with lock as held:  # the other one has ended
@@ -225,7 +246,8 @@ def test_annotations_are_waited_for_where_their_shard_is_at_work(layout: Layout)
 
 
 def test_one_that_ends_while_another_is_looking_is_not_missed(layout: Layout) -> None:
-    """It has done its unit and gone, between two looks of the other: so the other finds nothing undone."""
+    """It has done its unit and gone, between two looks of the other: so the other finds nothing
+    undone."""
     did: list[tuple[int, str]] = []
     other, _ = at(layout, 1, 2)
     lock, share = at(layout, 0, 2)

@@ -1,4 +1,5 @@
-"""A web server on this machine that answers as the worst of the web does, and a fetcher that may ask it."""
+"""A web server on this machine that answers as the worst of the web does, and a fetcher that may
+ask it."""
 
 import dataclasses
 import http.server
@@ -17,7 +18,11 @@ from tests.common.hostile_images import encode
 Page = Callable[["Handler"], None]
 
 
-def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 30, 30), kind: str = "JPEG") -> bytes:
+def jpeg(
+    size: tuple[int, int] = (40, 30),
+    colour: tuple[int, int, int] = (200, 30, 30),
+    kind: str = "JPEG",
+) -> bytes:
     return encode(Image.new("RGB", size, colour), kind)
 
 
@@ -39,7 +44,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except OSError:  # the client has gone, as it should where it is sent too much
             pass
 
-    def reply(self, body: bytes, *headers: tuple[str, str], status: int = 200, length: int | None = None) -> None:
+    def reply(
+        self, body: bytes, *headers: tuple[str, str], status: int = 200, length: int | None = None
+    ) -> None:
         """A whole answer; `length` is what Content-Length says, where it is not the truth."""
         self.send_response(status)
         for name, value in headers:
@@ -72,7 +79,8 @@ class Web(http.server.ThreadingHTTPServer):
         self.pages: dict[str, Page] = {}
         self.asked: list[str] = []
         self.seen: list[dict[str, str]] = []
-        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -94,7 +102,9 @@ class Web(http.server.ThreadingHTTPServer):
 @pytest.fixture
 def web() -> Iterator[Web]:
     server = Web()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     yield server
     server.stopping.set()
@@ -106,8 +116,16 @@ def web() -> Iterator[Web]:
 @pytest.fixture
 def settings(web: Web) -> DownloadSettings:
     """Settings that allow the server, and are quick to give up."""
-    quick: dict[str, Any] = {"timeout": 1.0, "connect_timeout": 0.8, "retries": 0, "backoff": 0.01, "max_redirects": 3}
-    return DownloadSettings(allow=(web.place,), max_bytes=100_000, max_header_bytes=10_000, threads=4, **quick)
+    quick: dict[str, Any] = {
+        "timeout": 1.0,
+        "connect_timeout": 0.8,
+        "retries": 0,
+        "backoff": 0.01,
+        "max_redirects": 3,
+    }
+    return DownloadSettings(
+        allow=(web.place,), max_bytes=100_000, max_header_bytes=10_000, threads=4, **quick
+    )
 
 
 @pytest.fixture

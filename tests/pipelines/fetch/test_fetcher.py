@@ -53,7 +53,9 @@ def test_who_asks(web: Any, fetcher: Fetcher) -> None:
     fetcher.fetch(web.page("/a.jpg", BODY))
     (headers,) = web.seen
     assert headers["User-Agent"].startswith("diht/")
-    assert headers["Accept"] == "image/jpeg,image/png,image/gif,image/webp,image/bmp,*/*;q=0.1", "what can be read"
+    assert headers["Accept"] == "image/jpeg,image/png,image/gif,image/webp,image/bmp,*/*;q=0.1", (
+        "what can be read"
+    )
     assert headers["Host"] == web.place
     assert not {"Cookie", "Authorization", "Referer"} & headers.keys()
 
@@ -81,8 +83,12 @@ def test_redirects_to_letters_that_are_not_escaped_are_followed(web, fetcher, se
 
 @pytest.mark.parametrize("behind", [b"", b"\0" * 512, b"rubbish"])
 def test_gzip_of_several_members(web: Any, fetcher: Fetcher, behind: bytes) -> None:
-    """As of a server that compresses block by block; padding and rubbish behind it are no part of the body."""
-    packed = b"".join(gzip.compress(BODY[start : start + 4]) for start in range(0, len(BODY), 4)) + behind
+    """As of a server that compresses block by block; padding and rubbish behind it are no part of
+    the body."""
+    packed = (
+        b"".join(gzip.compress(BODY[start : start + 4]) for start in range(0, len(BODY), 4))
+        + behind
+    )
     web.page("/a", packed, ("Content-Encoding", "gzip"))
     web.page("/b", b"".join([gzip.compress(bytes(100_000))] * 50), ("Content-Encoding", "gzip"))
     assert fetcher.fetch(web.url("/a")).body == BODY
@@ -99,7 +105,9 @@ def test_gzip_that_nobody_asked_for(web: Any, fetcher: Fetcher, chunked: bool) -
     packed = gzip.compress(BODY)
     if chunked:
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
-        web.pages["/a"] = lambda handler: handler.raw(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed))
+        web.pages["/a"] = lambda handler: handler.raw(
+            head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+        )
     else:
         web.page("/a", packed, ("Content-Encoding", "gzip"))
     assert fetcher.fetch(web.url("/a")).body == BODY
@@ -131,13 +139,16 @@ def test_addresses_as_manifests_have_them(given: str, asked: str) -> None:
 
 # ---- opt-out
 @pytest.mark.parametrize(
-    "value", ["all", "nofollow", "googlebot: noindex", "otherbot: noai, noimageai", "max-snippet: 5"]
+    "value",
+    ["all", "nofollow", "googlebot: noindex", "otherbot: noai, noimageai", "max-snippet: 5"],
 )
 def test_others_are_addressed(web: Any, fetcher: Fetcher, value: str) -> None:
     assert fetcher.fetch(web.page("/a", BODY, ("X-Robots-Tag", value))).body == BODY
 
 
-def test_opt_out_may_be_ignored_where_one_has_the_right(web: Any, settings: DownloadSettings) -> None:
+def test_opt_out_may_be_ignored_where_one_has_the_right(
+    web: Any, settings: DownloadSettings
+) -> None:
     fetcher = Fetcher(dataclasses.replace(settings, respect_opt_out=False))
     assert fetcher.fetch(web.page("/a", BODY, ("X-Robots-Tag", "noai"))).body == BODY
 
@@ -152,7 +163,9 @@ def test_what_may_pass_is_asked_again(web: Any, settings: DownloadSettings, stat
 
 
 def test_a_broken_connection_is_asked_again(web: Any, settings: DownloadSettings) -> None:
-    web.pages["/a"] = _in_turn(lambda handler: None, lambda handler: handler.reply(BODY, length=99), _good)
+    web.pages["/a"] = _in_turn(
+        lambda handler: None, lambda handler: handler.reply(BODY, length=99), _good
+    )
     fetcher, _ = _patient(settings)
     assert fetcher.fetch(web.url("/a")).attempts == 3
 
@@ -167,12 +180,17 @@ def test_a_bounded_number_of_times(web: Any, settings: DownloadSettings) -> None
 
 
 FINAL = [_status(status) for status in (400, 401, 403, 404, 410, 451, 500)]
-FINAL += [_good, _status(429, ("Retry-After", "3600")), lambda handler: handler.reply(b"abc", ("X-Robots-Tag", "noai"))]
+FINAL += [
+    _good,
+    _status(429, ("Retry-After", "3600")),
+    lambda handler: handler.reply(b"abc", ("X-Robots-Tag", "noai")),
+]
 
 
 @pytest.mark.parametrize("page", FINAL)
 def test_what_will_not_pass_is_asked_once(web, settings, page):
-    """Other statuses, a body that is too large, a server that wants more patience, and one that says no."""
+    """Other statuses, a body that is too large, a server that wants more patience, and one that
+    says no."""
     web.pages["/a"] = page
     fetcher, waits = _patient(settings, max_bytes=5, max_wait=10)
     with pytest.raises(FetchError):
@@ -182,14 +200,18 @@ def test_what_will_not_pass_is_asked_once(web, settings, page):
 
 def test_retry_after_is_obeyed(web: Any, settings: DownloadSettings) -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=9), usegmt=True)
-    web.pages["/a"] = _in_turn(_status(429, ("Retry-After", "7")), _status(503, ("Retry-After", soon)), _good)
+    web.pages["/a"] = _in_turn(
+        _status(429, ("Retry-After", "7")), _status(503, ("Retry-After", soon)), _good
+    )
     fetcher, waits = _patient(settings, max_wait=10)
     assert fetcher.fetch(web.url("/a")).attempts == 3
     assert waits[0] == 7 and 6 <= waits[1] <= 9
 
 
 # ---- proxies and TLS
-def test_proxies_of_the_environment_are_not_used(web: Any, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_used(
+    web: Any, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert fetcher.fetch(web.page("/a", BODY)).body == BODY
@@ -204,7 +226,9 @@ def _certificate(folder: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "images.example.org")])
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
     day = timedelta(days=1)
     builder = builder.serial_number(1).not_valid_before(now - day).not_valid_after(now + day)
     names = [x509.DNSName("images.example.org"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -213,11 +237,15 @@ def _certificate(folder: Path) -> Path:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path = folder / "both.pem"
-    path.write_bytes(private + builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(
+        private + builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
     return path
 
 
-def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls(
+    web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The certificate must be trusted and name the host, whatever address the host resolved to."""
     pem = _certificate(tmp_path)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -244,8 +272,20 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *[{"threads": 0}, {"threads": 10**11}, {"threads": "64"}, {"max_bytes": 10**24}, {"retries": 10**15}],
-        *[{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"quality": 101}, {"ports": (0,)}],
+        *[
+            {"threads": 0},
+            {"threads": 10**11},
+            {"threads": "64"},
+            {"max_bytes": 10**24},
+            {"retries": 10**15},
+        ],
+        *[
+            {"timeout": 0},
+            {"timeout": float("nan")},
+            {"retries": -1},
+            {"quality": 101},
+            {"ports": (0,)},
+        ],
         *[{"allow": ("localhost",)}, {"user_agent": "a\r\nb"}, {"user_agent": " "}],
     ],
     ids=str,
@@ -258,8 +298,10 @@ def test_wrong_settings(wrong: dict[str, Any]) -> None:
 # ---- the manifest's hashes: what a row expects, and whose image a file is
 
 
-SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
-OURS, OTHER = Expected("sha256", SHA), Expected("sha256", "0" * 64)
+SHA = hashlib.sha256(BODY).hexdigest()
+MD5 = hashlib.md5(BODY).hexdigest()
+OURS = Expected("sha256", SHA)
+OTHER = Expected("sha256", "0" * 64)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +327,11 @@ def test_digests_are_those_that_rows_need() -> None:
 @pytest.mark.parametrize(
     ("rows", "nobodys"),
     [
-        *[([OTHER], True), ([OTHER, Expected("md5", "0" * 32)], True), ([OTHER, Expected("md5", MD5)], False)],
+        *[
+            ([OTHER], True),
+            ([OTHER, Expected("md5", "0" * 32)], True),
+            ([OTHER, Expected("md5", MD5)], False),
+        ],
         *[([OTHER, OURS], False), ([OTHER, None], False), ([], False)],
     ],
 )

@@ -44,7 +44,12 @@ def no_network() -> Iterator[None]:
 
 def _shards(output: Path) -> dict[str, bytes]:
     tars = map(members_of, (output / "shards").glob("*.tar"))
-    named = (member for tar in tars for member in tar.items() if not member[0].endswith((".txt", ".json")))
+    named = (
+        member
+        for tar in tars
+        for member in tar.items()
+        if not member[0].endswith((".txt", ".json"))
+    )
     return {name.partition("-")[0]: content for name, content in named}
 
 
@@ -62,7 +67,9 @@ class Runs:
 
     def __call__(self, manifest: Path, output: str = "out", **more: Any) -> Any:
         return self.filtering(
-            manifest, self.folder / output, **{"stages": WITHOUT_OCR, "download": self.settings, **more}
+            manifest,
+            self.folder / output,
+            **{"stages": WITHOUT_OCR, "download": self.settings, **more},
         )
 
     def records(self, output: str = "out") -> Path:
@@ -70,29 +77,45 @@ class Runs:
 
 
 @pytest.fixture
-def runs(polite: DownloadSettings, tsv: Callable[..., Path], tmp_path: Path, filtering: Callable[..., Any]) -> Runs:
+def runs(
+    polite: DownloadSettings,
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> Runs:
     return Runs(tmp_path, polite, tsv, filtering)
 
 
 def numbered(urls: Iterable[str]) -> Rows:
     """A row of each url, whose caption passes."""
-    return [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)]
+    return [
+        {"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)
+    ]
 
 
 @pytest.mark.slow
-def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tmp_path, filtering, ocr_models):
+def test_urls_give_what_images_at_hand_give(
+    web, polite, captions, draw, tsv, tmp_path, filtering, ocr_models
+):
     """Also where a run without the stage came before, and one without it comes after."""
     (tmp_path / "images").mkdir()
     rows: Rows = []
     for n in range(18):
-        text, size, caption = ("", "SALE 50% OFF", captions[n][:20])[n % 3], (320, 64), captions[n]
+        text = ("", "SALE 50% OFF", captions[n][:20])[n % 3]
+        size = (320, 64)
+        caption = captions[n]
         if n == 7:
-            size, caption = (1_600, 28), SENTENCE  # 512 x 9 once reduced, where 10 is the least side
+            size, caption = (
+                (1_600, 28),
+                SENTENCE,
+            )  # 512 x 9 once reduced, where 10 is the least side
         body = draw(tmp_path / "images" / f"{n}.jpg", text, size).read_bytes()
         url = web.page(f"/{n}.jpg", body)
         rows.append({"n": n, "caption": caption, "url": url, "image_path": f"images/{n}.jpg"})
     with_paths = tsv(tmp_path / "at_hand.tsv", rows)
-    urls = tsv(tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows])
+    urls = tsv(
+        tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows]
+    )
     own = "captions: {min_complexity: 1}"  # as paper, but foresees no other preset
     more = {"unit_rows": 9, "download": polite, "preset": own}
 
@@ -106,13 +129,21 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     none = {**more, "preset": "captions: {min_complexity: 99}"}
     filtering(urls, tmp_path / "out", stages=("captions", "download"), **none)
     before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
-    assert not web.asked and set(before.verdicts().values()) == {"image_not_available", "action", "complexity"}
+    assert not web.asked and set(before.verdicts().values()) == {
+        "image_not_available",
+        "action",
+        "complexity",
+    }
     assert any("add download to --stages" in line for line in before.said)
 
     result = filtering(urls, tmp_path / "out", **more)
     assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
     assert {"kept", "text_spotting", "action"} <= set(result.verdicts().values())
-    kept = [{k: v for k, v in row.items() if k != "image_path"} for row in at_hand.rows("kept") if row["n"] != "7"]
+    kept = [
+        {k: v for k, v in row.items() if k != "image_path"}
+        for row in at_hand.rows("kept")
+        if row["n"] != "7"
+    ]
     same = [row for row in result.rows("kept") if row["n"] != "7"]
     assert sorted(same, key=repr) == sorted(kept, key=repr), "spotted, scores and all"
     # The wide image was reduced to be stored; all that is said of it is in pixels of the original.
@@ -124,7 +155,9 @@ def test_urls_give_what_images_at_hand_give(web, polite, captions, draw, tsv, tm
     small = {uid for uid, body in shards[1].items() if Image.open(io.BytesIO(body)).width <= 512}
     assert small and all(shards[0][uid] == shards[1][uid] for uid in small)
     passed = [n for n, verdict in result.verdicts().items() if verdict in ("kept", "text_spotting")]
-    assert sorted(web.asked) == sorted(f"/{n}.jpg" for n in passed), "only survivors of the captions, each once"
+    assert sorted(web.asked) == sorted(f"/{n}.jpg" for n in passed), (
+        "only survivors of the captions, each once"
+    )
     assert result.funnel["seconds"].keys() >= {"download"}
 
     again = filtering(urls, tmp_path / "out", **more)
@@ -146,17 +179,30 @@ def test_a_pilot_without_ocr_measures_the_images_that_were_fetched(web, make_jpe
 def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[float]]]:
     """Size of the image of a row of the first unit, and the corners of what was read in it."""
     tables = sorted((output / "work" / "spotting" / "data").glob("00000-00000.*.parquet"))
-    record = [row for path in tables for row in pq.read_table(path).to_pylist() if row["ordinal"] == ordinal][-1]
-    return (record["width"], record["height"]), [corner for line in record["spotted"] for corner in line["box"]]
+    record = [
+        row
+        for path in tables
+        for row in pq.read_table(path).to_pylist()
+        if row["ordinal"] == ordinal
+    ][-1]
+    return (record["width"], record["height"]), [
+        corner for line in record["spotted"] for corner in line["box"]
+    ]
 
 
-def test_only_files_without_images(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
-    """A manifest that comes with its images is left alone, also where it names urls and has lost an image."""
+def test_only_files_without_images(
+    web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs
+) -> None:
+    """A manifest that comes with its images is left alone, also where it names urls and has lost an
+    image."""
     (tmp_path / "in").mkdir()
     body = draw(tmp_path / "in" / "here.jpg", "").read_bytes()
     for name in ("/0", "/1", "/2"):
         web.page(name, body)
-    paths = [{"n": n, "caption": f"{SENTENCE} {n}", "url": web.url(f"/{n}"), "image_path": "here.jpg"} for n in (0, 1)]
+    paths = [
+        {"n": n, "caption": f"{SENTENCE} {n}", "url": web.url(f"/{n}"), "image_path": "here.jpg"}
+        for n in (0, 1)
+    ]
     paths[1]["image_path"] = ""
     runs.manifest(paths, "in/a.tsv")
     runs.manifest([{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}], "in/b.tsv")
@@ -166,14 +212,20 @@ def test_only_files_without_images(web: Any, draw: Callable[..., Path], tmp_path
     assert len(_shards(tmp_path / "out")) == 2, "of the images at hand"
 
 
-def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[str | None, str, dict[str, str]]]:
+def _page(
+    web: Any, draw: Callable[..., Path], folder: Path
+) -> dict[str, tuple[str | None, str, dict[str, str]]]:
     """Address, verdict and more columns of a row, by name."""
     body = draw(folder / "any.jpg", "").read_bytes()
     no = [("X-Robots-Tag", "noai")]
     inside = [("Location", "http://169.254.169.254/latest/meta-data/")]
     return {
         "good": (web.page("/good", body), "kept", {}),
-        "good too": (web.page("/good2", body), "kept", {"sha256": hashlib.sha256(body).hexdigest()}),
+        "good too": (
+            web.page("/good2", body),
+            "kept",
+            {"sha256": hashlib.sha256(body).hexdigest()},
+        ),
         "gone": (web.url("/gone"), "http_status", {}),
         "swapped": (web.page("/swapped", body), "hash_mismatch", {"sha256": "0" * 64}),
         "no, thanks": (web.page("/no", body, *no), "opt_out", {}),
@@ -188,13 +240,17 @@ def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[
     }
 
 
-def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
+def test_failures_are_rejects_with_a_reason(
+    web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs
+) -> None:
     pages = _page(web, draw, tmp_path)
     rows: Rows = [
         {"n": name, "caption": f"{SENTENCE}, number {index}", "url": url, "sha256": "", **more}
         for index, (name, (url, _, more)) in enumerate(pages.items())
     ]
-    rows.append({"n": "boring", "caption": "Blue mug", "url": web.page("/boring", b"x"), "sha256": ""})
+    rows.append(
+        {"n": "boring", "caption": "Blue mug", "url": web.page("/boring", b"x"), "sha256": ""}
+    )
     manifest = runs.manifest(rows)
     result = runs(manifest)
     expected = {name: verdict for name, (_, verdict, _) in pages.items()} | {"boring": "action"}
@@ -204,9 +260,18 @@ def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path],
         assert row["stage"] == ("captions" if row["n"] == "boring" else "download")
         assert row["spotted"] is None and row["overlap"] is None
     counts = Counter(verdict for verdict in expected.values() if verdict not in ("kept", "action"))
-    steps = {step["reason"]: step["rejected"] for step in result.funnel["steps"] if step["stage"] == "download"}
+    steps = {
+        step["reason"]: step["rejected"]
+        for step in result.funnel["steps"]
+        if step["stage"] == "download"
+    }
     assert steps == counts
-    assert result.funnel["kept"] == 2 == len(_shards(tmp_path / "out")) == result.funnel["steps"][-1]["left"]
+    assert (
+        result.funnel["kept"]
+        == 2
+        == len(_shards(tmp_path / "out"))
+        == result.funnel["steps"][-1]["left"]
+    )
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "404 Not Found" in report and "not used for training" in report
     record = json.loads((runs.records() / "commits" / "00000-00000.0000.json").read_text())
@@ -214,11 +279,17 @@ def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path],
     (table,) = (runs.records() / "data").glob("*.parquet")
     said = {row["url"]: row for row in pq.read_table(table).to_pylist()}
     assert len(said) == len(pages) and said[web.url("/gone")]["message"] == "404 Not Found"
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"]["allow"] == [web.place]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"][
+        "allow"
+    ] == [web.place]
 
 
-def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(web, captions, make_jpeg, tmp_path, runs):
-    rows = [{"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)]
+def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
+    web, captions, make_jpeg, tmp_path, runs
+):
+    rows = [
+        {"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)
+    ]
     rows.append({"n": 40, "caption": SENTENCE, "url": web.url("/gone")})
     manifest = runs.manifest(rows)
     narrow = "captions: {min_complexity: 2, max_chars: 60}"
@@ -232,14 +303,20 @@ def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(web, cap
     fresh, at_once = run("fresh", "paper")
     assert asked and then and not set(asked) & set(then)
     assert sorted(asked + then) == sorted(at_once)
-    assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
+    assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(
+        tmp_path / "fresh"
+    )
     back, nothing = run("out", narrow)
     assert back.tables() == first.tables() and not nothing
 
 
-def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs) -> None:
+def test_other_sizes_are_downloaded_anew(
+    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
+) -> None:
     """And other limits are not: they only change what fails."""
-    manifest = runs.manifest([{"caption": SENTENCE, "url": web.page("/a", make_jpeg(size=(300, 200)))}])
+    manifest = runs.manifest(
+        [{"caption": SENTENCE, "url": web.page("/a", make_jpeg(size=(300, 200)))}]
+    )
 
     def size(**more: Any) -> tuple[int, int]:
         settings = dataclasses.replace(runs.settings, **more)
@@ -253,7 +330,9 @@ def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., byte
     assert len(web.asked) == 2
 
 
-def test_images_that_are_downloaded_again_are_scored_again_and_the_line_says_so(web, make_jpeg, tmp_path, runs):
+def test_images_that_are_downloaded_again_are_scored_again_and_the_line_says_so(
+    web, make_jpeg, tmp_path, runs
+):
     pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[score]'")
     from tests.tiny_clip import write_tiny
 
@@ -263,14 +342,21 @@ def test_images_that_are_downloaded_again_are_scored_again_and_the_line_says_so(
     runs(manifest, **more)
     again = runs(manifest, download=dataclasses.replace(runs.settings, image_size=150), **more)
     assert [line for line in again.said if line.startswith("score: ")] == [
-        "score: scoring again: 1 of 1 unit, scored by another model, version or setting, or of other downloads"
+        "score: scoring again: 1 of 1 unit, scored by another model, version or setting, or of"
+        " other downloads"
     ]
 
 
 def test_rows_that_settings_refused_are_asked_again(web, make_jpeg, tmp_path, runs):
-    """Images fetched already are not, and the result is that of a run with the later settings alone."""
+    """Images fetched already are not, and the result is that of a run with the later settings
+    alone."""
     large = make_jpeg(size=(900, 900))
-    urls = [web.page("/small", make_jpeg()), web.page("/large", large), web.url("/gone"), "http://127.0.0.2:9/x"]
+    urls = [
+        web.page("/small", make_jpeg()),
+        web.page("/large", large),
+        web.url("/gone"),
+        "http://127.0.0.2:9/x",
+    ]
     manifest = runs.manifest(numbered(urls))
     shut = dataclasses.replace(runs.settings, allow=("127.0.0.1:1",), max_bytes=len(large) - 1)
     halfway = dataclasses.replace(shut, allow=runs.settings.allow)
@@ -284,20 +370,30 @@ def test_rows_that_settings_refused_are_asked_again(web, make_jpeg, tmp_path, ru
     web.asked.clear()
     last = runs(manifest, download=opened)
     assert web.asked == ["/large"]
-    (record,) = (json.loads(path.read_text()) for path in (runs.records() / "commits").glob("*.json"))
-    assert record["statuses"] == {"blocked_port": 1, "http_status": 1, "ok": 2} and record["urls"] == 4
+    (record,) = (
+        json.loads(path.read_text()) for path in (runs.records() / "commits").glob("*.json")
+    )
+    assert (
+        record["statuses"] == {"blocked_port": 1, "http_status": 1, "ok": 2} and record["urls"] == 4
+    )
     fresh = runs(manifest, "fresh", download=opened)
-    assert last.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
+    assert last.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(
+        tmp_path / "fresh"
+    )
     web.asked.clear()
     for settings in (opened, shut):  # the same, and settings that permit less
         assert runs(manifest, download=settings).tables() == fresh.tables() and not web.asked
 
 
-def test_dead_links_that_are_asked_again_are_no_outage(web: Any, make_jpeg: Callable[..., bytes], runs: Runs) -> None:
+def test_dead_links_that_are_asked_again_are_no_outage(
+    web: Any, make_jpeg: Callable[..., bytes], runs: Runs
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{closed.getsockname()[1]}"
-    urls = [web.page(f"/{n}", make_jpeg()) for n in range(12)] + [f"http://{place}/{n}" for n in range(12)]
+    urls = [web.page(f"/{n}", make_jpeg()) for n in range(12)] + [
+        f"http://{place}/{n}" for n in range(12)
+    ]
     settings = dataclasses.replace(runs.settings, allow=(*runs.settings.allow, place))
     manifest = runs.manifest(numbered(urls))
     first = runs(manifest, download=settings)
@@ -309,17 +405,25 @@ def test_dead_links_that_are_asked_again_are_no_outage(web: Any, make_jpeg: Call
 @pytest.mark.slow
 def test_what_is_fetched_anew_is_judged_anew(web, draw, tmp_path, runs, ocr_models):
     """The web changes: what was read of an image that is another one now does not stay."""
-    blank, text = (draw(tmp_path / f"{n}.jpg", text).read_bytes() for n, text in enumerate(("", "brown dog runs")))
+    blank, text = (
+        draw(tmp_path / f"{n}.jpg", text).read_bytes()
+        for n, text in enumerate(("", "brown dog runs"))
+    )
     rows = numbered(web.page(f"/{n}", blank) for n in range(3))
     web.pages.pop("/2")
     manifest = runs.manifest(rows)
     first = runs(manifest, stages=STAGES)
     assert first.verdicts() == {"0": "kept", "1": "kept", "2": "http_status"}
-    read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "spotting").rglob("*.*")}
+    read = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "out" / "work" / "spotting").rglob("*.*")
+    }
     shutil.rmtree(runs.records())
     same = runs(manifest, stages=STAGES)
     assert same.tables() == first.tables() and len(web.asked) == 6
-    assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same images are not read again"
+    assert read and {path: path.stat().st_mtime_ns for path in read} == read, (
+        "the same images are not read again"
+    )
     shutil.rmtree(runs.records())
     web.page("/1", text)
     web.page("/2", blank)
@@ -328,13 +432,16 @@ def test_what_is_fetched_anew_is_judged_anew(web, draw, tmp_path, runs, ocr_mode
     assert other.tables() == runs(manifest, "fresh", stages=STAGES).tables()
 
 
-def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[..., bytes], runs: Runs) -> None:
-    """In one unit or over several: they are set aside, their rows are not rejected, and the next run tries again. Where
-    all urls of the run are too few to tell, it is said what to do."""
+def test_an_outage_is_seen_over_units_of_few_urls(
+    web: Any, make_jpeg: Callable[..., bytes], runs: Runs
+) -> None:
+    """In one unit or over several: they are set aside, their rows are not rejected, and the next
+    run tries again. Where all urls of the run are too few to tell, it is said what to do."""
     web.page("*", make_jpeg())
     rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     for count, unit_rows in ((12, 12), (12, 3), (4, 3)):
-        manifest, output = runs.manifest(rows[:count], f"{count}.tsv"), f"{count}-{unit_rows}"
+        manifest = runs.manifest(rows[:count], f"{count}.tsv")
+        output = f"{count}-{unit_rows}"
         with no_network():
             down = runs(manifest, output, unit_rows=unit_rows)
         if count == 4:
@@ -343,19 +450,28 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
             shutil.rmtree(runs.records(output))
         else:
             units = 12 // unit_rows
-            assert down.status == 1 and down.funnel["not_decided"] == {"rows": 12, "units": units, "uncounted": 0}
+            assert down.status == 1 and down.funnel["not_decided"] == {
+                "rows": 12,
+                "units": units,
+                "uncounted": 0,
+            }
             assert down.funnel["rows_in"] == 12 and len(down.funnel["set_aside"]) == units
             assert not list(runs.records(output).rglob("*.tar"))
         up = runs(manifest, output, unit_rows=unit_rows)
         assert up.status == 0 and len(up.rows("kept")) == count
 
 
-def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(web, make_jpeg, tmp_path, runs):
+def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(
+    web, make_jpeg, tmp_path, runs
+):
     """Only rows that this run asks for count, also where a unit has none."""
     web.page("*", make_jpeg())
     long = [4, 4, 4, 0]  # rows of each unit that only the wider preset lets pass
     rows = [
-        {"caption": SENTENCE + (", far away" if n < count else ""), "url": web.url(f"/{unit}-{n}.jpg")}
+        {
+            "caption": SENTENCE + (", far away" if n < count else ""),
+            "url": web.url(f"/{unit}-{n}.jpg"),
+        }
         for unit, count in enumerate(long)
         for n in range(12)
     ]
@@ -365,7 +481,11 @@ def test_an_outage_in_a_wider_run_is_seen_and_costs_no_image_of_an_earlier_one(w
     assert first.status == 0 and len(web.asked) == len(first.rows("kept")) == 36
     with no_network():
         down = runs(manifest, unit_rows=12)
-    assert down.status == 1 and len(down.funnel["set_aside"]) == 3 and "dns_failed" not in down.funnel["rejected"]
+    assert (
+        down.status == 1
+        and len(down.funnel["set_aside"]) == 3
+        and "dns_failed" not in down.funnel["rejected"]
+    )
     web.asked.clear()
     assert runs(manifest, preset=narrow, unit_rows=12).tables() == first.tables() and not web.asked
     up = runs(manifest, unit_rows=12)
@@ -401,7 +521,16 @@ def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
     from open_diht.pipelines.driver.cli import main
 
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": "http://example.org/a"}])
-    arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(tmp_path / "out"), option, value]
+    arguments = [
+        "--dataset",
+        "custom",
+        "--input",
+        str(manifest),
+        "--output",
+        str(tmp_path / "out"),
+        option,
+        value,
+    ]
     assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0]
@@ -410,7 +539,9 @@ def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_and_started_again_equals_undisturbed(web, captions, make_jpeg, forks, tsv, tmp_path):
+def test_killed_and_started_again_equals_undisturbed(
+    web, captions, make_jpeg, forks, tsv, tmp_path
+):
     """No url of a committed unit is asked again, whether it succeeded or failed."""
     body = make_jpeg()
 
@@ -420,20 +551,39 @@ def test_killed_and_started_again_equals_undisturbed(web, captions, make_jpeg, f
         handler.reply(b"" if failed else body, status=404 if failed else 200)
 
     web.pages["*"] = slow
-    rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
-    manifest, calm, killed = tsv(tmp_path / "urls.tsv", rows), tmp_path / "calm", tmp_path / "killed"
-    words = ["--stages", ",".join(WITHOUT_OCR), "--download-allow", web.place, "--download-threads", "4"]
+    rows = [
+        {"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")}
+        for n in range(240)
+    ]
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    calm = tmp_path / "calm"
+    killed = tmp_path / "killed"
+    words = [
+        "--stages",
+        ",".join(WITHOUT_OCR),
+        "--download-allow",
+        web.place,
+        "--download-threads",
+        "4",
+    ]
     committed: set[str] = set()
 
     def look() -> None:
         names = {path.stem for path in killed.glob("work/download/commits/[!.]*.json")}
-        tables = [pq.read_table(killed / "work" / "download" / "data" / f"{name}.g0.parquet") for name in names]
-        committed.update(url.removeprefix(web.url("")) for table in tables for url in table["url"].to_pylist())
+        tables = [
+            pq.read_table(killed / "work" / "download" / "data" / f"{name}.g0.parquet")
+            for name in names
+        ]
+        committed.update(
+            url.removeprefix(web.url("")) for table in tables for url in table["url"].to_pylist()
+        )
         web.asked.clear()
 
     with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
         runs.finish(manifest, calm, *words)
         moments = [Moment("download", 3, 0)]
-        left = check_kills(runs, manifest, words, moments, calm=calm, killed=killed, hits=1, before_resume=look)
+        left = check_kills(
+            runs, manifest, words, moments, calm=calm, killed=killed, hits=1, before_resume=look
+        )
     assert committed and web.asked and not committed & set(web.asked)
     assert left["kept"] and {row["reason"] for row in left["rejected"]} >= {"http_status"}

@@ -1,4 +1,5 @@
-"""Results to a repository: what is there is not sent again, and whatever breaks, the same again ends the same."""
+"""Results to a repository: what is there is not sent again, and whatever breaks, the same again
+ends the same."""
 
 import json
 import re
@@ -21,10 +22,21 @@ PUBLISHER = Publisher(HubAddress("dataset", "me/cat"))
 
 def results(folder: Path, preset: str = "paper", parts: int = 3) -> Files:
     content = {
-        f"{kind}/part-{n}.parquet": f"{kind} {n} {preset}" for kind in ("kept", "rejected") for n in range(parts)
+        f"{kind}/part-{n}.parquet": f"{kind} {n} {preset}"
+        for kind in ("kept", "rejected")
+        for n in range(parts)
     }
-    content |= {"shards/a.tar": "tar", "shards/.index/a.tar.npz": "index", "shards/sizes.json": "{}"}
-    content |= {"README.md": f"{MARK} {preset}", "report.html": preset, "funnel.json": preset, "subset.npy": preset}
+    content |= {
+        "shards/a.tar": "tar",
+        "shards/.index/a.tar.npz": "index",
+        "shards/sizes.json": "{}",
+    }
+    content |= {
+        "README.md": f"{MARK} {preset}",
+        "report.html": preset,
+        "funnel.json": preset,
+        "subset.npy": preset,
+    }
     content |= {"run.json": json.dumps({"plan": {"fingerprint": PLAN}, "preset": preset})}
     hidden = {"work/plan.json": "{}", "kept/.tmp-part": "half", "notes.txt": "mine"}
     for name, text in {**content, **hidden}.items():
@@ -35,7 +47,11 @@ def results(folder: Path, preset: str = "paper", parts: int = 3) -> Files:
 
 
 def ours(repository: Repository, branch: str = "main") -> Files:
-    return {name: content for name, content in repository.files(branch).items() if name != ".gitattributes"}
+    return {
+        name: content
+        for name, content in repository.files(branch).items()
+        if name != ".gitattributes"
+    }
 
 
 def publish(folder: Path, publisher: Publisher = PUBLISHER) -> list[str]:
@@ -50,14 +66,18 @@ def repository(hub: Hub) -> Repository:
     return hub.repositories["datasets/me/cat"]
 
 
-def test_all_of_it_in_one_commit_and_no_more_than_that(hub: Hub, repository: Repository, tmp_path: Path) -> None:
+def test_all_of_it_in_one_commit_and_no_more_than_that(
+    hub: Hub, repository: Repository, tmp_path: Path
+) -> None:
     expected = results(tmp_path)
     assert "14 of 14 files sent" in publish(tmp_path)[0] and ours(repository) == expected
     assert len(repository.commits) == 2
     assert "already holds these results" in publish(tmp_path)[0] and len(repository.commits) == 2
 
 
-def test_nothing_is_sent_from_a_folder_that_another_run_has_made_again(repository: Repository, tmp_path: Path) -> None:
+def test_nothing_is_sent_from_a_folder_that_another_run_has_made_again(
+    repository: Repository, tmp_path: Path
+) -> None:
     results(folder := tmp_path / "out")
     with held(folder):
         shutil.rmtree(folder)
@@ -70,19 +90,27 @@ def test_nothing_is_sent_from_a_folder_that_another_run_has_made_again(repositor
 def test_only_what_differs_is_sent_and_what_is_gone_is_removed(hub, repository, tmp_path):
     results(tmp_path)
     publish(tmp_path)
-    repository.commit("main", {**repository.files(), "mine.txt": b"mine", "kept/notes.md": b"mine too"})
+    repository.commit(
+        "main", {**repository.files(), "mine.txt": b"mine", "kept/notes.md": b"mine too"}
+    )
     hub.sent.clear()
     (tmp_path / "kept" / "part-0.parquet").write_text("other rows")
     (tmp_path / "rejected" / "part-2.parquet").unlink()
     publish(tmp_path)
     there = ours(repository)
     assert len(hub.sent) == 1 and there["kept/part-0.parquet"] == b"other rows"
-    assert "rejected/part-2.parquet" not in there and there["mine.txt"] == b"mine" and "kept/notes.md" in there
+    assert (
+        "rejected/part-2.parquet" not in there
+        and there["mine.txt"] == b"mine"
+        and "kept/notes.md" in there
+    )
 
 
-def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(hub, repository, tmp_path, monkeypatch):
-    """In several commits, upon results of another preset. What is published at a moment between says that it is not
-    all: it has no funnel.json."""
+def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(
+    hub, repository, tmp_path, monkeypatch
+):
+    """In several commits, upon results of another preset. What is published at a moment between
+    says that it is not all: it has no funnel.json."""
     monkeypatch.setattr(contents, "_FILES", 3)
     expected = results(tmp_path / "new", "strict", parts=2)
     results(tmp_path / "old")
@@ -90,14 +118,21 @@ def test_killed_at_any_request_and_run_again_it_ends_as_if_undisturbed(hub, repo
     start = repository.branches["main"]
     hub.requests.clear()
     publish(tmp_path / "new")
-    asked, commits = [*hub.requests], [*repository.commits.values()]
+    asked = [*hub.requests]
+    commits = [*repository.commits.values()]
     between = commits[-2]
-    assert "funnel.json" not in between and "run.json" not in between and contents.PUBLISHING in between
+    assert (
+        "funnel.json" not in between
+        and "run.json" not in between
+        and contents.PUBLISHING in between
+    )
     moments = [("before", last) for last in range(len(asked))]
     moments += [("after", last) for last, request in enumerate(asked) if "/commit/" in request]
     for when, last in moments:
         repository.branches["main"] = start
-        hub.stored = {oid: content for oid, content in hub.stored.items() if b"strict" not in content}
+        hub.stored = {
+            oid: content for oid, content in hub.stored.items() if b"strict" not in content
+        }
         count = iter(range(10_000))
         setattr(hub, when, lambda _, count=count, last=last: next(count) < last)
         with pytest.raises(CannotPublish, match="Run the same command to try again"):
@@ -131,12 +166,17 @@ def test_a_card_of_ones_own_stays(hub: Hub, repository: Repository, tmp_path: Pa
     assert ours(repository)["README.md"] == b"# Mine" and "funnel.json" in ours(repository)
 
 
-def test_a_branch_is_made_and_does_not_begin_with_what_another_holds(hub: Hub, tmp_path: Path) -> None:
+def test_a_branch_is_made_and_does_not_begin_with_what_another_holds(
+    hub: Hub, tmp_path: Path
+) -> None:
     expected = results(tmp_path)
     publisher = Publisher(HubAddress("dataset", "me/cat", "strict"), private=True)
     hub.add("datasets/me/cat", asked={"private": True})
     repository = hub.repositories["datasets/me/cat"]
-    repository.commit("main", {"run.json": b'{"plan": {"fingerprint": "cafe"}}', "kept/part-9.parquet": b"other rows"})
+    repository.commit(
+        "main",
+        {"run.json": b'{"plan": {"fingerprint": "cafe"}}', "kept/part-9.parquet": b"other rows"},
+    )
     for _ in range(2):
         publisher.check(PLAN, 3)
         publish(tmp_path, publisher)
@@ -168,9 +208,24 @@ REFUSED = {
     "no token": ("me/cat", "", 3, "HF_TOKEN is not set"),
     "a token that may only read": ("me/cat", "hf_read", 3, "may not do that"),
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
-    "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: unknown,"),
-    "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: unknown,"),
-    "another input": ("me/other", "hf_good", 3, "(its input: cafe, this one's: f00d); choose another OUTPUT, or an"),
+    "data of somebody else": (
+        "me/data",
+        "hf_good",
+        3,
+        "holds other data than this run's (its input: unknown,",
+    ),
+    "data of somebody else under names of theirs": (
+        "me/theirs",
+        "hf_good",
+        3,
+        "(its input: unknown,",
+    ),
+    "another input": (
+        "me/other",
+        "hf_good",
+        3,
+        "(its input: cafe, this one's: f00d); choose another OUTPUT, or an",
+    ),
     "a broken record": ("me/broken", "hf_good", 3, "an unreadable run.json"),
     "too many units": ("me/cat", "hf_good", 10_001, "the input makes 10,001 files, one per unit"),
     "no name": ("me/-cat-", "hf_good", 3, "is not a repository name"),

@@ -18,9 +18,21 @@ def look(path: Path, **columns: pa.Array) -> FileInfo:
 
 def test_files_of_one_family_agree(tmp_path: Path) -> None:
     text = pa.array(["x"])
-    first = look(tmp_path / "1.parquet", caption=text, n=pa.array([1], pa.int32()), s=pa.array([0.5], pa.float32()))
-    second = look(tmp_path / "2.parquet", s=pa.array([0.5]), caption=text.cast(pa.large_string()), n=pa.array([1]))
-    third = look(tmp_path / "3.parquet", caption=text.dictionary_encode(), n=pa.nulls(1), s=pa.array([0.5]))
+    first = look(
+        tmp_path / "1.parquet",
+        caption=text,
+        n=pa.array([1], pa.int32()),
+        s=pa.array([0.5], pa.float32()),
+    )
+    second = look(
+        tmp_path / "2.parquet",
+        s=pa.array([0.5]),
+        caption=text.cast(pa.large_string()),
+        n=pa.array([1]),
+    )
+    third = look(
+        tmp_path / "3.parquet", caption=text.dictionary_encode(), n=pa.nulls(1), s=pa.array([0.5])
+    )
     assert check_consistent([first, second, third]) == []
     assert check_consistent([]) == check_consistent([first]) == []
 
@@ -28,7 +40,9 @@ def test_files_of_one_family_agree(tmp_path: Path) -> None:
 def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
     text = pa.array(["x"])
     first = look(tmp_path / "1.parquet", caption=text, url=text, n=pa.array([1]))
-    second = look(tmp_path / "2.parquet", caption=pa.array([["x", "y"]]), n=pa.array(["1"]), more=text)
+    second = look(
+        tmp_path / "2.parquet", caption=pa.array([["x", "y"]]), n=pa.array(["1"]), more=text
+    )
     found = check_consistent([first, second])
     assert [(item.column, item.expected, item.role) for item in found] == [
         ("caption", "string", "caption"),
@@ -37,11 +51,21 @@ def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
     assert str(found[1]) == f"{second.path}: column 'n' is string, in {first.path} it is int64"
 
 
-def test_whole_numbers_and_fractions_go_together_where_filters_compare_them_alike(tmp_path: Path) -> None:
+def test_whole_numbers_and_fractions_go_together_where_filters_compare_them_alike(
+    tmp_path: Path,
+) -> None:
     """pandas writes a column of whole numbers as float64 as soon as one is missing."""
     text = pa.array(["x"])
-    first = look(tmp_path / "1.parquet", caption=text, url=text, width=pa.array([64]), height=pa.array([64]))
-    second = look(tmp_path / "2.parquet", caption=text, url=text, width=pa.array([64.0]), height=pa.array([64]))
+    first = look(
+        tmp_path / "1.parquet", caption=text, url=text, width=pa.array([64]), height=pa.array([64])
+    )
+    second = look(
+        tmp_path / "2.parquet",
+        caption=text,
+        url=text,
+        width=pa.array([64.0]),
+        height=pa.array([64]),
+    )
     (one,) = check_consistent([first, second])
     assert (one.column, one.found, one.role) == ("width", "double", None)
     make_plan(str(tmp_path), load_dataset("custom"), 1)
@@ -59,4 +83,9 @@ def test_a_column_is_compared_with_the_first_file_that_has_values_of_it(tmp_path
         look(tmp_path / "4.parquet", caption=text, n=pa.array(["1"])),
     ]
     (one,) = check_consistent(files)
-    assert (one.column, one.expected, one.found, one.first) == ("n", "int64", "string", files[2].path)
+    assert (one.column, one.expected, one.found, one.first) == (
+        "n",
+        "int64",
+        "string",
+        files[2].path,
+    )

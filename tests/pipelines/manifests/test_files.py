@@ -1,4 +1,5 @@
-"""Remote files: read in parts, what is asked for, all of it, and nothing twice; and what an outage is."""
+"""Remote files: read in parts, what is asked for, all of it, and nothing twice; and what an outage
+is."""
 
 import errno
 import os
@@ -10,7 +11,13 @@ from typing import Any
 import fsspec
 import pytest
 
-from open_diht.pipelines.manifests.files import _REMEMBERED_BYTES, file_size, open_file, reading, stamp
+from open_diht.pipelines.manifests.files import (
+    _REMEMBERED_BYTES,
+    file_size,
+    open_file,
+    reading,
+    stamp,
+)
 from open_diht.pipelines.manifests.types import Unreachable, UnreadableFile
 
 MIB = 2**20
@@ -50,11 +57,18 @@ def test_parts_are_those_of_the_file_and_fetched_once(fetched: list[int]) -> Non
     dice = random.Random(1)
     with open_file(path, parts=True) as file:
         for _ in range(500):
-            at, size = dice.randrange(MIB + 100), dice.randrange(20_000)
+            at = dice.randrange(MIB + 100)
+            size = dice.randrange(20_000)
             assert file.seek(at) == at
-            assert file.read(size) == content[at : at + size] and file.tell() == max(at, min(at + size, MIB))
+            assert file.read(size) == content[at : at + size] and file.tell() == max(
+                at, min(at + size, MIB)
+            )
         assert sum(fetched) <= MIB
-        assert file.seek(-10, os.SEEK_END) == MIB - 10 and file.read() == content[-10:] and file.read(1) == b""
+        assert (
+            file.seek(-10, os.SEEK_END) == MIB - 10
+            and file.read() == content[-10:]
+            and file.read(1) == b""
+        )
 
 
 def test_what_is_remembered_is_bounded(fetched: list[int]) -> None:
@@ -81,7 +95,9 @@ def _denied(code: str) -> PermissionError:
     return error
 
 
-def test_a_store_that_does_not_say_whether_a_file_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_say_whether_a_file_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path, _ = _written("c", 10)
 
     def down(*arguments: Any) -> None:
@@ -95,16 +111,22 @@ def test_a_store_that_does_not_say_whether_a_file_has_changed(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("path", "error", "is_one"),
     [
-        ("s3://b/a", TimeoutError("timed out"), True), ("s3://b/a", ConnectionResetError("reset"), True),
+        ("s3://b/a", TimeoutError("timed out"), True),
+        ("s3://b/a", ConnectionResetError("reset"), True),
         ("s3://b/a", OSError(errno.EBUSY, "Please reduce your request rate."), True),
         ("s3://b/a", OSError(errno.EREMOTEIO, "We encountered an internal error."), True),
         ("s3://b/a", _denied("ExpiredToken"), True), ("s3://b/a", _denied("AccessDenied"), False),
-        ("s3://b/a", FileNotFoundError("b/a"), False), ("s3://b/a", OSError("Couldn't deserialize thrift"), False),
-        ("s3://b/a", EOFError("ends early"), False), ("/data/a", OSError(errno.EIO, "a bad disk"), False),
+        ("s3://b/a", FileNotFoundError("b/a"), False),
+        ("s3://b/a", OSError("Couldn't deserialize thrift"), False),
+        ("s3://b/a", EOFError("ends early"), False),
+        ("/data/a", OSError(errno.EIO, "a bad disk"), False),
     ],
 )  # fmt: skip
 def test_an_outage_is_no_fault_of_the_file(path: str, error: Exception, is_one: bool) -> None:
-    with pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"), reading(path):
+    with (
+        pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"),
+        reading(path),
+    ):
         raise error
 
 

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.manifests import ManifestError, UnreadableFile, inspect, read, read_images, split
+from open_diht.pipelines.manifests import (
+    ManifestError,
+    UnreadableFile,
+    inspect,
+    read,
+    read_images,
+    split,
+)
 
 CUSTOM = load_dataset("custom")
 MOST_MIB = 2_048
@@ -26,7 +33,9 @@ Rows = tuple[list[tuple[int, str]], bool]
 
 
 def words(chance: Chance) -> str:
-    return chance.choice(["a dog runs", "", "nan", "größer 😀", 'a "b" c', "x" * chance.randrange(3000), "a\tb", "0"])
+    return chance.choice(
+        ["a dog runs", "", "nan", "größer 😀", 'a "b" c', "x" * chance.randrange(3000), "a\tb", "0"]
+    )
 
 
 def parquet(chance: Chance) -> bytes:
@@ -38,13 +47,21 @@ def parquet(chance: Chance) -> bytes:
         "image": pa.array([chance.randbytes(chance.randrange(2000)) for _ in range(rows)]),
         "box": pa.array([{"x": row, "name": words(chance)} for row in range(rows)]),
     }
-    types = {"caption": [pa.string(), pa.string_view(), pa.large_string(), pa.binary_view(), pa.binary()]}
+    types = {
+        "caption": [pa.string(), pa.string_view(), pa.large_string(), pa.binary_view(), pa.binary()]
+    }
     types["url"] = [pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
     tags = [pa.list_(pa.string()), pa.list_view(pa.string()), pa.large_list(pa.string_view())]
     for name, known in types.items():
         columns[name] = columns[name].cast(chance.choice(known))
-    columns["tags"] = pa.array([[words(chance)] * chance.randrange(3) for _ in range(rows)], chance.choice(tags))
-    chosen = {name: column for name, column in columns.items() if name == "caption" or chance.random() < 0.7}
+    columns["tags"] = pa.array(
+        [[words(chance)] * chance.randrange(3) for _ in range(rows)], chance.choice(tags)
+    )
+    chosen = {
+        name: column
+        for name, column in columns.items()
+        if name == "caption" or chance.random() < 0.7
+    }
     buffer = io.BytesIO()
     pq.write_table(
         pa.table(chosen),
@@ -61,7 +78,9 @@ def parquet(chance: Chance) -> bytes:
 
 def text(separator: str, chance: Chance) -> bytes:
     lines = [separator.join(("caption", "url"))]
-    lines += [separator.join((words(chance), f"http://{row}")) for row in range(chance.randrange(300))]
+    lines += [
+        separator.join((words(chance), f"http://{row}")) for row in range(chance.randrange(300))
+    ]
     return chance.choice(["\n", "\r\n"]).join(lines).encode()
 
 
@@ -84,7 +103,10 @@ def tar(chance: Chance) -> bytes:
             for ending in ("jpg", "json", "txt"):
                 if chance.random() < 0.05:
                     continue
-                content = {"json": json.dumps({"caption": words(chance)}).encode(), "txt": words(chance).encode()}
+                content = {
+                    "json": json.dumps({"caption": words(chance)}).encode(),
+                    "txt": words(chance).encode(),
+                }
                 data = content.get(ending, chance.randbytes(chance.randrange(900)))
                 member = tarfile.TarInfo(f"{row:04d}{'ü' * chance.choice([0, 0, 40])}.{ending}")
                 member.size = len(data)
@@ -102,10 +124,15 @@ KINDS: dict[str, tuple[str, Callable[[Chance], bytes]]] = {
 
 
 def damaged(content: bytes, chance: Chance) -> bytes:
-    """The content with up to five wounds: cut, bytes or stretches replaced, left out, doubled, or a number blown up."""
+    """The content with up to five wounds: cut, bytes or stretches replaced, left out, doubled, or a
+    number blown up."""
     data = bytearray(content)
     for _ in range(chance.choice([0, 1, 1, 2, 5])):
-        at = chance.randrange(len(data) + 1) if chance.random() < 0.7 else max(len(data) - chance.randrange(1, 3000), 0)
+        at = (
+            chance.randrange(len(data) + 1)
+            if chance.random() < 0.7
+            else max(len(data) - chance.randrange(1, 3000), 0)
+        )
         length = chance.choice([1, 4, 40, 1000])
         match chance.randrange(6):
             case 0:
@@ -117,7 +144,9 @@ def damaged(content: bytes, chance: Chance) -> bytes:
             case 3:
                 data[at:at] = data[at : at + length]
             case 4:
-                data[at : at + length] = bytes([chance.choice([0, 0x22, 0x5B, 0x7F, 0x80, 0xFF])]) * length
+                data[at : at + length] = (
+                    bytes([chance.choice([0, 0x22, 0x5B, 0x7F, 0x80, 0xFF])]) * length
+                )
             case _:
                 data[at : at + 4] = b"\xff\xff\xff\x07"
     return bytes(data)
@@ -154,7 +183,9 @@ def check(path: Path, chance: Chance, seen: Counter[str]) -> None:
     if not broken:
         assert [row[1] for piece, _ in pieces for row in piece] == [row[1] for row in whole]
     with_images, broken_there = rows_of(info, 100, True)
-    assert set(with_images) <= set(whole) and with_images == sorted(with_images, key=lambda row: row[0])
+    assert set(with_images) <= set(whole) and with_images == sorted(
+        with_images, key=lambda row: row[0]
+    )
     assert broken_there or len(with_images) == len(whole)
     try:
         found = list(read_images(info, CUSTOM, places))

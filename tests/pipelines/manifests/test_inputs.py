@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.manifests import NoInput, check_loose_images, expand_inputs, inspect, read_images
+from open_diht.pipelines.manifests import (
+    NoInput,
+    check_loose_images,
+    expand_inputs,
+    inspect,
+    read_images,
+)
 from tests.pipelines.processes import REPOSITORY, captured
 
 CUSTOM = load_dataset("custom")
@@ -28,12 +34,24 @@ def names(pattern: str, name: str = "custom") -> list[str]:
 
 
 def test_a_file_a_folder_a_glob_and_a_list(write: Write, tmp_path: Path) -> None:
-    for name in ("b.tsv", "a.tsv", "c.parquet", "notes.md", "_SUCCESS", ".a.tsv.crc", "00_stats.json"):
+    for name in (
+        "b.tsv",
+        "a.tsv",
+        "c.parquet",
+        "notes.md",
+        "_SUCCESS",
+        ".a.tsv.crc",
+        "00_stats.json",
+    ):
         write(name, b"x")
     assert names(f"{tmp_path}/a.tsv") == ["a.tsv"]
     assert names(str(tmp_path)) == ["a.tsv", "b.tsv", "c.parquet"]
     assert names(f"{tmp_path}/*.tsv") == ["a.tsv", "b.tsv"]
-    assert names(f"{tmp_path}/c.parquet, {tmp_path}/*.tsv,{tmp_path}/a.tsv") == ["a.tsv", "b.tsv", "c.parquet"]
+    assert names(f"{tmp_path}/c.parquet, {tmp_path}/*.tsv,{tmp_path}/a.tsv") == [
+        "a.tsv",
+        "b.tsv",
+        "c.parquet",
+    ]
     assert names(f"file://{tmp_path}/a.tsv") == ["a.tsv"]
 
 
@@ -44,7 +62,9 @@ def test_a_folder_gives_the_files_of_the_set_first(write: Write, tmp_path: Path)
     assert names(str(tmp_path), "laion2b") == ["expected.tsv", "manifest.tsv"]
 
 
-def test_folders_below_are_searched_where_the_folder_itself_has_nothing(write: Write, tmp_path: Path) -> None:
+def test_folders_below_are_searched_where_the_folder_itself_has_nothing(
+    write: Write, tmp_path: Path
+) -> None:
     write("part/0/a.parquet", b"x")
     write("_temporary/0/b.parquet", b"x")
     assert names(str(tmp_path)) == ["a.parquet"]
@@ -63,7 +83,10 @@ def test_a_link_that_leads_nowhere_is_named(write: Write, tmp_path: Path, patter
     (tmp_path / "notes.md").symlink_to("nowhere")
     assert names(str(tmp_path)) == ["a.parquet"], "what is no manifest may lead anywhere"
     (tmp_path / "b.parquet").symlink_to("annex/b")
-    with pytest.raises(NoInput, match=r"b\.parquet' is a link to 'annex/b', which is not there or cannot be accessed"):
+    with pytest.raises(
+        NoInput,
+        match=r"b\.parquet' is a link to 'annex/b', which is not there or cannot be accessed",
+    ):
         names(f"{tmp_path}{pattern}")
 
 
@@ -82,7 +105,9 @@ def test_a_name_with_a_comma_is_one_file(write: Write) -> None:
     assert expand_inputs(path, CUSTOM) == [path]
 
 
-def test_relative_paths_become_absolute(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_become_absolute(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("a.tsv", b"x")
     monkeypatch.chdir(tmp_path)
     assert expand_inputs("*.tsv", CUSTOM) == [str(tmp_path / "a.tsv")]
@@ -103,7 +128,8 @@ def test_urls(tmp_path: Path) -> None:
 def test_nothing_found_says_what_is_there(write: Write, tmp_path: Path) -> None:
     write("laion/a.parquet", b"x")
     with pytest.raises(
-        NoInput, match=rf"nearest folder that exists, '{tmp_path}', holds laion \(did you mean 'laion'\?\)"
+        NoInput,
+        match=rf"nearest folder that exists, '{tmp_path}', holds laion \(did you mean 'laion'\?\)",
     ):
         expand_inputs(f"{tmp_path}/lain/*.parquet", CUSTOM)
     (tmp_path / "empty").mkdir()
@@ -123,17 +149,27 @@ def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["{}", "{}/00000", "{}/*/*.json", "{}/*.parquet"])
-def test_img2datasets_loose_files_are_read_from_the_tar_that_the_message_makes(write, tmp_path, given):
+def test_img2datasets_loose_files_are_read_from_the_tar_that_the_message_makes(
+    write, tmp_path, given
+):
     """Its layout `files`: the Parquet file has the URLs, and the folder of its name the images."""
     for row in range(3):
         item = {"url": f"http://x/{row}", "caption": "a dog", "key": f"{row:09d}"}
-        for ending, content in (("jpg", f"image {row}"), ("txt", "a dog"), ("json", json.dumps(item, indent=4))):
+        for ending, content in (
+            ("jpg", f"image {row}"),
+            ("txt", "a dog"),
+            ("json", json.dumps(item, indent=4)),
+        ):
             write(f"00000/{row:09d}.{ending}", content.encode())
     write("00000_stats.json", b"{}")
     if "json" not in given:
-        pq.write_table(pa.table({"url": ["http://x/0"], "caption": ["a dog"]}), tmp_path / "00000.parquet")
+        pq.write_table(
+            pa.table({"url": ["http://x/0"], "caption": ["a dog"]}), tmp_path / "00000.parquet"
+        )
     with pytest.raises(NoInput, match="tar --sort=name") as raised:
-        check_loose_images([inspect(path, CUSTOM) for path in expand_inputs(given.format(tmp_path), CUSTOM)])
+        check_loose_images(
+            [inspect(path, CUSTOM) for path in expand_inputs(given.format(tmp_path), CUSTOM)]
+        )
     command = str(raised.value).rpartition(": ")[2]
     subprocess.run(shlex.split(command), check=True, timeout=60)
     [path] = expand_inputs(f"{tmp_path}/*.tar", CUSTOM)
@@ -158,7 +194,9 @@ def test_tables_next_to_images_are_read(write: Write, tmp_path: Path) -> None:
 def test_a_folder_of_images_and_texts_is_packed_first(write: Write, tmp_path: Path) -> None:
     write("set/0.jpg", b"x")
     write("set/0.txt", b"x")
-    with pytest.raises(NoInput, match=rf"tar --sort=name -cf {tmp_path}/set\.tar -C {tmp_path}/set \."):
+    with pytest.raises(
+        NoInput, match=rf"tar --sort=name -cf {tmp_path}/set\.tar -C {tmp_path}/set \."
+    ):
         expand_inputs(f"{tmp_path}/set/", CUSTOM)
 
 
@@ -183,7 +221,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         expand_inputs(str(tmp_path / "a.tsv"), CUSTOM)
 
 
-def test_a_quoted_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quoted_tilde_is_the_home_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write("set/a.tsv", b"x")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert expand_inputs("~/set/*.tsv", CUSTOM) == expand_inputs("~/set", CUSTOM) == [path]
@@ -214,7 +254,13 @@ def test_a_folder_that_cannot_be_listed_is_named(pattern: str) -> None:
             (Path(folder) / name).mkdir()
             (Path(folder) / name / "a.tsv").write_bytes(b"x")
         (Path(folder) / "shut").chmod(0)
-        done = captured([sys.executable, "-c", AS_NOBODY, folder, pattern.format(folder)], cwd=REPOSITORY, timeout=60)
+        done = captured(
+            [sys.executable, "-c", AS_NOBODY, folder, pattern.format(folder)],
+            cwd=REPOSITORY,
+            timeout=60,
+        )
         (Path(folder) / "shut").chmod(0o755)
-    assert f"the folder '{folder}/shut' cannot be listed (Permission denied)" in done.stdout, done.stderr
+    assert f"the folder '{folder}/shut' cannot be listed (Permission denied)" in done.stdout, (
+        done.stderr
+    )
     assert "chmod u+rx" in done.stdout

@@ -24,7 +24,12 @@ TarOf = Callable[..., bytes]
 
 def parquet(rows: int = 3, **options: object) -> bytes:
     buffer = io.BytesIO()
-    table = pa.table({"url": [f"http://x/{row}" for row in range(rows)], "text": [f"dog {row}" for row in range(rows)]})
+    table = pa.table(
+        {
+            "url": [f"http://x/{row}" for row in range(rows)],
+            "text": [f"dog {row}" for row in range(rows)],
+        }
+    )
     pq.write_table(table, buffer, **options)
     return buffer.getvalue()
 
@@ -32,18 +37,38 @@ def parquet(rows: int = 3, **options: object) -> bytes:
 def test_parquet(write: Write) -> None:
     content = parquet(10, row_group_size=4)
     info = inspect(write("a.parquet", content), CUSTOM)
-    assert (info.format, info.rows, info.row_groups, info.bytes) == ("parquet", 10, (4, 4, 2), len(content))
-    assert [(column.name, column.type) for column in info.columns] == [("url", "string"), ("text", "string")]
+    assert (info.format, info.rows, info.row_groups, info.bytes) == (
+        "parquet",
+        10,
+        (4, 4, 2),
+        len(content),
+    )
+    assert [(column.name, column.type) for column in info.columns] == [
+        ("url", "string"),
+        ("text", "string"),
+    ]
     assert (info.roles.url, info.roles.caption) == ("url", "text")
 
 
 def test_text_formats(write: Write) -> None:
     tsv = inspect(write("a.tsv", b"url\tcaption\nhttp://x\ta dog\n"), CUSTOM)
     assert (tsv.format, tsv.rows, tsv.estimated_rows, tsv.data_start) == ("tsv", None, 1, 12)
-    csv = inspect(write("a.csv", b'url,"cap\ntion"\r\nhttp://x,a dog\r\n'), CUSTOM.with_roles(caption="cap\ntion"))
+    csv = inspect(
+        write("a.csv", b'url,"cap\ntion"\r\nhttp://x,a dog\r\n'),
+        CUSTOM.with_roles(caption="cap\ntion"),
+    )
     assert (csv.format, csv.data_start) == ("csv", 16)
-    jsonl = inspect(write("a.jsonl", b'{"caption": "a", "n": 1, "f": 1.5, "b": true, "o": {"x": 1}}\n'), CUSTOM)
-    assert [column.type for column in jsonl.columns] == ["string", "int64", "double", "bool", "string", "string"]
+    jsonl = inspect(
+        write("a.jsonl", b'{"caption": "a", "n": 1, "f": 1.5, "b": true, "o": {"x": 1}}\n'), CUSTOM
+    )
+    assert [column.type for column in jsonl.columns] == [
+        "string",
+        "int64",
+        "double",
+        "bool",
+        "string",
+        "string",
+    ]
     assert jsonl.columns[-1].name == "_extra"
 
 
@@ -63,15 +88,26 @@ def test_a_file_without_ending_is_told_from_its_bytes(write: Write, tar_of: TarO
 
 def test_the_fingerprint_changes_with_either_end_and_the_size(write: Write) -> None:
     middle = b"x" * 200_000
-    contents = [b"caption\na" + middle + b"z\n", b"caption\nb" + middle + b"z\n", b"caption\na" + middle + b"y\n"]
+    contents = [
+        b"caption\na" + middle + b"z\n",
+        b"caption\nb" + middle + b"z\n",
+        b"caption\na" + middle + b"y\n",
+    ]
     contents.append(b"caption\na" + middle + b"xz\n")
-    prints = [inspect(write(f"{index}.tsv", content), CUSTOM).fingerprint for index, content in enumerate(contents)]
+    prints = [
+        inspect(write(f"{index}.tsv", content), CUSTOM).fingerprint
+        for index, content in enumerate(contents)
+    ]
     assert len(set(prints)) == 4
     assert inspect(write("again.tsv", contents[0]), CUSTOM).fingerprint == prints[0]
 
 
 def test_files_without_rows(write: Write) -> None:
-    for name, content in (("a.parquet", parquet(0)), ("a.tsv", b"caption\turl\n"), ("b.tsv", b"caption\turl")):
+    for name, content in (
+        ("a.parquet", parquet(0)),
+        ("a.tsv", b"caption\turl\n"),
+        ("b.tsv", b"caption\turl"),
+    ):
         info = inspect(write(name, content), CUSTOM)
         assert info.rows == 0
         assert list(read(info, CUSTOM)) == []
@@ -94,11 +130,21 @@ UNREADABLE = {
     "parquet named tsv": ("a.tsv", parquet(), "NotAManifest", "the file is Parquet"),
     "CR alone": ("a.tsv", b"url\tcaption\rhttp://e.org\tA dog\r", "LineEnds", "tr '"),
     "CR alone, CSV": ("a.csv", b"url,caption\rhttp://e.org,A dog\r", "LineEnds", "tr '"),
-    "encrypted Parquet": ("a.parquet", b"PARE" + b"\x00" * 90 + b"PARE", "Encrypted", "without encryption"),
+    "encrypted Parquet": (
+        "a.parquet",
+        b"PARE" + b"\x00" * 90 + b"PARE",
+        "Encrypted",
+        "without encryption",
+    ),
     "UTF-16": ("a.tsv", "caption\na dog\n".encode("utf-16"), "NotUtf8", "iconv"),
     "a binary header": ("a.tsv", b"caption\xff\t\x00url\na\tb\n", "NotText", "header"),
     "an unclosed quote in the header": ("a.csv", b'"caption,url\na,b\n', "NotText", "header"),
-    "a gz cut in its first block": ("a.tsv.gz", gzip.compress(b"caption\na dog\n")[:12], "EOFError", ""),
+    "a gz cut in its first block": (
+        "a.tsv.gz",
+        gzip.compress(b"caption\na dog\n")[:12],
+        "EOFError",
+        "",
+    ),
     "a bz2 that is none": ("a.tsv.bz2", b"BZhello", "OSError", ""),
     "an empty tar": ("a.tar", b"\0" * 1024, "EmptyTar", "no members"),
     "a tar cut in its first member": ("a.tar", b"", "BrokenTar", "ends inside"),
@@ -118,14 +164,17 @@ def test_unreadable_files(case: str, write: Write, tar_of: TarOf) -> None:
 
 
 def test_encrypted_columns_are_named_before_they_are_read(tmp_path):
-    """The footer can be read, and pyarrow ends the process where an encrypted column is looked at."""
+    """The footer can be read, and pyarrow ends the process where an encrypted column is looked
+    at."""
     table = pa.table({"caption": ["A dog runs"], "n": [1]})
     keys = encryption.EncryptionConfiguration(
         footer_key="f", column_keys={"c": ["n"]}, plaintext_footer=True, data_key_length_bits=128
     )
     factory = encryption.CryptoFactory(lambda _: _NoKms())
     properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), keys)
-    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=properties) as writer:
+    with pq.ParquetWriter(
+        tmp_path / "a.parquet", table.schema, encryption_properties=properties
+    ) as writer:
         writer.write_table(table)
     with pytest.raises(UnreadableFile) as caught:
         inspect(str(tmp_path / "a.parquet"), CUSTOM)
@@ -159,16 +208,46 @@ def test_the_error_survives_pickling() -> None:
 
 BAD_SCHEMA = {
     "no caption": ("custom", "a.tsv", b"url\tcomment\nhttp://x\tb\n", "no column for the caption"),
-    "the same column twice": ("custom", "a.tsv", b"caption\tcaption\na\tb\n", "occurs more than once"),
-    "numbers for captions": ("custom", "a.jsonl", b'{"caption": 1}\n{"caption": 2}\n', "is int64, which cannot be"),
+    "the same column twice": (
+        "custom",
+        "a.tsv",
+        b"caption\tcaption\na\tb\n",
+        "occurs more than once",
+    ),
+    "numbers for captions": (
+        "custom",
+        "a.jsonl",
+        b'{"caption": 1}\n{"caption": 2}\n',
+        "is int64, which cannot be",
+    ),
     "an array of rows": ("custom", "a.json", b'[\n{"caption": "a"}\n]', "not JSON Lines"),
-    "one array": ("custom", "a.json", json.dumps([{"caption": "a"}]).encode(), "one object per line"),
-    "lists of urls": ("custom", "a.jsonl", b'{"url": ["http://a"], "caption": ["b"]}\n', "cannot be the url"),
-    "data for a header": ("custom", "a.tsv", b"http://x/1\ta dog\nhttp://x/2\ta cat\n", "looks like data"),
+    "one array": (
+        "custom",
+        "a.json",
+        json.dumps([{"caption": "a"}]).encode(),
+        "one object per line",
+    ),
+    "lists of urls": (
+        "custom",
+        "a.jsonl",
+        b'{"url": ["http://a"], "caption": ["b"]}\n',
+        "cannot be the url",
+    ),
+    "data for a header": (
+        "custom",
+        "a.tsv",
+        b"http://x/1\ta dog\nhttp://x/2\ta cat\n",
+        "looks like data",
+    ),
     "CSV named TSV": ("custom", "a.tsv", b"url,caption\nhttp://x,a\n", "--format csv"),
     "TSV named CSV": ("custom", "a.csv", b"url\tcaption\nhttp://x\ta\n", "--format tsv"),
     "the order of the other set": ("cc12m", "a.tsv", b"a dog\thttp://x\n", "--columns caption,url"),
-    "a header where none should be": ("cc12m", "a.tsv", b"url\tcaption\nhttp://x\ta dog\n", "this line is a header"),
+    "a header where none should be": (
+        "cc12m",
+        "a.tsv",
+        b"url\tcaption\nhttp://x\ta dog\n",
+        "this line is a header",
+    ),
     "no url at all": ("cc3m", "a.tsv", b"a dog\tanother\n", "starts with http"),
     "too many columns": ("cc3m", "a.tsv", b"a\tb\tc\n", "no line among the first 1 has 2 fields"),
 }
@@ -195,7 +274,8 @@ def test_a_break_behind_the_beginning_is_left_to_reading(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.csv", r"Then pass --delimiter ';'"), ("a.tsv", r"Then pass --format csv --delimiter ';'")]
+    ("name", "said"),
+    [("a.csv", r"Then pass --delimiter ';'"), ("a.tsv", r"Then pass --format csv --delimiter ';'")],
 )
 def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
     with pytest.raises(BadSchema, match=said):
@@ -218,13 +298,33 @@ def test_a_line_without_end_that_is_taken_for_a_header_is_not_quoted_whole(write
 
 GERMAN = "bild;text des bildes;größe\nhttp://x/1.jpg;ein Hund;2\n"
 ODD = {
-    "UTF-16": (GERMAN.encode("utf-16"), {}, ["iconv -f UTF-16", "--delimiter ';'", "bild, text des bildes, größe"]),
-    "Latin-1": (GERMAN.encode("latin-1"), {}, ["iconv -f LATIN1", "--delimiter ';'", "--caption-column NAME"]),
-    "CR": (GERMAN.replace("\n", "\r").encode(), {}, [r"tr '\r' '\n'", "--delimiter ';'", "--caption-column NAME"]),
+    "UTF-16": (
+        GERMAN.encode("utf-16"),
+        {},
+        ["iconv -f UTF-16", "--delimiter ';'", "bild, text des bildes, größe"],
+    ),
+    "Latin-1": (
+        GERMAN.encode("latin-1"),
+        {},
+        ["iconv -f LATIN1", "--delimiter ';'", "--caption-column NAME"],
+    ),
+    "CR": (
+        GERMAN.replace("\n", "\r").encode(),
+        {},
+        [r"tr '\r' '\n'", "--delimiter ';'", "--caption-column NAME"],
+    ),
     "tabs": (GERMAN.replace(";", "\t").encode(), {}, ["--format tsv", "--caption-column NAME"]),
     "no header": (GERMAN.partition("\n")[2].encode(), {}, ["--delimiter ';'", "--columns a,b,..."]),
-    "too few columns": (GERMAN.encode(), {"columns": ["url", "caption"]}, ["--delimiter ';'", "the first has 3"]),
-    "names": (b"url,URL,n,n\n", {}, ["'n' occurs more than once", "--url-column NAME", "--caption-column NAME"]),
+    "too few columns": (
+        GERMAN.encode(),
+        {"columns": ["url", "caption"]},
+        ["--delimiter ';'", "the first has 3"],
+    ),
+    "names": (
+        b"url,URL,n,n\n",
+        {},
+        ["'n' occurs more than once", "--url-column NAME", "--caption-column NAME"],
+    ),
 }
 
 
@@ -242,7 +342,9 @@ def test_all_problems_of_an_odd_table_are_reported_at_once(case, pack, write):
 
 def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf) -> None:
     path = write("a.tar", tar_of(("1.jpg", b"x"), ("2.png", b"y")))
-    with pytest.raises(BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt") as raised:
+    with pytest.raises(
+        BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt"
+    ) as raised:
         inspect(path, CUSTOM)
     assert "_extra" not in str(raised.value)
 
@@ -250,7 +352,11 @@ def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf
 @pytest.mark.parametrize("order", ["shuffled", "images last"])
 @pytest.mark.parametrize("count", [5, 1_000])
 def test_a_tar_in_no_order_is_refused_with_the_command_that_sorts_it(write, tar_of, order, count):
-    members = [(f"./{row:04d}.{ending}", b"a dog") for row in range(count) for ending in ("jpg", "json", "txt")]
+    members = [
+        (f"./{row:04d}.{ending}", b"a dog")
+        for row in range(count)
+        for ending in ("jpg", "json", "txt")
+    ]
     if order == "shuffled":
         random.Random(1).shuffle(members)
     else:
@@ -281,7 +387,9 @@ def test_columns_without_number_are_refused(write: Write, name: str) -> None:
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("whole", [1, 2, 50])
 def test_a_tar_that_breaks_early_is_planned_for_its_head(write, tar_of, whole, compress):
-    parts = [tar_of((f"{row:03d}.jpg", bytes(700)), (f"{row:03d}.txt", b"a dog")) for row in range(whole)]
+    parts = [
+        tar_of((f"{row:03d}.jpg", bytes(700)), (f"{row:03d}.txt", b"a dog")) for row in range(whole)
+    ]
     body = b"".join(part[: 512 * 5] for part in parts)  # without end markers
     path = write("a.tar", compress(body + tar_of(("x.jpg", bytes(5000)))[:900]))
     info = inspect(path, CUSTOM)

@@ -1,4 +1,5 @@
-"""What holds for every file: spans tile it, and its rows are the same over any split and any batch size."""
+"""What holds for every file: spans tile it, and its rows are the same over any split and any batch
+size."""
 
 import gzip
 import json
@@ -20,7 +21,9 @@ CUSTOM = load_dataset("custom")
 Row = tuple[int, str, str | None, str]
 
 sizes = st.integers(1, 30)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(what: FileInfo | Span, batch_rows: int) -> list[Row]:
-    """All rows as (ordinal, "good" or the error, caption or raw bytes, uid), in the order of delivery."""
+    """All rows as (ordinal, "good" or the error, caption or raw bytes, uid), in the order of
+    delivery."""
     rows: list[Row] = []
     for batch in read(what, CUSTOM, batch_rows):
         assert 0 < batch.rows <= batch_rows and batch.table.num_rows == len(batch.captions)
@@ -47,7 +51,9 @@ def check(path: Path, unit_rows: int, batch_rows: int) -> list[Row]:
     assert spans == split(inspect(str(path), CUSTOM), unit_rows)
     whole = rows_of(info, 1000)
     assert whole == rows_of(info, batch_rows) == rows_of(whole_file(info), 1000)
-    assert json.loads(json.dumps([span.__dict__ for span in spans])) == [span.__dict__ for span in spans]
+    assert json.loads(json.dumps([span.__dict__ for span in spans])) == [
+        span.__dict__ for span in spans
+    ]
     if spans:
         assert spans[0].start == 0
         assert spans[-1].stop == whole_file(info).stop
@@ -64,16 +70,22 @@ def fresh(folder: Path, ending: str) -> Path:
     return folder / f"{uuid.uuid4().hex}{ending}"
 
 
-fields = st.text(st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"]), max_size=12)
+fields = st.text(
+    st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"]), max_size=12
+)
 good_lines = st.tuples(fields, fields).map(lambda pair: "\t".join(pair).encode())
 any_lines = st.one_of(good_lines, st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")))
 
 
 @quick
-@given(st.lists(any_lines, max_size=40), sizes, sizes, st.sampled_from([b"\n", b"\r\n"]), st.booleans())
+@given(
+    st.lists(any_lines, max_size=40), sizes, sizes, st.sampled_from([b"\n", b"\r\n"]), st.booleans()
+)
 @example([], 1, 1, b"\n", True)
 @example([b"a\tb"], 1, 1, b"\n", False)
-def test_tsv(folder: Path, lines: list[bytes], unit_rows: int, batch_rows: int, ending: bytes, last: bool) -> None:
+def test_tsv(
+    folder: Path, lines: list[bytes], unit_rows: int, batch_rows: int, ending: bytes, last: bool
+) -> None:
     path = fresh(folder, ".tsv")
     path.write_bytes(ending.join([b"caption\turl", *lines]) + (ending if last else b""))
     whole = check(path, unit_rows, batch_rows)
@@ -104,10 +116,15 @@ def test_csv(folder: Path, lines: list[str], unit_rows: int, batch_rows: int) ->
     check(path, unit_rows, batch_rows)
 
 
-json_values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), fields, st.lists(fields, max_size=2))
-objects = st.dictionaries(st.sampled_from(["caption", "url", "n", "m", "k"]), json_values, max_size=5)
+json_values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), fields, st.lists(fields, max_size=2)
+)
+objects = st.dictionaries(
+    st.sampled_from(["caption", "url", "n", "m", "k"]), json_values, max_size=5
+)
 json_lines = st.one_of(
-    objects.map(lambda item: json.dumps(item).encode()), st.sampled_from([b"", b"[]", b"{", b"\xff", b"3"])
+    objects.map(lambda item: json.dumps(item).encode()),
+    st.sampled_from([b"", b"[]", b"{", b"\xff", b"3"]),
 )
 
 
@@ -127,16 +144,24 @@ def test_parquet(folder: Path, groups: list[int], unit_rows: int, batch_rows: in
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         for rows in groups:
-            captions = [None if row % 7 == 0 else f"dog {row}" for row in range(count, count + rows)]
-            writer.write_table(pa.table({"caption": captions, "url": [f"u{count}"] * rows}, schema=schema))
+            captions = [
+                None if row % 7 == 0 else f"dog {row}" for row in range(count, count + rows)
+            ]
+            writer.write_table(
+                pa.table({"caption": captions, "url": [f"u{count}"] * rows}, schema=schema)
+            )
             count += rows
     whole = check(path, unit_rows, batch_rows)
-    assert [row[2] for row in whole] == [None if row % 7 == 0 else f"dog {row}" for row in range(count)]
+    assert [row[2] for row in whole] == [
+        None if row % 7 == 0 else f"dog {row}" for row in range(count)
+    ]
     cuts = {span.start for span in split(inspect(str(path), CUSTOM), unit_rows)}
     start = 0
     for rows in groups:
         inside = [cut for cut in cuts if start < cut < start + rows]
-        assert not inside or rows > unit_rows  # a row group is cut only where it is larger than a unit
+        assert (
+            not inside or rows > unit_rows
+        )  # a row group is cut only where it is larger than a unit
         start += rows
 
 
@@ -151,7 +176,10 @@ def test_tars(folder: Path, samples: list[list[str]], unit_rows: int, batch_rows
     for index, extensions in enumerate([["jpg", "json", "txt"], *samples]):
         item = json.dumps({"caption": f"dog {index}", "url": "u"}).encode()
         content = {"json": item, "jpg": b"x" * index * 37}
-        inside += [(f"{index:04d}.{extension}", content.get(extension, b"a cat")) for extension in extensions]
+        inside += [
+            (f"{index:04d}.{extension}", content.get(extension, b"a cat"))
+            for extension in extensions
+        ]
     path.write_bytes(tar_of(*inside))
     whole = check(path, unit_rows, batch_rows)
     assert len(whole) == 1 + sum(1 for extensions in samples if extensions)
@@ -176,8 +204,15 @@ def test_quoted_csv_and_compressed_files_are_one_span(folder: Path) -> None:
 
 def test_a_large_tar_that_breaks_is_tiled_to_its_end(folder: Path) -> None:
     path = fresh(folder, ".tar")
-    path.write_bytes(tar_of(*((f"{index:04d}.txt", b"a dog") for index in range(200)))[: 150 * 1024 + 700])
+    path.write_bytes(
+        tar_of(*((f"{index:04d}.txt", b"a dog") for index in range(200)))[: 150 * 1024 + 700]
+    )
     info = inspect(str(path), CUSTOM)
     spans = split(info, 40)
-    assert [(span.rows, span.exact) for span in spans] == [(40, True), (40, True), (40, True), (30, False)]
+    assert [(span.rows, span.exact) for span in spans] == [
+        (40, True),
+        (40, True),
+        (40, True),
+        (30, False),
+    ]
     assert spans[-1].stop == info.bytes

@@ -1,4 +1,5 @@
-"""The seam for formats: the module of `docs/extend/format.md`, by the command line and in worker processes."""
+"""The seam for formats: the module of `docs/extend/format.md`, by the command line and in worker
+processes."""
 
 import json
 import re
@@ -26,7 +27,16 @@ def _line(number: int, caption: str) -> bytes:
 @pytest.mark.slow
 def test_a_format_of_ones_own_is_filtered(tmp_path, command):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        words = ["--dataset", "custom", "--output", "out", "--stages", "captions,export", "--workers", "2"]
+        words = [
+            "--dataset",
+            "custom",
+            "--output",
+            "out",
+            "--stages",
+            "captions,export",
+            "--workers",
+            "2",
+        ]
         return command(*words, "--unit-rows", "2", *more, cwd=tmp_path)
 
     page = (REPOSITORY / "docs" / "extend" / "format.md").read_text(encoding="utf-8")
@@ -51,13 +61,23 @@ def test_a_format_of_ones_own_is_filtered(tmp_path, command):
     again = run(*asked)
     assert again.returncode == 0 and "nothing to do: " in again.stdout
     without = run("--input", "rows.fwf")
-    assert without.returncode == 2 and "pass --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
+    assert (
+        without.returncode == 2
+        and "pass --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
+    )
     mistyped = run("--input", "rows.fwf", "--plugin", "my_format", "--format", "fwt")
-    assert mistyped.returncode == 2 and "unknown format 'fwt' (did you mean 'fwf'?)" in mistyped.stderr
+    assert (
+        mistyped.returncode == 2 and "unknown format 'fwt' (did you mean 'fwf'?)" in mistyped.stderr
+    )
 
 
 def _named(name: str, endings: tuple[str, ...] = ()) -> type[Format]:
-    made = {"name": name, "endings": endings, "look": lambda *_: None, "chunks": lambda *_, **__: iter(())}
+    made = {
+        "name": name,
+        "endings": endings,
+        "look": lambda *_: None,
+        "chunks": lambda *_, **__: iter(()),
+    }
     return type("Mine", (Format,), made)
 
 

@@ -25,9 +25,15 @@ def costs_of(column: pa.Array, **options: Any) -> Any:
 def test_bytes(kind: str, compression: str, version: str) -> None:
     values = [chr(97 + row % 3) * (100 * KIB) for row in range(50)]
     column = (
-        pa.array([value.encode() for value in values], pa.binary(100 * KIB)) if kind == "fixed" else pa.array(values)
+        pa.array([value.encode() for value in values], pa.binary(100 * KIB))
+        if kind == "fixed"
+        else pa.array(values)
     )
-    encoding = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"} if kind == "prefixes" else {}
+    encoding = (
+        {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}
+        if kind == "prefixes"
+        else {}
+    )
     plain = {"use_dictionary": False} if kind == "plain" else {}
     cost = costs_of(column, compression=compression, data_page_version=version, **encoding, **plain)
     assert cost.of(1) >= 100 * KIB

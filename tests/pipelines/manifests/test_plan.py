@@ -16,7 +16,14 @@ import pytest
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.manifests import BadSchema, NoInput, info_of, read
-from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, keep_plan, load_plan, make_plan, part_of
+from open_diht.pipelines.manifests.plan import (
+    Plan,
+    PlanMismatch,
+    keep_plan,
+    load_plan,
+    make_plan,
+    part_of,
+)
 from open_diht.pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
@@ -39,10 +46,14 @@ def test_a_format_that_no_file_has_is_wrong_use(tmp_path: Path) -> None:
     for name in ("a.tsv", "b.tsv"):
         (tmp_path / name).write_bytes(b"caption\turl\na dog\thttp://1\n")
     parquet = CUSTOM.with_roles(format="parquet")
-    with pytest.raises(BadSchema, match=r"none of 2 input files can be read as parquet, the format given.*a\.tsv"):
+    with pytest.raises(
+        BadSchema, match=r"none of 2 input files can be read as parquet, the format given.*a\.tsv"
+    ):
         make_plan(f"{tmp_path}/*.tsv", parquet, 1)
     pq.write_table(pa.table({"caption": ["a dog"], "url": ["http://1"]}), tmp_path / "b.tsv")
-    assert [entry["error"] for entry in make_plan(f"{tmp_path}/*.tsv", parquet, 1).unreadable] == ["NotParquet"]
+    assert [entry["error"] for entry in make_plan(f"{tmp_path}/*.tsv", parquet, 1).unreadable] == [
+        "NotParquet"
+    ]
 
 
 def test_a_folder_of_images_that_is_none_is_said_once(tmp_path: Path) -> None:
@@ -55,7 +66,9 @@ def test_a_folder_of_images_that_is_none_is_said_once(tmp_path: Path) -> None:
 
 def _kept(folder: Path, pattern: str = "*", rows: int = 3) -> Plan:
     output = folder / "out"
-    return keep_plan(Layout(output).plan, make_plan(f"{folder}/in/{pattern}", CUSTOM, 1, rows, output))
+    return keep_plan(
+        Layout(output).plan, make_plan(f"{folder}/in/{pattern}", CUSTOM, 1, rows, output)
+    )
 
 
 @pytest.fixture
@@ -75,7 +88,9 @@ def inputs(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("a.parquet", "b.parquet"):
         pq.write_table(pa.Table.from_pylist(rows), folder / name)
-    (folder / "c.csv").write_text("caption,url\n" + "".join(f'"{row["caption"]}",{row["url"]}\n' for row in rows))
+    (folder / "c.csv").write_text(
+        "caption,url\n" + "".join(f'"{row["caption"]}",{row["url"]}\n' for row in rows)
+    )
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -95,13 +110,19 @@ def test_a_second_look_is_none(inputs: Path, unseen: Callable[[], None]) -> None
 THEIRS = ["README.md", "run.json", "kept/mine.parquet", "shards/00000.tar", "work/.tmp-notes.txt"]
 
 
-@pytest.mark.parametrize("name", [*THEIRS, "work/project/commits/mine.json", "work/shards/00000.tar"])
-def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(inputs: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [*THEIRS, "work/project/commits/mine.json", "work/shards/00000.tar"]
+)
+def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(
+    inputs: Path, name: str
+) -> None:
     theirs = inputs / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("{}")
     taken = "work/project" if "project" in name else name
-    with pytest.raises(WrongUse, match=rf"out holds {re.escape(taken)}, .* another OUTPUT, or move it away"):
+    with pytest.raises(
+        WrongUse, match=rf"out holds {re.escape(taken)}, .* another OUTPUT, or move it away"
+    ):
         _kept(inputs)
     assert [path for path in (inputs / "out").rglob("*") if path.is_file()] == [theirs]
     theirs.rename(inputs / "out" / "notes.txt")
@@ -150,9 +171,14 @@ def test_a_folder_that_is_no_place_for_results_is_refused(inputs, tmp_path, monk
 
 
 def test_what_was_touched_is_looked_at_again(inputs: Path) -> None:
-    plan, path = _kept(inputs), inputs / "in" / "a.parquet"
+    plan = _kept(inputs)
+    path = inputs / "in" / "a.parquet"
     os.utime(path, ns=(1, 1))
-    assert [sum(batch.rows for batch in read(unit.span, CUSTOM)) for unit in plan.units[:3]] == [3, 3, 3]
+    assert [sum(batch.rows for batch in read(unit.span, CUSTOM)) for unit in plan.units[:3]] == [
+        3,
+        3,
+        3,
+    ]
     touched = _kept(inputs)
     assert touched.units == plan.units and touched.infos[0].stamp != plan.infos[0].stamp
     status = path.stat()
@@ -162,7 +188,9 @@ def test_what_was_touched_is_looked_at_again(inputs: Path) -> None:
     assert [Path(entry["path"]).name for entry in broken.unreadable] == ["a.parquet"]
 
 
-def test_what_was_touched_is_not_looked_at_a_third_time(inputs: Path, unseen: Callable[[], None]) -> None:
+def test_what_was_touched_is_not_looked_at_a_third_time(
+    inputs: Path, unseen: Callable[[], None]
+) -> None:
     _kept(inputs)
     os.utime(inputs / "in" / "a.parquet", ns=(1, 1))
     touched = _kept(inputs)
@@ -185,24 +213,33 @@ def test_what_is_read_otherwise_is_looked_at_again(inputs: Path) -> None:
         {"swap_size": True, "images_root": "."},
     ],
 )
-def test_a_plan_whose_rows_are_read_otherwise_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
-    """Each row is valid with either delimiter and either caption. Where images lie changes no row."""
+def test_a_plan_whose_rows_are_read_otherwise_is_refused(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Each row is valid with either delimiter and either caption. Where images lie changes no
+    row."""
     (tmp_path / "a.csv").write_text("a dog runs,a cat;1.jpg,1;x\na cow eats,a hen;2.jpg,2;y\n")
     aliases = {"caption": ("caption",), "image_path": ("image_path",)}
-    first = replace(CUSTOM, header=False, columns=("caption", "alt", "image_path"), needs=(), aliases=aliases)
+    first = replace(
+        CUSTOM, header=False, columns=("caption", "alt", "image_path"), needs=(), aliases=aliases
+    )
     path = Layout(tmp_path / "out").plan
     plan = keep_plan(path, make_plan(f"{tmp_path}/a.csv", first, 1, 3, tmp_path / "out"))
     again = make_plan(f"{tmp_path}/a.csv", replace(first, **other), 1, 3, tmp_path / "out")
     if "images_root" in other:
         assert keep_plan(path, again).units == plan.units
         return
-    with pytest.raises(PlanMismatch, match=r"differs: which files can be read, or how they are read.*another OUTPUT"):
+    with pytest.raises(
+        PlanMismatch,
+        match=r"differs: which files can be read, or how they are read.*another OUTPUT",
+    ):
         keep_plan(path, again)
     assert load_plan(path) == plan
 
 
 def test_a_plan_of_an_earlier_version_is_read(inputs: Path) -> None:
-    plan, path = _kept(inputs), Layout(inputs / "out").plan
+    plan = _kept(inputs)
+    path = Layout(inputs / "out").plan
     content = json.loads(path.read_text())
     del content["inspected"]
     path.write_text(json.dumps(content))

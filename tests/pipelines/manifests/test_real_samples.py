@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from open_diht.pipelines.datasets import Dataset, load_dataset
-from open_diht.pipelines.manifests import Batch, MissingImage, expand_inputs, inspect, read, read_images, split
+from open_diht.pipelines.manifests import (
+    Batch,
+    MissingImage,
+    expand_inputs,
+    inspect,
+    read,
+    read_images,
+    split,
+)
 from tests.pipelines.manifests.conftest import PUBLISHED
 
 REPOSITORY = Path(__file__).parents[3]
@@ -16,7 +24,9 @@ def everything(path: Path, dataset: Dataset, unit_rows: int = 1000) -> list[Batc
     info = inspect(str(path), dataset)
     whole = list(read(info, dataset))
     pieces = [batch for span in split(info, unit_rows) for batch in read(span, dataset, 77)]
-    assert [uid for batch in whole for uid in batch.uids] == [uid for batch in pieces for uid in batch.uids]
+    assert [uid for batch in whole for uid in batch.uids] == [
+        uid for batch in pieces for uid in batch.uids
+    ]
     return whole
 
 
@@ -24,7 +34,12 @@ def test_laion400m() -> None:
     dataset = load_dataset("laion400m")
     path = PUBLISHED / "laion400m.parquet"
     roles = inspect(str(path), dataset).roles
-    assert (roles.url, roles.caption, roles.unsafe, roles.similarity) == ("URL", "TEXT", "NSFW", "similarity")
+    assert (roles.url, roles.caption, roles.unsafe, roles.similarity) == (
+        "URL",
+        "TEXT",
+        "NSFW",
+        "similarity",
+    )
     assert (roles.width, roles.height) == ("WIDTH", "HEIGHT")
     [batch] = everything(path, dataset)
     assert batch.rows == 19 and not batch.bad
@@ -41,10 +56,14 @@ def test_cc3m() -> None:
     batches = everything(PUBLISHED / "cc3m.tsv", dataset)
     assert sum(batch.rows for batch in batches) == 100 and not any(batch.bad for batch in batches)
     assert batches[0].captions[0] == "author : a life in photography -- in pictures"
-    assert all(url is not None and url.startswith("http") for batch in batches for url in batch.urls)
+    assert all(
+        url is not None and url.startswith("http") for batch in batches for url in batch.urls
+    )
 
 
-@pytest.mark.parametrize(("name", "rows"), [("sample_image", 2), ("test_bbox", 1), ("laion_alt_texts", 100)])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("sample_image", 2), ("test_bbox", 1), ("laion_alt_texts", 100)]
+)
 def test_img2dataset(name: str, rows: int) -> None:
     batches = everything(PUBLISHED / f"{name}.parquet", load_dataset("laion2b"))
     assert sum(len(batch.ordinals) for batch in batches) == rows

@@ -1,4 +1,5 @@
-"""A file that changes while it is read: whoever reads it is told, whatever the format and however the reading ends."""
+"""A file that changes while it is read: whoever reads it is told, whatever the format and however
+the reading ends."""
 
 import os
 import pickle
@@ -13,7 +14,15 @@ import pytest
 from upath import UPath
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.manifests import FileChanged, Span, inspect, read, read_images, split, stamps_of
+from open_diht.pipelines.manifests import (
+    FileChanged,
+    Span,
+    inspect,
+    read,
+    read_images,
+    split,
+    stamps_of,
+)
 
 DATASET = load_dataset("custom")
 ROWS = 3_000
@@ -43,7 +52,8 @@ FORMS: dict[str, Callable[[Path, int, str], None]] = {"a.tsv": _tsv, "a.parquet"
 def test_rows_of_a_file_that_changes_are_not_to_be_used(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     FORMS[name](path, ROWS, "A")
-    first, second = _span(str(path)), _span(str(path), 1)
+    first = _span(str(path))
+    second = _span(str(path), 1)
     rows = [sum(batch.rows for batch in read(span, DATASET)) for span in (first, second)]
     assert min(rows) > 500
     batches = read(first, DATASET, batch_rows=100)
@@ -74,11 +84,16 @@ def test_a_change_inside_that_leaves_size_and_ends_as_they_were(tmp_path: Path) 
         list(batches)
 
 
-def test_who_stops_early_is_told_of_a_change_that_leaves_size_and_time_of_writing(tmp_path: Path) -> None:
+def test_who_stops_early_is_told_of_a_change_that_leaves_size_and_time_of_writing(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.tsv"
     _tsv(path, ROWS, "A")
     status = path.stat()
-    with pytest.raises(FileChanged), closing(read(_span(str(path)), DATASET, batch_rows=100)) as batches:
+    with (
+        pytest.raises(FileChanged),
+        closing(read(_span(str(path)), DATASET, batch_rows=100)) as batches,
+    ):
         next(batches)
         _tsv(path, ROWS, "B")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

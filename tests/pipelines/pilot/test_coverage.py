@@ -1,4 +1,5 @@
-"""Coverage: over many draws of a sample, how often the intervals hold the known whole, cut as a run cuts it."""
+"""Coverage: over many draws of a sample, how often the intervals hold the known whole, cut as a run
+cuts it."""
 
 import random
 from collections import Counter
@@ -12,13 +13,22 @@ from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast
 from open_diht.pipelines.pilot.sample import two_sizes
 
-ROWS, SMALL, RUN, TRIALS = 2_000, 100, 4, 250
-"""Rows of a small unit, how many of these there are, how many units a run makes of them, and how many draws."""
+ROWS = 2_000
+SMALL = 100
+RUN = 4
+TRIALS = 250
+"""Rows of a small unit, how many of these there are, how many units a run makes of them, and how
+many draws."""
 SECONDS = {"captions": (0.05, 0.005), "decide": (0.08, 0.0003), "dedup": (0.03, 0.00003)}
 STORED = {"kept": (6_000, 55), "rejected": (6_000, 31), "work": (12_000, 143)}
 """What a unit takes for itself and for a row, about as measured."""
 UNITS = [
-    Unit(f"{n:05d}", Span(path="a", format="parquet", start=n * ROWS, stop=(n + 1) * ROWS, rows=ROWS, exact=True))
+    Unit(
+        f"{n:05d}",
+        Span(
+            path="a", format="parquet", start=n * ROWS, stop=(n + 1) * ROWS, rows=ROWS, exact=True
+        ),
+    )
     for n in range(SMALL)
 ]
 
@@ -27,9 +37,13 @@ class _Population:
     """Small units that differ in what their rows take and in what proportion of them is kept."""
 
     def __init__(self, dice: np.random.Generator, noise: float):
-        self._dice, self._noise = dice, noise
+        self._dice = dice
+        self._noise = noise
         self.rates = dice.beta(20, 60, SMALL)
-        self._rows = {name: dice.gamma(50, row / 50, SMALL) * ROWS for name, (_, row) in (SECONDS | STORED).items()}
+        self._rows = {
+            name: dice.gamma(50, row / 50, SMALL) * ROWS
+            for name, (_, row) in (SECONDS | STORED).items()
+        }
 
     def _takes(self, name: str, first: int, stop: int) -> float:
         return (SECONDS | STORED)[name][0] + float(self._rows[name][first:stop].sum())
@@ -41,7 +55,8 @@ class _Population:
 
     def measured(self, unit: Unit) -> Measured:
         """A unit as a pilot finds it; seconds depend on what else the machine does."""
-        first, stop = unit.span.start // ROWS, unit.span.stop // ROWS
+        first = unit.span.start // ROWS
+        stop = unit.span.stop // ROWS
         kept = int(self._dice.binomial(ROWS, self.rates[first:stop]).sum())
         shape = 1 / self._noise**2
         return Measured(
@@ -49,13 +64,23 @@ class _Population:
             rows=unit.span.rows,
             outcomes={"kept": kept, "action": unit.span.rows - kept},
             to_fetch=kept,
-            seconds={name: self._takes(name, first, stop) * self._dice.gamma(shape, 1 / shape) for name in SECONDS},
+            seconds={
+                name: self._takes(name, first, stop) * self._dice.gamma(shape, 1 / shape)
+                for name in SECONDS
+            },
             stored={name: round(self._takes(name, first, stop)) for name in STORED},
         )
 
     def forecast(self, sample: Sequence[Unit]) -> Forecast:
         rows = ROWS * SMALL
-        whole = Whole(units=RUN, recut=True, rows=rows, exact_rows=True, stages=("captions",), has_images=False)
+        whole = Whole(
+            units=RUN,
+            recut=True,
+            rows=rows,
+            exact_rows=True,
+            stages=("captions",),
+            has_images=False,
+        )
         return forecast([self.measured(unit) for unit in sample], whole)
 
 

@@ -8,7 +8,12 @@ import pytest
 from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast, render
 
 WHOLE = Whole(
-    units=100, recut=False, rows=100_000, exact_rows=True, stages=("captions", "spotting", "export"), has_images=True
+    units=100,
+    recut=False,
+    rows=100_000,
+    exact_rows=True,
+    stages=("captions", "spotting", "export"),
+    has_images=True,
 )
 URLS = replace(WHOLE, has_images=False)
 
@@ -18,7 +23,15 @@ def _unit(n: int, kept: int = 200, images: int = 300) -> Measured:
     seconds = {"captions": 1.0, "spotting": 10.0 if images else 0.01, "decide": 0.5}
     stored = {"work": 5_000, "kept": 1_000, "shards": 6_000 if images else 0}
     seen = {"images": images, "image_bytes": images * 20, "exported": kept if images else 0}
-    return Measured(unit=str(n), rows=1_000, to_fetch=300, outcomes=outcomes, seconds=seconds, stored=stored, **seen)
+    return Measured(
+        unit=str(n),
+        rows=1_000,
+        to_fetch=300,
+        outcomes=outcomes,
+        seconds=seconds,
+        stored=stored,
+        **seen,
+    )
 
 
 def _forecast(*units: Measured, whole: Whole = WHOLE) -> Forecast:
@@ -38,7 +51,11 @@ def test_what_was_measured_is_scaled_to_the_whole() -> None:
         1_200_000: found.stored["all"],
     }
     for value, line in lines.items():
-        assert line.basis == "measured" and line.estimate and line.estimate.value == pytest.approx(value)
+        assert (
+            line.basis == "measured"
+            and line.estimate
+            and line.estimate.value == pytest.approx(value)
+        )
 
 
 def test_hours_of_downloads_are_said_to_be_by_the_clock() -> None:
@@ -51,7 +68,9 @@ def test_hours_of_downloads_are_said_to_be_by_the_clock() -> None:
 def test_hours_of_a_gpu_are_no_core_hours(on_gpu: bool, cores: float) -> None:
     units = [replace(_unit(n), seconds={**_unit(n).seconds, "score": 7.0}) for n in range(5)]
     hours = _forecast(*units, whole=replace(WHOLE, score_on_gpu=on_gpu)).core_hours
-    values = {name: line.estimate.value * 3600 / 100 for name, line in hours.items() if line.estimate}
+    values = {
+        name: line.estimate.value * 3600 / 100 for name, line in hours.items() if line.estimate
+    }
     assert (values["score"], values["all"]) == pytest.approx((7, cores))
     assert ("GPU" in hours["score"].note) is on_gpu
 
@@ -64,10 +83,15 @@ def test_without_images_what_depends_on_them_is_unknown() -> None:
     assert found.images["fetched"].basis == found.core_hours["captions"].basis == "measured"
     for line in (found.images["bytes"], found.core_hours["spotting"], found.stored["shards"]):
         assert line.basis == "unknown" and line.estimate is None
-    assert found.core_hours["all"].basis == "unknown" and "unknown parts" in found.core_hours["all"].note
+    assert (
+        found.core_hours["all"].basis == "unknown"
+        and "unknown parts" in found.core_hours["all"].note
+    )
 
 
-@pytest.mark.parametrize(("stages", "images"), [(WHOLE.stages, 300), (("captions", "download", "export"), 0)])
+@pytest.mark.parametrize(
+    ("stages", "images"), [(WHOLE.stages, 300), (("captions", "download", "export"), 0)]
+)
 def test_shards_are_unknown_where_the_sample_has_none(stages: tuple[str, ...], images: int) -> None:
     """Images were read and no row was kept, or no stage reads images."""
     units = [replace(_unit(n, 0, images), stored={"work": 5_000}) for n in range(2)]
@@ -76,7 +100,9 @@ def test_shards_are_unknown_where_the_sample_has_none(stages: tuple[str, ...], i
 
 def test_one_unit_gives_no_interval_of_costs() -> None:
     found = _forecast(_unit(0))
-    assert found.core_hours["all"].estimate == replace(found.core_hours["all"].estimate, low=None, high=None)  # type: ignore[type-var]
+    assert found.core_hours["all"].estimate == replace(
+        found.core_hours["all"].estimate, low=None, high=None
+    )  # type: ignore[type-var]
     assert "(too few units)" in render(found)
 
 
@@ -89,4 +115,6 @@ def test_the_table_is_plain_and_json_is_json() -> None:
     found = _forecast(*(_unit(n, 190 + n) for n in range(5)))
     assert render(found).isascii()
     content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert content["rows"]["kept"]["basis"] == "measured" and content["core_hours"]["all"]["value"] > 0
+    assert (
+        content["rows"]["kept"]["basis"] == "measured" and content["core_hours"]["all"]["value"] > 0
+    )

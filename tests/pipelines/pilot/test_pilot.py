@@ -1,4 +1,5 @@
-"""The command: a sample of units, the real stages, and a forecast that holds the truth of the full run."""
+"""The command: a sample of units, the real stages, and a forecast that holds the truth of the full
+run."""
 
 import json
 import random
@@ -12,19 +13,25 @@ import pytest
 from open_diht.pipelines.pilot.command import main
 
 pytestmark = pytest.mark.usefixtures("here")
-ROWS, GROUP = 3_000, 100
+ROWS = 3_000
+GROUP = 100
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Captions whose rate of actions differs from row group to row group, as it does from crawl to crawl."""
+    """Captions whose rate of actions differs from row group to row group, as it does from crawl to
+    crawl."""
     dice = random.Random(5)
     captions: list[str | None] = []
     for _ in range(ROWS // GROUP):
         rate = dice.betavariate(3, 3)
         for _ in range(GROUP):
             n = len(captions)
-            text = f"A brown dog runs on the beach {n}" if dice.random() < rate else f"Blue ceramic mug, {n} ml"
+            text = (
+                f"A brown dog runs on the beach {n}"
+                if dice.random() < rate
+                else f"Blue ceramic mug, {n} ml"
+            )
             captions.append(text if dice.random() > 0.02 else None)
     path = tmp_path_factory.mktemp("pilot") / "a.parquet"
     urls = [f"https://example.org/{n}.jpg" for n in range(ROWS)]
@@ -32,8 +39,19 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _arguments(manifest: Path, output: Path, *more: str, stages: str = "captions", unit: int = GROUP) -> list[str]:
-    start = ["--dataset", "custom", "--input", str(manifest), "--output", str(output), "--unit-rows", str(unit)]
+def _arguments(
+    manifest: Path, output: Path, *more: str, stages: str = "captions", unit: int = GROUP
+) -> list[str]:
+    start = [
+        "--dataset",
+        "custom",
+        "--input",
+        str(manifest),
+        "--output",
+        str(output),
+        "--unit-rows",
+        str(unit),
+    ]
     return [*start, "--stages", stages, "--workers", "1", *more]
 
 
@@ -50,7 +68,10 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filt
     content = _forecast(tmp_path / "out")
     assert content["whole"]["rows"] == ROWS and content["whole"]["units"] == ROWS // GROUP
     assert len(content["sample"]["units"]) == 12 and content["sample"]["rows"] == 12 * GROUP
-    truth = {"kept": full.funnel["kept"], **{reason: rows for reason, rows in full.funnel["rejected"].items() if rows}}
+    truth = {
+        "kept": full.funnel["kept"],
+        **{reason: rows for reason, rows in full.funnel["rejected"].items() if rows},
+    }
     assert truth["action"] > 100 and truth["no_caption"] > 10
     for name, rows in truth.items():
         found = content["forecast"]["rows"][name]
@@ -58,9 +79,12 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filt
         assert found["high"] - found["low"] < ROWS / 2 and found["basis"] == "measured"
         assert name in said
     of_work = ("captions", "decide", "pair_keys"), ("data", "commits", "dead")
-    parts = [tmp_path / "full" / "work" / stage / part for stage in of_work[0] for part in of_work[1]]
+    parts = [
+        tmp_path / "full" / "work" / stage / part for stage in of_work[0] for part in of_work[1]
+    ]
     for place, folders in (("kept", [tmp_path / "full" / "kept"]), ("work", parts)):
-        found, size = content["forecast"]["stored"][place], sum(p.stat().st_size for f in folders for p in f.glob("*"))
+        found = content["forecast"]["stored"][place]
+        size = sum(p.stat().st_size for f in folders for p in f.glob("*"))
         assert found["low"] <= size <= found["high"], (place, size, found)
     hours = content["forecast"]["core_hours"]["all"]["value"]
     assert hours > 0
@@ -69,12 +93,19 @@ def test_the_truth_of_the_full_run_lies_in_the_interval(manifest, tmp_path, filt
     for path in (tmp_path / "out" / "pilot" / "work" / "captions" / "commits").iterdir():
         record = json.loads(path.read_text())
         path.write_text(json.dumps(record | {"seconds": record["seconds"] + 1_000}))
-    work = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()}
+    work = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()
+    }
     assert main(arguments) == 0
     assert "nothing to do: " in capsys.readouterr().out
-    assert _forecast(tmp_path / "out")["forecast"]["core_hours"]["all"]["value"] == pytest.approx(hours)
+    assert _forecast(tmp_path / "out")["forecast"]["core_hours"]["all"]["value"] == pytest.approx(
+        hours
+    )
     assert all(path.stat().st_mtime_ns == moment for path, moment in work.items())
-    assert any("had no processor for 100% of their time" in note for note in _forecast(tmp_path / "out")["notes"])
+    assert any(
+        "had no processor for 100% of their time" in note
+        for note in _forecast(tmp_path / "out")["notes"]
+    )
 
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds a pilot of other units" in capsys.readouterr().err
@@ -84,8 +115,12 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
     assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
     content = _forecast(tmp_path / "out")
     notes = content["notes"]
-    assert "fractions of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
-    assert any("duplicates count as kept" in note for note in notes) and not any("partners" in note for note in notes)
+    assert "fractions of its rows are exact" in notes[0] and not any(
+        "interval" in note for note in notes
+    )
+    assert any("duplicates count as kept" in note for note in notes) and not any(
+        "partners" in note for note in notes
+    )
     funnel = json.loads((tmp_path / "out" / "pilot" / "funnel.json").read_text())
     kept = content["forecast"]["rows"]["kept"]
     assert [kept[end] for end in ("low", "value", "high")] == [pytest.approx(funnel["kept"])] * 3
@@ -96,20 +131,31 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
 def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys):
     table = pq.read_table(manifest)
     paths = pa.array([f"{row}.jpg" for row in range(len(table))])  # of files that are not there
-    pq.write_table(table.append_column("image_path", paths), tmp_path / "a.parquet", row_group_size=100)
-    arguments = _arguments(tmp_path / "a.parquet", tmp_path / "out", "--units", "2", stages="captions,spotting,export")
-    assert main(arguments) == 1, "no row of the sample had an image; the forecast is made all the same"
+    pq.write_table(
+        table.append_column("image_path", paths), tmp_path / "a.parquet", row_group_size=100
+    )
+    arguments = _arguments(
+        tmp_path / "a.parquet", tmp_path / "out", "--units", "2", stages="captions,spotting,export"
+    )
+    assert main(arguments) == 1, (
+        "no row of the sample had an image; the forecast is made all the same"
+    )
     assert "multiply them by what your images take" in capsys.readouterr().out
     found = _forecast(tmp_path / "out")["forecast"]
-    assert found["images"]["read"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
+    assert (
+        found["images"]["read"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
+    )
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
 
 
 @pytest.mark.slow
 def test_it_measures_what_each_effort_costs(pairs, tmp_path, ocr_models, capsys):
     more = ("--units", "3", "--ocr-effort", "medium", "--ocr-engine", "onnxruntime")
-    assert main(_arguments(pairs, tmp_path / "out", *more, stages="captions,spotting", unit=15)) == 0
-    content, said = _forecast(tmp_path / "out"), capsys.readouterr().out
+    assert (
+        main(_arguments(pairs, tmp_path / "out", *more, stages="captions,spotting", unit=15)) == 0
+    )
+    content = _forecast(tmp_path / "out")
+    said = capsys.readouterr().out
     costs = content["efforts"]
     assert 0 < costs.pop("images") <= 24 and list(costs) == ["low", "medium", "high"]
     hours = {effort: cost["core_hours"] for effort, cost in costs.items()}

@@ -20,14 +20,25 @@ from open_diht.pipelines.settings import RunSettings
 
 def _units(files: int, each: int, rows: int = 10) -> list[Unit]:
     def unit(file: int, n: int) -> Unit:
-        span = Span(path=str(file), format="parquet", start=n * rows, stop=(n + 1) * rows, rows=rows, exact=True)
+        span = Span(
+            path=str(file),
+            format="parquet",
+            start=n * rows,
+            stop=(n + 1) * rows,
+            rows=rows,
+            exact=True,
+        )
         return Unit(f"{file:05d}-{n:05d}", span)
 
     return [unit(file, n) for file in range(files) for n in range(each)]
 
 
 def _settings(source: Path, output: Path, **more: Any) -> RunSettings:
-    how: dict[str, Any] = {"dataset": load_dataset("custom"), "preset": load_preset("paper"), **more}
+    how: dict[str, Any] = {
+        "dataset": load_dataset("custom"),
+        "preset": load_preset("paper"),
+        **more,
+    }
     return RunSettings(input=str(source), output=output, stages=("captions",), **how)
 
 
@@ -43,7 +54,9 @@ def test_a_third_are_long_and_none_overlap(seed: int) -> None:
     assert chosen is not None and len(chosen) == 20
     assert sorted(unit.span.rows for unit in chosen) == [10] * 14 + [10 * LONG] * 6
     assert len({unit.name for unit in chosen}) == 20
-    rows = [(unit.span.path, row) for unit in chosen for row in range(unit.span.start, unit.span.stop)]
+    rows = [
+        (unit.span.path, row) for unit in chosen for row in range(unit.span.start, unit.span.stop)
+    ]
     assert len(rows) == len(set(rows)) == sum(unit.span.rows for unit in chosen)
 
 
@@ -56,11 +69,22 @@ def test_too_few_units_are_not_oftwo_sizes() -> None:
 
 def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
     def settings(rows: int, **more: int) -> RunSettings:
-        return _settings(_table(tmp_path / "a.parquet", rows), tmp_path / "out", **{"workers": 1, **more})
+        return _settings(
+            _table(tmp_path / "a.parquet", rows), tmp_path / "out", **{"workers": 1, **more}
+        )
 
     large = sampling(settings(200_000), None, None, 0)
-    assert large.recut and len(large.whole.units) == 4 and large.of == 100 and len(large.plan.units) == UNITS
-    for alike in (settings(200_000, workers=16), settings(200_000, unit_rows=500), settings(30_000)):
+    assert (
+        large.recut
+        and len(large.whole.units) == 4
+        and large.of == 100
+        and len(large.plan.units) == UNITS
+    )
+    for alike in (
+        settings(200_000, workers=16),
+        settings(200_000, unit_rows=500),
+        settings(30_000),
+    ):
         drawn = sampling(alike, None, None, 0)
         assert not drawn.recut and set(drawn.plan.units) <= set(drawn.whole.units)
         assert drawn.of == len(drawn.whole.units) and len(drawn.plan.units) == min(UNITS, drawn.of)
@@ -70,7 +94,9 @@ def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
 def test_a_fraction_of_the_units_is_that_of_the_rows(part: float, tmp_path: Path) -> None:
     settings = _settings(_table(tmp_path / "a.parquet", 200_000), tmp_path / "out", workers=1)
     drawn = sampling(settings, None, part, 0)
-    assert sum(unit.span.rows for unit in drawn.plan.units) == pytest.approx(part * 200_000, abs=0.15 * 200_000)
+    assert sum(unit.span.rows for unit in drawn.plan.units) == pytest.approx(
+        part * 200_000, abs=0.15 * 200_000
+    )
 
 
 def test_results_of_a_run_are_not_sampled(tmp_path: Path) -> None:
@@ -85,5 +111,7 @@ def test_results_of_a_run_are_not_sampled(tmp_path: Path) -> None:
 def test_without_a_row_the_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"<html>")
     settings = _settings(tmp_path / "*.parquet", tmp_path / "out")
-    with pytest.raises(WrongUse, match=r"no rows that can be read \(1 file that cannot be, first .*a\.parquet: "):
+    with pytest.raises(
+        WrongUse, match=r"no rows that can be read \(1 file that cannot be, first .*a\.parquet: "
+    ):
         sampling(settings, None, None, 0)

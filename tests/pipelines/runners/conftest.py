@@ -1,4 +1,5 @@
-"""What the tests of the runners share: pythons that lack this project, the binaries of the runners, small servers."""
+"""What the tests of the runners share: pythons that lack this project, the binaries of the runners,
+small servers."""
 
 import http.server
 import json
@@ -25,10 +26,12 @@ OVERVIEW = {"taskmanagers": 1, "slots-total": 4, "slots-available": 4, "flink-ve
 
 
 def python_without_us(folder: Path) -> Path:
-    """A virtual environment that has every library of this one and not this project; returns its python.
+    """A virtual environment that has every library of this one and not this project; returns its
+    python.
 
-    A `.pth` file names this environment's site-packages. Python adds that folder to the path and does not read the
-    `.pth` files inside it, among them the one that makes the editable install of this project importable.
+    A `.pth` file names this environment's site-packages. Python adds that folder to the path and
+    does not read the `.pth` files inside it, among them the one that makes the editable install of
+    this project importable.
     """
     venv.create(folder, with_pip=False, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -39,11 +42,17 @@ def python_without_us(folder: Path) -> Path:
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """The environment without what would let the project be imported by luck."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FLINK_JOB_SERVER_JAR")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "FLINK_JOB_SERVER_JAR")
+    }
     return {**kept, "OMP_NUM_THREADS": "1", **variables}
 
 
-def run_filter(*arguments: object, python: Path | str = sys.executable, timeout: float = 400, **variables: str) -> Any:
+def run_filter(
+    *arguments: object, python: Path | str = sys.executable, timeout: float = 400, **variables: str
+) -> Any:
     """`python -m open_diht.pipelines` in the repository, as `make filter` calls it."""
     words = [str(python), "-m", "open_diht.pipelines", *map(str, arguments)]
     return captured(words, cwd=REPOSITORY, env=clean_environment(**variables), timeout=timeout)
@@ -54,7 +63,8 @@ filter_command = pytest.fixture(scope="session")(lambda: run_filter)
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A python that holds Beam and the filters' libraries only; what it knows of this project was staged."""
+    """A python that holds Beam and the filters' libraries only; what it knows of this project was
+    staged."""
     python = python_without_us(tmp_path_factory.mktemp("bare") / "venv")
     probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('open_diht'))"
     done = captured([python, "-c", probe], cwd="/", env=clean_environment(), check=True)
@@ -68,7 +78,10 @@ def prism() -> Path:
     asked = os.environ.get("PRISM")
     path = Path(asked) if asked else REPOSITORY / ".prism" / "prism"
     if not path.is_file():
-        pytest.skip(f"no Prism binary at {path}: `make prism` builds it (needs Go 1.21 or newer), or set PRISM")
+        pytest.skip(
+            f"no Prism binary at {path}: `make prism` builds it (needs Go 1.21 or newer), or set"
+            " PRISM"
+        )
     return path
 
 
@@ -80,9 +93,12 @@ def flink_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def flink_cluster(flink_state: Path) -> Iterator[str]:
-    """A cluster of two slots as `make flink-up` starts it, on ports of its own; returns host:port."""
+    """A cluster of two slots as `make flink-up` starts it, on ports of its own; returns
+    host:port."""
     state = flink_state
-    if (packages := REPOSITORY / ".flink" / "packages").is_dir():  # what `make flink-up` has downloaded
+    if (
+        packages := REPOSITORY / ".flink" / "packages"
+    ).is_dir():  # what `make flink-up` has downloaded
         state.mkdir()
         (state / "packages").symlink_to(packages)
     script = [sys.executable, "-m", "deploy.flink.cluster"]
@@ -151,7 +167,8 @@ def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Pop
 
 @pytest.fixture(scope="session")
 def manifest(with_images, tsv, tmp_path_factory) -> Path:
-    """Rows with images, one of them missing, an empty caption, and a line that is no row; do not change it."""
+    """Rows with images, one of them missing, an empty caption, and a line that is no row; do not
+    change it."""
     folder = tmp_path_factory.mktemp("manifest")
     rows = with_images(folder / "images", 90)
     rows[7]["image_path"] = "images/missing.png"
@@ -167,15 +184,28 @@ def arguments(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     """Of a run over `manifest` in nine units, with an image of it as an evaluation set."""
     held_out = tmp_path_factory.mktemp("held-out")
     shutil.copy(manifest.parent / "images" / "other.png", held_out)
-    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10", "--decontaminate", f"{held_out}/"]
+    return [
+        "--dataset",
+        "custom",
+        "--input",
+        str(manifest),
+        "--unit-rows",
+        "10",
+        "--decontaminate",
+        f"{held_out}/",
+    ]
 
 
 @pytest.fixture(scope="session")
-def local(arguments, filter_command, tables_of, tmp_path_factory, ocr_models) -> dict[str, list[dict[str, Any]]]:
+def local(
+    arguments, filter_command, tables_of, tmp_path_factory, ocr_models
+) -> dict[str, list[dict[str, Any]]]:
     output = tmp_path_factory.mktemp("local") / "out"
     done = filter_command(*arguments, "--output", output)
     assert done.returncode == 0, done.stderr
     tables: dict[str, list[dict[str, Any]]] = tables_of(output)
-    assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, "the comparison would be of nothing"
+    assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, (
+        "the comparison would be of nothing"
+    )
     assert "evaluation_image" in {row["reason"] for row in tables["rejected"]}
     return tables

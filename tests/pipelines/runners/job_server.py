@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A job server in place of Beam's jar, started by the driver as its `java`. It speaks Beam's Job API and the REST of a
-real Flink cluster.
+"""A job server in place of Beam's jar, started by the driver as its `java`. It speaks Beam's Job
+API and the REST of a real Flink cluster.
 
     job_server.py ... --flink-master URL --job-port PORT ...
 
-SLEEPER: jar of a Flink job that runs under the name of each Beam job, which it does in place of Beam's; without it,
-jobs are run here, by Beam's own Python job service. STARTS: file that gets a line for each start. REFUSES: number of
-servers whose staging service refuses connections.
+SLEEPER: jar of a Flink job that runs under the name of each Beam job, which it does in place of
+Beam's; without it, jobs are run here, by Beam's own Python job service. STARTS: file that gets a
+line for each start. REFUSES: number of servers whose staging service refuses connections.
 """
 
 import json
@@ -39,7 +39,9 @@ def uploaded(master: str, jar: Path) -> str:
     head += "Content-Type: application/x-java-archive\r\n\r\n"
     body = head.encode() + jar.read_bytes() + f"\r\n--{mark}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={mark}"}
-    with urllib.request.urlopen(urllib.request.Request(f"{master}/jars/upload", body, kind), timeout=60) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{master}/jars/upload", body, kind), timeout=60
+    ) as answer:
         return str(json.load(answer)["filename"].rpartition("/")[2])
 
 
@@ -54,7 +56,11 @@ class FlinkJob(local_job_service.BeamJob):
         jar = uploaded(self.master, Path(sleeper))
         job = ask(f"{self.master}/jars/{jar}/run", {"programArgsList": [name, "600"]})["jobid"]
         self.set_state(beam_job_api_pb2.JobState.RUNNING)
-        while (state := ask(f"{self.master}/jobs/{job}")["state"]) not in ("CANCELED", "FAILED", "FINISHED"):
+        while (state := ask(f"{self.master}/jobs/{job}")["state"]) not in (
+            "CANCELED",
+            "FAILED",
+            "FINISHED",
+        ):
             time.sleep(0.2)
         raise RuntimeError(f"Flink job {name} is {state}")
 

@@ -1,9 +1,11 @@
-"""Runs what was staged for Dataflow, in a python that has Beam and not this project, as a worker there would.
+"""Runs what was staged for Dataflow, in a python that has Beam and not this project, as a worker
+there would.
 
     python replay.py STAGED     STAGED: folder with pipeline.pb and workflow.tar.gz
 
-Installs the staged source package into a folder of its own, swaps each container environment for an embedded one, runs
-the pipeline, and prints where the stages were imported from. A program of its own, since it must not see the project.
+Installs the staged source package into a folder of its own, swaps each container environment for an
+embedded one, runs the pipeline, and prints where the stages were imported from. A program of its
+own, since it must not see the project.
 """
 
 import importlib
@@ -22,7 +24,16 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 def main() -> None:
     staged = Path(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="replay-") as site:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+        ]
         subprocess.run([*pip, "--target", site, str(staged / "workflow.tar.gz")], check=True)
         sys.path.insert(0, site)
         importlib.invalidate_caches()
@@ -48,7 +59,16 @@ def main() -> None:
             if name in sys.modules
         }
         inside = all(path.startswith(site) for path in where.values())
-        print(json.dumps({"state": result.state, "environments": found, "staged code only": inside, "where": where}))
+        print(
+            json.dumps(
+                {
+                    "state": result.state,
+                    "environments": found,
+                    "staged code only": inside,
+                    "where": where,
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

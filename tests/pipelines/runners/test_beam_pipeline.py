@@ -1,4 +1,5 @@
-"""examples/beam_pipeline.py decides as `make filter` does, on runners that have Beam's sources and sinks."""
+"""examples/beam_pipeline.py decides as `make filter` does, on runners that have Beam's sources and
+sinks."""
 
 import csv
 import os
@@ -27,10 +28,13 @@ FLINK = ["--runner=FlinkRunner", "--flink_master=[local]", "--flink_version=1.20
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some rows of the sample with a damaged image, in three Parquet files; returns their pattern."""
+    """Some rows of the sample with a damaged image, in three Parquet files; returns their
+    pattern."""
     folder = tmp_path_factory.mktemp("pairs")
     with open(SAMPLE / "manifest.tsv", encoding="utf-8", newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows: list[dict[str, Any]] = list(
+            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        )
     chosen = [*rows[: ROWS - 1], *(row for row in rows if "broken_truncated" in row["image_path"])]
     for row in chosen:
         row["image"] = (SAMPLE / row["image_path"]).read_bytes()
@@ -40,17 +44,24 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def decided(pairs: Path, filtering: Callable[..., Any], ocr_models: None) -> dict[str, list[dict[str, Any]]]:
+def decided(
+    pairs: Path, filtering: Callable[..., Any], ocr_models: None
+) -> dict[str, list[dict[str, Any]]]:
     """The rows that `make filter` writes."""
     run = filtering(pairs, pairs.parent / "out", max_dead_share=1.0)
     return {name: comparable(run.rows(name), name) for name in OUTPUTS}
 
 
 def comparable(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Return the rows in an order of their own, without what only a run knows: file, line and duplicates."""
+    """Return the rows in an order of their own, without what only a run knows: file, line and
+    duplicates."""
     only = ("caption", "stage", "error", "message") if name == "dead_letter" else None
     kept = [
-        {key: value for key, value in row.items() if (key in only if only else not key.startswith("duplicate_"))}
+        {
+            key: value
+            for key, value in row.items()
+            if (key in only if only else not key.startswith("duplicate_"))
+        }
         for row in rows
     ]
     return sorted(kept, key=lambda row: str(row["caption"]))
@@ -66,7 +77,11 @@ def run_example(words: list[str]) -> None:
     "runner",
     [
         pytest.param(FNAPI, id="direct", marks=pytest.mark.slow),
-        pytest.param(["--runner=PrismRunner", "--environment_type=LOOPBACK"], id="prism", marks=pytest.mark.cluster),
+        pytest.param(
+            ["--runner=PrismRunner", "--environment_type=LOOPBACK"],
+            id="prism",
+            marks=pytest.mark.cluster,
+        ),
         pytest.param(FLINK, id="flink", marks=pytest.mark.flink),
     ],
 )
@@ -82,7 +97,11 @@ def test_its_rows_are_those_of_make_filter(runner, pairs, decided, forks, reques
     # Beam's LOOPBACK workers start `python`, which must be this one.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = forks.start(
-        __file__, "run_example", ["--input", str(pairs), "--output", str(tmp_path), *words], said=said, PATH=path
+        __file__,
+        "run_example",
+        ["--input", str(pairs), "--output", str(tmp_path), *words],
+        said=said,
+        PATH=path,
     )
     assert forks.wait(process) == 0, said.read_text(encoding="utf-8")
     for name in OUTPUTS:
@@ -92,6 +111,9 @@ def test_its_rows_are_those_of_make_filter(runner, pairs, decided, forks, reques
 
 
 def test_beams_dask_runner_cannot_run_its_sources():
-    """When this fails, Beam has learned it: then the example runs on Dask, and docs/why-beam.md must say so."""
-    evaluator = pytest.importorskip("apache_beam.runners.dask.transform_evaluator", reason="Dask is not installed")
+    """When this fails, Beam has learned it: then the example runs on Dask, and docs/why-beam.md
+    must say so."""
+    evaluator = pytest.importorskip(
+        "apache_beam.runners.dask.transform_evaluator", reason="Dask is not installed"
+    )
     assert Read not in evaluator.TRANSLATIONS and beam.Impulse not in evaluator.TRANSLATIONS

@@ -1,4 +1,5 @@
-"""What this program uses of Beam although it is private: each name is there, and means what our code expects."""
+"""What this program uses of Beam although it is private: each name is there, and means what our
+code expects."""
 
 import ast
 import inspect
@@ -13,7 +14,12 @@ from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.version import __version__
 
 from open_diht.pipelines.runners import beam_private
-from open_diht.pipelines.runners.beam_private import OptionParser, add_options, end_requests, open_requests
+from open_diht.pipelines.runners.beam_private import (
+    OptionParser,
+    add_options,
+    end_requests,
+    open_requests,
+)
 
 CHANGED = f"Beam {__version__} has changed it; see beam_private.py for what must take its place"
 BEAM = "apache_beam"
@@ -40,15 +46,21 @@ def test_requests_to_a_worker_are_seen_until_they_are_answered_and_their_stream_
     assert waiting.instruction_id == "one", CHANGED
     end_requests(connection)
     assert [connection.get_req(), connection.get_req()] == [request, _DONE], CHANGED
-    waiting.set(beam_fn_api_pb2.InstructionResponse(instruction_id="one", error="the worker process died"))
+    waiting.set(
+        beam_fn_api_pb2.InstructionResponse(instruction_id="one", error="the worker process died")
+    )
     assert waiting.get().error == "the worker process died", CHANGED
 
 
 def test_jobs_are_listed_by_the_client_that_beams_client_holds() -> None:
     client = SimpleNamespace(_jobs_client=SimpleNamespace(list_jobs=lambda request: [request]))
     assert list(beam_private.dataflow_jobs(client, "request")) == ["request"]
-    source = Path(inspect.getfile(flink_runner)).parents[1] / "dataflow" / "internal" / "apiclient.py"
-    assert "self._jobs_client = dataflow.JobsV1Beta3Client(" in source.read_text(encoding="utf-8"), CHANGED
+    source = (
+        Path(inspect.getfile(flink_runner)).parents[1] / "dataflow" / "internal" / "apiclient.py"
+    )
+    assert "self._jobs_client = dataflow.JobsV1Beta3Client(" in source.read_text(
+        encoding="utf-8"
+    ), CHANGED
 
 
 def test_the_output_of_flinks_job_server_goes_to_the_logger_of_its_class() -> None:
@@ -64,11 +76,24 @@ def test_no_other_module_uses_a_private_name_of_beam() -> None:
 
 
 def private_names(path: Path) -> list[str]:
-    """Return the private names that a module imports from Beam, or reads from what it imports from there."""
+    """Return the private names that a module imports from Beam, or reads from what it imports from
+    there."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    modules = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(BEAM)]
+    modules = [
+        node
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(BEAM)
+    ]
     names = {alias.asname or alias.name: alias.name for node in modules for alias in node.names}
     plain = [alias for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names |= {alias.asname or "apache_beam": alias.name for alias in plain if alias.name.startswith(BEAM)}
-    read = [ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr)]
-    return [name for name in read if name.partition(".")[0] in names] + list(filter(PRIVATE.match, names.values()))
+    names |= {
+        alias.asname or "apache_beam": alias.name for alias in plain if alias.name.startswith(BEAM)
+    }
+    read = [
+        ast.unparse(node)
+        for node in nodes
+        if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr)
+    ]
+    return [name for name in read if name.partition(".")[0] in names] + list(
+        filter(PRIVATE.match, names.values())
+    )

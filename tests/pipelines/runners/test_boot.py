@@ -1,4 +1,5 @@
-"""The boot program, with real gRPC servers for the services of a runner: no failure of it is silent."""
+"""The boot program, with real gRPC servers for the services of a runner: no failure of it is
+silent."""
 
 import hashlib
 import json
@@ -45,8 +46,12 @@ class Runner(
 
     def stage(self, name: str, content: bytes, sha256: str | None = None) -> None:
         digest = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
-        payload = beam_runner_api_pb2.ArtifactFilePayload(path=f"/staged/{name}", sha256=digest).SerializeToString()
-        role = beam_runner_api_pb2.ArtifactStagingToRolePayload(staged_name=name).SerializeToString()
+        payload = beam_runner_api_pb2.ArtifactFilePayload(
+            path=f"/staged/{name}", sha256=digest
+        ).SerializeToString()
+        role = beam_runner_api_pb2.ArtifactStagingToRolePayload(
+            staged_name=name
+        ).SerializeToString()
         self.files[role] = content
         self.info.dependencies.add(
             type_urn=common_urns.artifact_types.FILE.urn,
@@ -65,7 +70,9 @@ class Runner(
     def GetArtifact(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         content = self.files[request.artifact.role_payload]
         for start in range(0, len(content), self.chunk):
-            yield beam_artifact_api_pb2.GetArtifactResponse(data=content[start : start + self.chunk])
+            yield beam_artifact_api_pb2.GetArtifactResponse(
+                data=content[start : start + self.chunk]
+            )
 
     def Control(self, responses: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self.asked.append(dict(context.invocation_metadata()))
@@ -97,14 +104,17 @@ def runner() -> Iterator[Runner]:
     beam_fn_api_pb2_grpc.add_BeamFnLoggingServicer_to_server(service, server)
     address = f"localhost:{server.add_insecure_port('localhost:0')}"
     server.start()
-    service.info.artifact_endpoint.url = service.info.control_endpoint.url = service.info.logging_endpoint.url = address
+    service.info.artifact_endpoint.url = service.info.control_endpoint.url = (
+        service.info.logging_endpoint.url
+    ) = address
     yield service
     server.stop(None)
 
 
 @pytest.fixture
 def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Starts the boot program as a runner does; its worker is the code that a test gives, not Beam's."""
+    """Starts the boot program as a runner does; its worker is the code that a test gives, not
+    Beam's."""
     folder = tmp_path / "boot"
     folder.mkdir()
 
@@ -112,11 +122,12 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
         stand_in = tmp_path / "stand_in" / "apache_beam" / "runners" / "worker"
         stand_in.mkdir(parents=True, exist_ok=True)
         (tmp_path / "worker.py").write_text(worker, encoding="utf-8")
-        # The worker is `python -m apache_beam.runners.worker.sdk_worker_main`: a python that takes -m and runs ours.
+        # The worker is `python -m apache_beam.runners.worker.sdk_worker_main`: a python that takes
+        # -m and runs ours.
         python = tmp_path / "python"
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in *sdk_worker_main*) exec {sys.executable} {tmp_path}/worker.py;; '
-            f'*) exec {sys.executable} "$@";; esac\n',
+            f'#!/bin/sh\ncase "$*" in *sdk_worker_main*) exec {sys.executable}'
+            f' {tmp_path}/worker.py;; *) exec {sys.executable} "$@";; esac\n',
             encoding="utf-8",
         )
         python.chmod(0o755)
@@ -127,12 +138,17 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
         endpoint = runner.info.control_endpoint.url
         words = ["--id='w-1'", f"--provision_endpoint={endpoint}", "--semi_persist_dir=/x"]
         environment = {**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables}
-        return captured([sys.executable, "-c", code, *words], env=environment, cwd=REPOSITORY, timeout=400)
+        return captured(
+            [sys.executable, "-c", code, *words], env=environment, cwd=REPOSITORY, timeout=400
+        )
 
     return run
 
 
-DUMP = "import json, os, sys; json.dump(dict(os.environ, cwd=os.getcwd()), open(os.environ['DUMP'], 'w'))"
+DUMP = (
+    "import json, os, sys; json.dump(dict(os.environ, cwd=os.getcwd()), open(os.environ['DUMP'],"
+    " 'w'))"
+)
 
 
 @pytest.mark.slow
@@ -146,7 +162,9 @@ def test_a_worker_gets_its_id_options_addresses_and_capabilities(runner, start, 
     address = f'url: "{runner.info.control_endpoint.url}"'
     assert seen["WORKER_ID"] == "w-1", "the quotes that Prism puts around an id are none of it"
     assert runner.asked[0]["worker_id"] == "w-1"
-    assert seen["CONTROL_API_SERVICE_DESCRIPTOR"] == seen["LOGGING_API_SERVICE_DESCRIPTOR"] == address
+    assert (
+        seen["CONTROL_API_SERVICE_DESCRIPTOR"] == seen["LOGGING_API_SERVICE_DESCRIPTOR"] == address
+    )
     assert json.loads(seen["PIPELINE_OPTIONS"]) == {"beam:option:s3_region_name:v1": "eu-west-1"}
     assert seen["RUNNER_CAPABILITIES"] == "beam:protocol:x:v1"
     assert seen["PYTHONSAFEPATH"] == "1", "the folder it starts in is not imported from"
@@ -159,10 +177,13 @@ def sdist(folder: Path) -> bytes:
     source.mkdir()
     (source / "probe_of_boot.py").write_text("STAGED = 'yes'\n", encoding="utf-8")
     (source / "setup.py").write_text(
-        "from setuptools import setup; setup(name='probe-of-boot', version='1', py_modules=['probe_of_boot'])",
+        "from setuptools import setup; setup(name='probe-of-boot', version='1',"
+        " py_modules=['probe_of_boot'])",
         encoding="utf-8",
     )
-    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "sdist"], cwd=source, check=True, capture_output=True
+    )
     return next((source / "dist").iterdir()).read_bytes()
 
 
@@ -175,15 +196,23 @@ def test_a_staged_source_package_is_installed_for_this_worker_alone(runner, star
     done = start(worker, DUMP=str(tmp_path / "where"))
     assert done.returncode == 0, done.stderr
     where = Path((tmp_path / "where").read_text())
-    assert where.is_relative_to(tmp_path / "boot") and not where.exists(), "its folder went with the worker"
+    assert where.is_relative_to(tmp_path / "boot") and not where.exists(), (
+        "its folder went with the worker"
+    )
 
 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (lambda runner: runner.stage("a.whl", b"x", sha256="0" * 64), "expected " + "0" * 64),
-        (lambda runner: runner.stage("requirements.txt", b"torch\n"), "put its packages into the worker's Python"),
-        (lambda runner: runner.stage("workflow.tar.gz", b"no archive"), "cannot install workflow.tar.gz"),
+        (
+            lambda runner: runner.stage("requirements.txt", b"torch\n"),
+            "put its packages into the worker's Python",
+        ),
+        (
+            lambda runner: runner.stage("workflow.tar.gz", b"no archive"),
+            "cannot install workflow.tar.gz",
+        ),
         (lambda runner: runner.stage("..", b""), "has no name"),
     ],
     ids=["checksum", "requirements", "broken", "nameless"],
@@ -199,7 +228,10 @@ def test_what_keeps_a_worker_from_starting_is_said_and_reported(
     (report,) = tmp_path.iterdir()
     assert report.name.startswith("failed-") and message in report.read_text()
     told = report.read_text()
-    assert runner.answers == [("first", told), ("second", told)], "so it becomes the error of the job"
+    assert runner.answers == [
+        ("first", told),
+        ("second", told),
+    ], "so it becomes the error of the job"
     assert runner.asked[-1]["worker_id"] == "w-1" and runner.logged == [told]
 
 
@@ -210,7 +242,9 @@ def test_a_staged_name_is_no_way_out_of_the_folder(runner: Runner, tmp_path: Pat
     assert (tmp_path / "escape.txt").read_bytes() == b"x"
 
 
-def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner: Runner, tmp_path: Path) -> None:
+def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(
+    runner: Runner, tmp_path: Path
+) -> None:
     content = bytes(5 << 20)
     runner.chunk = len(content)
     runner.stage("model.onnx", content)
@@ -219,7 +253,9 @@ def test_a_file_larger_than_a_message_of_grpc_by_default_may_come_in_one(runner:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("end", "how"), [("os._exit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
+@pytest.mark.parametrize(
+    ("end", "how"), [("os._exit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")]
+)
 def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(start, tmp_path, end, how):
     """It dies at once: gRPC sometimes aborts where Python ends by itself."""
     done = start(f"import os; {end}")
@@ -229,16 +265,29 @@ def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(start, tmp_
 
 
 @pytest.mark.slow
-def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_end_is_reported(runner, tmp_path):
-    """The boot program is started as Flink's task manager does it: with /dev/null for all output."""
-    (tmp_path / "apache_beam.py").write_text("raise ImportError('no such thing as Beam')", encoding="utf-8")
+def test_output_that_flink_throws_away_is_kept_where_the_worker_fails_and_its_end_is_reported(
+    runner, tmp_path
+):
+    """The boot program is started as Flink's task manager does it: with /dev/null for all
+    output."""
+    (tmp_path / "apache_beam.py").write_text(
+        "raise ImportError('no such thing as Beam')", encoding="utf-8"
+    )
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    words = [sys.executable, "-P", boot.__file__, "--id=w", f"--provision_endpoint={runner.info.control_endpoint.url}"]
+    words = [
+        sys.executable,
+        "-P",
+        boot.__file__,
+        "--id=w",
+        f"--provision_endpoint={runner.info.control_endpoint.url}",
+    ]
 
     def start(**variables: str) -> int:
         environment = {**os.environ, "TMPDIR": str(temporary), **variables}
-        return subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        return subprocess.run(
+            words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
 
     assert start(PYTHONPATH=str(tmp_path)) != 0
     (log,) = temporary.glob("diht-boot-*.log")
@@ -262,12 +311,20 @@ def wheel(folder: Path, text: str = "STAGED = 'yes'\n") -> Path:
         return portable.build_wheel(folder)
 
 
-def test_an_installed_wheel_serves_later_workers_and_another_content_does_not(tmp_path, cache, monkeypatch):
+def test_an_installed_wheel_serves_later_workers_and_another_content_does_not(
+    tmp_path, cache, monkeypatch
+):
     one = boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
-    assert one.parent == cache and (one / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+    assert (
+        one.parent == cache
+        and (one / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
+    )
     assert cache.stat().st_mode & 0o777 == 0o700
     other = boot.installed([wheel(tmp_path / "b", text="STAGED = 'other'\n")], tmp_path / "private")
-    assert other != one and (other / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'other'\n"
+    assert (
+        other != one
+        and (other / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'other'\n"
+    )
     assert {path.name for path in cache.iterdir()} == {one.name, other.name}, "nothing else is left"
     monkeypatch.setattr(boot, "install", lambda *_: pytest.fail("it is installed again"))
     assert boot.installed([wheel(tmp_path / "c")], tmp_path / "private") == one
@@ -282,8 +339,11 @@ def test_an_installation_that_a_crash_has_damaged_is_made_again(tmp_path, cache)
         assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
 
 
-def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(tmp_path, cache, monkeypatch):
-    package, install = wheel(tmp_path / "a"), boot.install
+def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(
+    tmp_path, cache, monkeypatch
+):
+    package = wheel(tmp_path / "a")
+    install = boot.install
 
     def late(packages: list[Path], site: Path) -> None:
         install(packages, site)
@@ -296,16 +356,23 @@ def test_of_two_workers_that_install_at_the_same_time_one_gets_the_others(tmp_pa
     assert (site / "open_diht" / "probe_of_boot.py").read_text() == "STAGED = 'yes'\n"
 
 
-def test_an_installation_without_use_is_removed_and_one_that_others_may_write_is_not_trusted(tmp_path, cache):
+def test_an_installation_without_use_is_removed_and_one_that_others_may_write_is_not_trusted(
+    tmp_path, cache
+):
     old = boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
     os.utime(old, (0, 0))
     new = boot.installed([wheel(tmp_path / "b", text="")], tmp_path / "private")
     assert list(cache.iterdir()) == [new]
     cache.chmod(0o777)
-    assert boot.installed([wheel(tmp_path / "a")], tmp_path / "private") == tmp_path / "private" / "site"
+    assert (
+        boot.installed([wheel(tmp_path / "a")], tmp_path / "private")
+        == tmp_path / "private" / "site"
+    )
 
 
-def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_that_do_not_answer_are_an_error_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(boot, "RPC_SECONDS", 0.3)
     monkeypatch.setenv(boot.FOLDER_VARIABLE, str(tmp_path))
     assert boot.main(["--id=w", "--provision_endpoint=localhost:1"]) == 1
@@ -314,7 +381,14 @@ def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkey
 
 
 def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
-    words = [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"]
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        boot.__file__,
+        "--id=w",
+        "--provision_endpoint=localhost:1",
+    ]
     done = captured(words, env={boot.FOLDER_VARIABLE: str(tmp_path)})
     assert done.returncode != 0 and "has no Apache Beam" in done.stderr
     (report,) = tmp_path.iterdir()
@@ -332,7 +406,9 @@ def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path)
         " preexec_fn=lambda me=os.getpid(): boot.die_with(me))\n"
         "print(p.pid, flush=True); p.wait()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()

@@ -1,4 +1,5 @@
-"""RUNNER=dask: what is asked of a cluster before anything starts, and a real one of two worker processes."""
+"""RUNNER=dask: what is asked of a cluster before anything starts, and a real one of two worker
+processes."""
 
 import contextlib
 import os
@@ -42,20 +43,39 @@ ELSEWHERE = "tcp://10.0.0.7:40001"
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "open_diht.pipelines.runners.dask")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RunnerError, match=r"needs Dask \(distributed is missing\): .* install .*\[dask\]"):
+    with pytest.raises(
+        RunnerError, match=r"needs Dask \(distributed is missing\): .* install .*\[dask\]"
+    ):
         make_backend("dask")
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "scheduler", "message"),
     [
-        ("flink", [], "tcp://a:1", "--dask-scheduler is an option of --runner dask, not of --runner flink"),
-        ("dask", ["--dask-client-address=tcp://a:1"], None, "is set by this program; use --dask-scheduler"),
+        (
+            "flink",
+            [],
+            "tcp://a:1",
+            "--dask-scheduler is an option of --runner dask, not of --runner flink",
+        ),
+        (
+            "dask",
+            ["--dask-client-address=tcp://a:1"],
+            None,
+            "is set by this program; use --dask-scheduler",
+        ),
         ("dask", ["--dask_npartitions=4"], None, "--dask_npartitions is set by this program"),
-        ("dask", ["--flink_master=a:1"], None, "--flink_master is an option of --runner flink, not of --runner dask"),
+        (
+            "dask",
+            ["--flink_master=a:1"],
+            None,
+            "--flink_master is an option of --runner flink, not of --runner dask",
+        ),
     ],
 )
-def test_options_that_are_not_the_users_or_of_another_runner_are_refused(name, arguments, scheduler, message):
+def test_options_that_are_not_the_users_or_of_another_runner_are_refused(
+    name, arguments, scheduler, message
+):
     with pytest.raises(RunnerError) as refused:
         make_backend(name, arguments, Workers(scheduler=scheduler))
     assert message in str(refused.value)
@@ -65,7 +85,9 @@ def address(scheduler: str | None = None) -> str:
     return dask.Dask(workers=Workers(scheduler=scheduler)).address()
 
 
-def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_dask_up(monkeypatch, tmp_path):
+def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_dask_up(
+    monkeypatch, tmp_path
+):
     monkeypatch.delenv(dask.VARIABLE, raising=False)
     assert address() == "tcp://127.0.0.1:8786"
     monkeypatch.setenv(dask.VARIABLE, "tls://scheduler:8786")
@@ -77,15 +99,22 @@ def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_das
     with pytest.raises(RunnerError, match="is not a Dask scheduler's file"):
         address(str(file))
     for wrong in ("scheduler:8786", "tcp://scheduler", "http://scheduler:8786", "/no/such/file"):
-        with pytest.raises(RunnerError, match="neither an address such as tcp://host:8786 nor the file"):
+        with pytest.raises(
+            RunnerError, match="neither an address such as tcp://host:8786 nor the file"
+        ):
             address(wrong)
 
 
-def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_scheduler_answers_one_line_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} .*`make dask-up`"):
+    with pytest.raises(
+        RunnerError,
+        match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} .*`make dask-up`",
+    ):
         make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
 
 
@@ -96,7 +125,9 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it speaks another protocol, as a dashboard does"),
     ],
 )
-def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(greeting, why, monkeypatch):
+def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(
+    greeting, why, monkeypatch
+):
     monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
 
     def greet(server: socket.socket) -> None:
@@ -109,7 +140,9 @@ def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(g
         thread = threading.Thread(target=greet, args=(server,), daemon=True)
         thread.start()
         port = server.getsockname()[1]
-        with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} \({why}\)"):
+        with pytest.raises(
+            RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} \({why}\)"
+        ):
             make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
         thread.join()
 
@@ -123,7 +156,8 @@ class Cluster:
     """Of a few workers, which answer as they are told to."""
 
     def __init__(self, answer: Callable[..., Any], threads: dict[str, int] | None = None):
-        self._answer, self._threads = answer, {ELSEWHERE: 1} if threads is None else threads
+        self._answer = answer
+        self._threads = {ELSEWHERE: 1} if threads is None else threads
 
     def nthreads(self) -> dict[str, int]:
         return self._threads
@@ -155,34 +189,48 @@ def here(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refused(refused):
     assert "has no workers; start some (`dask worker " in refused(Cluster(here, {}))
-    assert "has 16 threads; threads cannot share a parser or OCR" in refused(Cluster(here, {ELSEWHERE: 16}))
+    assert "has 16 threads; threads cannot share a parser or OCR" in refused(
+        Cluster(here, {ELSEWHERE: 16})
+    )
     assert refused(Cluster(here)) == ""
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({"apache-beam": "2.76.0"}, f"worker {ELSEWHERE} has apache-beam 2.76.0, and this machine 2.77.0"),
+        (
+            {"apache-beam": "2.76.0"},
+            f"worker {ELSEWHERE} has apache-beam 2.76.0, and this machine 2.77.0",
+        ),
         ({"Python": "3.10"}, "has Python 3.10, and this machine "),
         ({"open-diht": "0123456789ab"}, "has open-diht 0123456789ab, and this machine "),
-        (ModuleNotFoundError("No module named 'pipelines'"), "cannot import this program (No module named 'pipelines'"),
+        (
+            ModuleNotFoundError("No module named 'pipelines'"),
+            "cannot import this program (No module named 'pipelines'",
+        ),
     ],
     ids=["Beam", "Python", "this code", "without this project"],
 )
-def test_workers_of_other_versions_are_refused(refused: Callable[..., str], answer: Any, message: str) -> None:
+def test_workers_of_other_versions_are_refused(
+    refused: Callable[..., str], answer: Any, message: str
+) -> None:
     def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
         return dask.versions() | answer if isinstance(answer, dict) else answer
 
     assert message in refused(Cluster(elsewhere))
 
 
-def test_a_worker_that_dies_while_it_is_asked_is_no_wrong_use(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_worker_that_dies_while_it_is_asked_is_no_wrong_use(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
     """Dask replaces it, and reports the broken connection."""
 
     def dying(function: Callable[..., Any], *arguments: Any) -> Any:
         return CommClosedError("in <TCP> ConnectionPool.run: Stream is closed")
 
-    assert refused(Cluster(dying), ("INPUT", str(tmp_path)), ("OUTPUT", str(tmp_path / "out"))) == ""
+    assert (
+        refused(Cluster(dying), ("INPUT", str(tmp_path)), ("OUTPUT", str(tmp_path / "out"))) == ""
+    )
 
 
 def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(refused, tmp_path):
@@ -191,12 +239,22 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(refu
 
     manifest = tmp_path / "a.tsv"
     manifest.write_text("caption\n", encoding="utf-8")
-    output, inputs = ("OUTPUT", f"{tmp_path}/new/out"), ("INPUT", f"{tmp_path}/*.tsv")
+    output = ("OUTPUT", f"{tmp_path}/new/out")
+    inputs = ("INPUT", f"{tmp_path}/*.tsv")
     assert refused(Cluster(here), output, inputs) == ""
     for place in (output, inputs, ("OUTPUT", str(tmp_path)), ("--images-root", str(tmp_path))):
         said = refused(Cluster(blind), place)
-        assert said.startswith(f"{place[0]} {place[1]} is not seen by the Dask worker {ELSEWHERE}; give a path on a")
-    assert refused(Cluster(blind), ("OUTPUT", "s3://bucket/out"), ("INPUT", "simplecache::gs://bucket/a.tsv")) == ""
+        assert said.startswith(
+            f"{place[0]} {place[1]} is not seen by the Dask worker {ELSEWHERE}; give a path on a"
+        )
+    assert (
+        refused(
+            Cluster(blind),
+            ("OUTPUT", "s3://bucket/out"),
+            ("INPUT", "simplecache::gs://bucket/a.tsv"),
+        )
+        == ""
+    )
     assert "is in the memory of this process" in refused(Cluster(here), ("OUTPUT", "memory://out"))
     assert list(tmp_path.iterdir()) == [manifest]
 
@@ -209,7 +267,9 @@ def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for
     monkeypatch.setattr(dask.Dask, "_cluster", lambda self: contextlib.nullcontext(cluster))
     said: list[str] = []
     make_backend("dask").await_units("out/work", said.append)
-    assert said == ["waiting for 1 Dask worker to finish units of a stopped run"] and len(answers) == 1
+    assert (
+        said == ["waiting for 1 Dask worker to finish units of a stopped run"] and len(answers) == 1
+    )
     make_backend("dask").await_units("out/work", said.append)
     assert len(said) == 1 and not answers
 
@@ -217,10 +277,13 @@ def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for
 def result(error: BaseException | None = None, done: bool = True, workers: int = 1) -> Any:
     """A job that has ended, or goes on."""
     at_work = [True, True, False]
-    cluster = Cluster(lambda let_go: not at_work.pop(0), {str(worker): 1 for worker in range(workers)})
+    cluster = Cluster(
+        lambda let_go: not at_work.pop(0), {str(worker): 1 for worker in range(workers)}
+    )
     cluster.at_work = at_work  # type: ignore[attr-defined]
     return SimpleNamespace(
-        client=cluster, futures=[SimpleNamespace(exception=lambda: error, traceback=lambda: None, done=done)]
+        client=cluster,
+        futures=[SimpleNamespace(exception=lambda: error, traceback=lambda: None, done=done)],
     )
 
 
@@ -237,11 +300,15 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(capsys, monkeypatch):
+def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(
+    capsys, monkeypatch
+):
     monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
     dask._watch(result(), "captions", 60.0)
     killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
-    with pytest.raises(WorkerDied, match=r"Dask workers died while working \(tcp://a:1 was the last\)"):
+    with pytest.raises(
+        WorkerDied, match=r"Dask workers died while working \(tcp://a:1 was the last\)"
+    ):
         dask._watch(killed, "captions", 60.0)
     assert killed.client.at_work == [], "what is under way has ended by then"
     with pytest.raises(JobFailed, match="captions: the job failed: OSError: no model"):
@@ -261,7 +328,9 @@ def test_a_scheduler_that_goes_ends_the_job_in_one_line(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("waiting")
 def test_a_cluster_that_has_lost_all_workers_is_waited_for_so_long_and_no_longer() -> None:
-    with pytest.raises(JobFailed, match=r"captions: the Dask cluster has had no worker for 0 seconds"):
+    with pytest.raises(
+        JobFailed, match=r"captions: the Dask cluster has had no worker for 0 seconds"
+    ):
         dask._watch(result(done=False, workers=0), "captions", 0.05)
 
 
@@ -279,8 +348,17 @@ class Note(beam.DoFn):
 
 
 def cluster_command(word: str, state: Path, port: int) -> None:
-    command = [sys.executable, "-m", "deploy.dask.cluster", word, f"--state={state}", f"--port={port}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=150, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.dask.cluster",
+        word,
+        f"--state={state}",
+        f"--port={port}",
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=150, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -302,7 +380,13 @@ def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
         def run(*arguments: Any) -> subprocess.Popen[str]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "open_diht.pipelines", "--runner=dask", *map(str, arguments)],
+                [
+                    sys.executable,
+                    "-m",
+                    "open_diht.pipelines",
+                    "--runner=dask",
+                    *map(str, arguments),
+                ],
                 cwd=REPOSITORY,
                 env=clean_environment(DASK_SCHEDULER_ADDRESS=scheduler),
                 stdout=subprocess.PIPE,
@@ -343,7 +427,9 @@ class Slow(Note):
 
 
 @pytest.mark.cluster
-def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_begins(scheduler, tmp_path):
+def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_begins(
+    scheduler, tmp_path
+):
     backend = make_backend("dask", workers=Workers(scheduler=scheduler))
     said: list[str] = []
     with Client(scheduler, set_as_default=False) as client:
@@ -359,7 +445,7 @@ def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_
 
 @pytest.mark.cluster
 @pytest.mark.kill
-def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_those_of_the_local_run(
+def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_rows_are_as_in_the_local_run(
     scheduler, start, arguments, local, tables_of, tmp_path
 ):
     output = tmp_path / "out"
@@ -377,7 +463,9 @@ def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_th
 
 @pytest.mark.cluster
 @pytest.mark.kill
-def test_a_killed_driver_is_gone_on_from_by_the_same_command(start, arguments, local, tables_of, tmp_path):
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(
+    start, arguments, local, tables_of, tmp_path
+):
     output = tmp_path / "out"
     run = start(*arguments, "--output", output)
     wait_for_commits(run, output, "spotting")
@@ -391,8 +479,17 @@ def test_a_killed_driver_is_gone_on_from_by_the_same_command(start, arguments, l
 
 
 @pytest.mark.cluster
-def test_a_worker_without_this_project_is_refused_by_its_address(scheduler, bare_python, start, arguments, tmp_path):
-    command = [str(bare_python), "-P", "-m", "distributed.cli.dask_worker", scheduler, "--host=127.0.0.1"]
+def test_a_worker_without_this_project_is_refused_by_its_address(
+    scheduler, bare_python, start, arguments, tmp_path
+):
+    command = [
+        str(bare_python),
+        "-P",
+        "-m",
+        "distributed.cli.dask_worker",
+        scheduler,
+        "--host=127.0.0.1",
+    ]
     options = ["--nthreads=1", "--no-nanny", "--no-dashboard", f"--local-directory={tmp_path}"]
     worker = subprocess.Popen(
         [*command, *options], cwd="/", env=clean_environment(), stderr=subprocess.DEVNULL, text=True
@@ -403,5 +500,8 @@ def test_a_worker_without_this_project_is_refused_by_its_address(scheduler, bare
         said, _ = run.communicate(timeout=100)
     loading, error = said.splitlines()
     assert run.returncode == 2 and loading == LOADING
-    assert error.startswith("error: the Dask worker tcp://127.0.0.1:") and "cannot import this program" in error
+    assert (
+        error.startswith("error: the Dask worker tcp://127.0.0.1:")
+        and "cannot import this program" in error
+    )
     assert "No module named 'open_diht'" in error and not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
-"""RUNNER=dataflow without a cloud: Beam's DataflowRunner stages each job against an endpoint where nobody listens, and
-what it staged runs in a python that holds Beam and the libraries only. Not shown: rights and quotas, autoscaling, the
-container image, gs:// from workers, Dataflow's own fusion, shuffle and retries."""
+"""RUNNER=dataflow without a cloud: Beam's DataflowRunner stages each job against an endpoint where
+nobody listens, and what it staged runs in a python that holds Beam and the libraries only. Not
+shown: rights and quotas, autoscaling, the container image, gs:// from workers, Dataflow's own
+fusion, shuffle and retries."""
 
 import http.server
 import json
@@ -40,7 +41,8 @@ IMAGE = "--sdk_container_image=europe-docker.example/p/r/filters:1"
 
 @pytest.fixture
 def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if Beam's Google Cloud part were installed: only its presence is asked for by what is tested with this."""
+    """As if Beam's Google Cloud part were installed: only its presence is asked for by what is
+    tested with this."""
     name = "apache_beam.runners.dataflow.internal.apiclient"
     module = type(sys)(name)
     import apache_beam.runners.dataflow.internal as package
@@ -56,12 +58,26 @@ def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
         (CLOUD[:1], "gs://bucket/out", "needs --region"),
         (CLOUD[:2], "gs://bucket/out", "needs --temp_location"),
         (CLOUD, "gs://bucket/out", "needs --sdk_container_image"),
-        ([*CLOUD, IMAGE], "out/sample", "OUTPUT out/sample is on this machine; --runner dataflow needs object storage"),
-        ([*CLOUD[:2], "--temp_location=/tmp/x", IMAGE], "gs://bucket/out", "--temp_location /tmp/x is on this machine"),
-        ([*CLOUD, IMAGE, "--template_location=gs://b/t.json"], "out/sample", "OUTPUT out/sample is on this machine"),
+        (
+            [*CLOUD, IMAGE],
+            "out/sample",
+            "OUTPUT out/sample is on this machine; --runner dataflow needs object storage",
+        ),
+        (
+            [*CLOUD[:2], "--temp_location=/tmp/x", IMAGE],
+            "gs://bucket/out",
+            "--temp_location /tmp/x is on this machine",
+        ),
+        (
+            [*CLOUD, IMAGE, "--template_location=gs://b/t.json"],
+            "out/sample",
+            "OUTPUT out/sample is on this machine",
+        ),
     ],
 )
-def test_what_a_cloud_needs_is_asked_for_before_anything_starts(with_gcp, arguments, output, message):
+def test_what_a_cloud_needs_is_asked_for_before_anything_starts(
+    with_gcp, arguments, output, message
+):
     with pytest.raises(RunnerError) as refused:
         make_backend("dataflow", arguments).check([("OUTPUT", output)])
     assert message in str(refused.value) and "\n" not in str(refused.value)
@@ -82,20 +98,43 @@ SOMEWHERE = {"OUTPUT": "gs://bucket/out", "INPUT": "gs://bucket/*.parquet"}
         ({"OUTPUT": "memory://out"}, "OUTPUT memory://out"),
         ({"--images-root": "{disk}"}, "--images-root {disk}"),
         ({"--staging_location": "{disk}/s"}, "--staging_location {disk}/s"),
-        ({"--template_location": "gs://bucket/t.json", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
-        ({"--dataflow_endpoint": "http://localhost:1", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
+        (
+            {"--template_location": "gs://bucket/t.json", "INPUT": "{disk}/a.tsv"},
+            "INPUT {disk}/a.tsv",
+        ),
+        (
+            {"--dataflow_endpoint": "http://localhost:1", "INPUT": "{disk}/a.tsv"},
+            "INPUT {disk}/a.tsv",
+        ),
     ],
 )
 def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
     with_gcp, typed, refused, tsv, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("open_diht.pipelines.driver.cli.run", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr(
+        "open_diht.pipelines.driver.cli.run", lambda *_: pytest.fail("the run began")
+    )
     tsv(tmp_path / "a.tsv", [{"caption": "A brown dog runs", "url": "https://example.org/a.jpg"}])
     names = {"OUTPUT": "--output", "INPUT": "--input"}
-    given = {names.get(name, name): text.format(disk=tmp_path) for name, text in (SOMEWHERE | typed).items()}
-    assert main(["--runner=dataflow", *CLOUD, IMAGE, *(f"{name}={text}" for name, text in given.items())]) == 2
+    given = {
+        names.get(name, name): text.format(disk=tmp_path)
+        for name, text in (SOMEWHERE | typed).items()
+    }
+    assert (
+        main(
+            [
+                "--runner=dataflow",
+                *CLOUD,
+                IMAGE,
+                *(f"{name}={text}" for name, text in given.items()),
+            ]
+        )
+        == 2
+    )
     said, errors = capsys.readouterr()
-    assert errors.count("\n") == 1 and errors.startswith(f"error: {refused.format(disk=tmp_path)} is on this machine; ")
+    assert errors.count("\n") == 1 and errors.startswith(
+        f"error: {refused.format(disk=tmp_path)} is on this machine; "
+    )
     assert "needs object storage, gs://..." in errors and not said
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
 
@@ -117,7 +156,9 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_options_of_a_stage() -> None:
-    backend = make_backend("dataflow", [*CLOUD, IMAGE, "--max_num_workers=50", "--worker_machine_type=n2-standard-16"])
+    backend = make_backend(
+        "dataflow", [*CLOUD, IMAGE, "--max_num_workers=50", "--worker_machine_type=n2-standard-16"]
+    )
     assert backend.default_workers() == 50
     assert backend.takes_hints and SpottingStage.hints == {"min_ram": "4GB"}
     values = option_values(backend.job_flags("spotting"))  # type: ignore[attr-defined]
@@ -125,7 +166,9 @@ def test_options_of_a_stage() -> None:
     assert is_of_run(str(values["job_name"]), "")
     assert values["save_main_session"] is False and values["number_of_worker_harness_threads"] == 1
     assert values["machine_type"] == "n2-standard-16", "what the user says wins"
-    named = make_backend("dataflow", [*CLOUD, IMAGE, "--job_name=mine", "--staging_location=gs://other"])
+    named = make_backend(
+        "dataflow", [*CLOUD, IMAGE, "--job_name=mine", "--staging_location=gs://other"]
+    )
     values = option_values(named.job_flags("captions"))  # type: ignore[attr-defined]
     assert (values["job_name"], values["staging_location"]) == ("mine", "gs://other")
 
@@ -139,14 +182,18 @@ def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) 
         return values["machine_type"]
 
     assert machine() == "n2-standard-4", "4 GB for each vCPU, and so for each process"
-    assert machine("--dataflow_service_options=enable_prime") is None, "Prime goes by the stage's hint"
+    assert machine("--dataflow_service_options=enable_prime") is None, (
+        "Prime goes by the stage's hint"
+    )
     assert machine("--machine_type=c3-highcpu-22") == "c3-highcpu-22", "2 GB for each will do"
     assert machine("--machine_type=n2-custom-8-16384") == "n2-custom-8-16384"
     for tight in (
         *("n2-highcpu-16", "n1-highcpu-8", "e2-micro", "g1-small"),
         *("custom-8-4096", "n2-custom-8-8192", "n1-custom-2-2048-ext", "e2-custom-small-4096"),
     ):
-        with pytest.raises(RunnerError, match=f"--worker_machine_type {tight} has 1 GB or less for each process"):
+        with pytest.raises(
+            RunnerError, match=f"--worker_machine_type {tight} has 1 GB or less for each process"
+        ):
             machine(f"--worker_machine_type={tight}")
     one = "--experiments=no_use_multiple_sdk_containers"
     assert machine("--worker_machine_type=n2-highcpu-16", one) == "n2-highcpu-16"
@@ -155,8 +202,9 @@ def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) 
 # ---- the real runner, and what it staged
 @pytest.fixture(scope="session")
 def gcp_python() -> Path:
-    """A python with Beam's Google Cloud part beside all of this environment's libraries, made once for a checkout
-    (330 MB, a minute): too big for the development environment. Skips where it cannot be had."""
+    """A python with Beam's Google Cloud part beside all of this environment's libraries, made once
+    for a checkout (330 MB, a minute): too big for the development environment. Skips where it
+    cannot be had."""
     asked = os.environ.get("DIHT_GCP_PYTHON")
     if asked:
         return Path(asked)
@@ -167,18 +215,34 @@ def gcp_python() -> Path:
         pip = [str(python), "-m", "pip", "install", "--quiet", "apache-beam[gcp]==2.77.0"]
         done = captured(pip, env=clean_environment())
         if done.returncode:
-            pytest.skip(f"apache-beam[gcp] cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+            pytest.skip(
+                f"apache-beam[gcp] cannot be installed: {done.stderr.strip().splitlines()[-1]}"
+            )
     return python
 
 
 @pytest.fixture
 def stage(gcp_python, arguments, filter_command, tmp_path) -> Callable[[Path, Path], Any]:
-    """Lets DataflowRunner stage the next stage of a run, from a copy of the project, into a folder."""
+    """Lets DataflowRunner stage the next stage of a run, from a copy of the project, into a
+    folder."""
 
     def run(setup: Path, staged: Path) -> Any:
-        how = [f"--output={tmp_path}/out", "--runner=dataflow", "--project=p", "--region=europe-west4", "--no_auth"]
-        how += ["--dataflow_endpoint=http://localhost:1", f"--temp_location={staged}/temp", f"--setup_file={setup}"]
-        how += [f"--staging_location={staged}/staging", f"--template_location={staged}/template.json"]
+        how = [
+            f"--output={tmp_path}/out",
+            "--runner=dataflow",
+            "--project=p",
+            "--region=europe-west4",
+            "--no_auth",
+        ]
+        how += [
+            "--dataflow_endpoint=http://localhost:1",
+            f"--temp_location={staged}/temp",
+            f"--setup_file={setup}",
+        ]
+        how += [
+            f"--staging_location={staged}/staging",
+            f"--template_location={staged}/template.json",
+        ]
         return filter_command(*arguments, *how, python=gcp_python)
 
     return run
@@ -216,10 +280,18 @@ except Staged as staged:
     ids=["ours", "the user's"],
 )
 def test_a_staged_job_has_the_hints_and_the_time_limit(gcp_python, tmp_path, more, gpu, bundles):
-    words = ["--project=p", "--region=europe-west4", "--no_auth", IMAGE, "--element_processing_timeout_minutes=240"]
+    words = [
+        "--project=p",
+        "--region=europe-west4",
+        "--no_auth",
+        IMAGE,
+        "--element_processing_timeout_minutes=240",
+    ]
     words += ["--dataflow_endpoint=http://localhost:1", f"--temp_location={tmp_path}/temp"]
     words += [f"--template_location={tmp_path}/template.json", *more]
-    done = captured([gcp_python, "-c", STAGED, *words], cwd=REPOSITORY, env=clean_environment(), timeout=300)
+    done = captured(
+        [gcp_python, "-c", STAGED, *words], cwd=REPOSITORY, env=clean_environment(), timeout=300
+    )
     assert "nothing was started" in done.stdout, done.stderr
     content = (tmp_path / "temp" / "staging" / "pipeline.pb").read_bytes()
     environments = beam_runner_api_pb2.Pipeline.FromString(content).components.environments
@@ -232,7 +304,10 @@ def test_a_staged_job_has_the_hints_and_the_time_limit(gcp_python, tmp_path, mor
     assert stage["beam:resources:max_active_bundles_per_worker:v1"].decode() == bundles
     template = json.loads((tmp_path / "template.json").read_text(encoding="utf-8"))
     options = template["environment"]["sdkPipelineOptions"]["options"]
-    assert (options["element_processing_timeout_minutes"], options["number_of_worker_harness_threads"]) == (240, 1)
+    assert (
+        options["element_processing_timeout_minutes"],
+        options["number_of_worker_harness_threads"],
+    ) == (240, 1)
 
 
 class Service(http.server.ThreadingHTTPServer):
@@ -246,7 +321,12 @@ class Service(http.server.ThreadingHTTPServer):
 
     def add(self, name: str) -> dict[str, Any]:
         number = f"2026-{len(self.jobs)}"
-        self.jobs[number] = {"id": number, "name": name, "currentState": "JOB_STATE_RUNNING", "looks": 0}
+        self.jobs[number] = {
+            "id": number,
+            "name": name,
+            "currentState": "JOB_STATE_RUNNING",
+            "looks": 0,
+        }
         return self.jobs[number]
 
     def states(self) -> list[str]:
@@ -288,7 +368,9 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             if job["looks"] > 1:  # a job takes a while to end
                 job["currentState"] = "JOB_STATE_CANCELLED"
         active = ("JOB_STATE_RUNNING", "JOB_STATE_CANCELLING")
-        self._answer({"jobs": [job for job in self.server.jobs.values() if job["currentState"] in active]})
+        self._answer(
+            {"jobs": [job for job in self.server.jobs.values() if job["currentState"] in active]}
+        )
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -318,10 +400,22 @@ PLACE = "gs://b/out/work"
 
 @pytest.fixture
 def driver(gcp_python: Path, service: Service, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs a job with Beam's DataflowRunner and its client, and the service on this machine."""
+    """A process that runs a job with Beam's DataflowRunner and its client, and the service on this
+    machine."""
     (tmp_path / "temp" / "staging").mkdir(parents=True)
-    words = [str(gcp_python), "-c", DRIVER, "--project=p", "--region=europe-west4", "--no_auth", IMAGE]
-    words += [f"--dataflow_endpoint=http://localhost:{service.server_port}", f"--temp_location={tmp_path}/temp"]
+    words = [
+        str(gcp_python),
+        "-c",
+        DRIVER,
+        "--project=p",
+        "--region=europe-west4",
+        "--no_auth",
+        IMAGE,
+    ]
+    words += [
+        f"--dataflow_endpoint=http://localhost:{service.server_port}",
+        f"--temp_location={tmp_path}/temp",
+    ]
     piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(words, cwd=REPOSITORY, env=clean_environment(), **piped)
     with killed_at_the_end(process):
@@ -354,7 +448,10 @@ def test_a_stopped_driver_cancels_its_job_and_no_other(service, driver):
 def test_a_run_first_cancels_the_job_of_a_killed_driver(service, driver):
     left = service.add(job_name("spotting", PLACE))
     is_submitted(driver, service, 2)
-    assert service.states() == ["CANCELLED", "RUNNING"], "the new job begins when the other has ended"
+    assert service.states() == [
+        "CANCELLED",
+        "RUNNING",
+    ], "the new job begins when the other has ended"
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=200)
     assert said.startswith(f"cancelling job {left['name']} (2026-0)")
@@ -365,12 +462,18 @@ def test_a_run_first_cancels_the_job_of_a_killed_driver(service, driver):
 def test_a_job_that_fails_is_a_failed_job(service, driver):
     service.fails = True
     _, said = driver.communicate(timeout=200)
-    assert driver.returncode == 1 and "captions: the Dataflow job failed: " in said and "State: FAILED" in said
+    assert (
+        driver.returncode == 1
+        and "captions: the Dataflow job failed: " in said
+        and "State: FAILED" in said
+    )
     assert service.states() == ["FAILED"]
 
 
 def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:
-    return captured([python, "-P", REPLAY, staged / "staging"], cwd="/", env=clean_environment(), timeout=300)
+    return captured(
+        [python, "-P", REPLAY, staged / "staging"], cwd="/", env=clean_environment(), timeout=300
+    )
 
 
 @pytest.mark.cluster
@@ -386,13 +489,20 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         assert done.returncode == 0, done.stderr
         if "results in" in done.stdout:
             break
-        told = re.search(rf"stage (\w+) is staged as template {staged}/template.json; nothing was started", done.stdout)
+        told = re.search(
+            rf"stage (\w+) is staged as template {staged}/template.json; nothing was started",
+            done.stdout,
+        )
         assert told, done.stdout
         name = told[1]
         names.append(name)
         template = json.loads((staged / "template.json").read_text())
         text = json.dumps(template)
-        assert "use_runner_v2" in text and f"diht-{name.replace('_', '-')}-" in text and "pipeline.pb" in text
+        assert (
+            "use_runner_v2" in text
+            and f"diht-{name.replace('_', '-')}-" in text
+            and "pipeline.pb" in text
+        )
         assert (staged / "staging" / "pipeline.pb").stat().st_size < 1_000_000
 
         ran = replay(bare_python, staged)
@@ -403,9 +513,21 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
             one["image"].endswith("beam_python3.11_sdk:2.77.0") for one in said["environments"]
         ) or sys.version_info[:2] != (3, 11)
         hints = [one["hints"] for one in said["environments"] if one["hints"]]
-        assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
-    keys = [f"{kind}_{step}" for kind in ("pair", "uid", "image") for step in ("keys", "duplicates")]
-    assert names == ["captions", "spotting", "fingerprints", "evaluation", *keys, "decide", "export"]
+        assert hints == (
+            [{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else []
+        )
+    keys = [
+        f"{kind}_{step}" for kind in ("pair", "uid", "image") for step in ("keys", "duplicates")
+    ]
+    assert names == [
+        "captions",
+        "spotting",
+        "fingerprints",
+        "evaluation",
+        *keys,
+        "decide",
+        "export",
+    ]
     assert tables_of(tmp_path / "out") == local
 
 

@@ -1,6 +1,7 @@
 """Drivers of a real Flink cluster that are stopped, and what is left there: no job.
 
-`job_server.py` replaces Beam's jar: its jobs are jobs of Flink (`Sleeper.java`), or run the units here.
+`job_server.py` replaces Beam's jar: its jobs are jobs of Flink (`Sleeper.java`), or run the units
+here.
 """
 
 import json
@@ -29,16 +30,28 @@ pytestmark = [
     pytest.mark.flink,
     pytest.mark.kill,
     pytest.mark.timeout(1_800),
-    pytest.mark.skipif(shutil.which("javac") is None, reason="no javac, which makes a job for Flink"),
+    pytest.mark.skipif(
+        shutil.which("javac") is None, reason="no javac, which makes a job for Flink"
+    ),
 ]
 
 
 @pytest.fixture(scope="session")
-def sleeper(flink_cluster: str, flink_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sleeper(
+    flink_cluster: str, flink_state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The jar of `Sleeper.java`, compiled with the jars of the cluster."""
     folder = tmp_path_factory.mktemp("sleeper")
     (libraries,) = flink_state.glob("flink-*/lib")
-    words = ["javac", "-nowarn", "-cp", f"{libraries}/*", "-d", str(folder), str(HERE / "Sleeper.java")]
+    words = [
+        "javac",
+        "-nowarn",
+        "-cp",
+        f"{libraries}/*",
+        "-d",
+        str(folder),
+        str(HERE / "Sleeper.java"),
+    ]
     subprocess.run(words, check=True)
     jar = folder / "sleeper.jar"
     with zipfile.ZipFile(jar, "w") as archive:
@@ -67,9 +80,13 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
     zipfile.ZipFile(jar, "w").close()
     java = tmp_path / "jdk" / "bin" / "java"
     java.parent.mkdir(parents=True)
-    java.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/job_server.py "$@"\n', encoding="utf-8")
+    java.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {HERE}/job_server.py "$@"\n', encoding="utf-8"
+    )
     java.chmod(0o755)
-    rows = "caption\turl\nA brown dog runs\thttp://example.org/1\nA cat sleeps\thttp://example.org/2\n"
+    rows = (
+        "caption\turl\nA brown dog runs\thttp://example.org/1\nA cat sleeps\thttp://example.org/2\n"
+    )
     (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
     variables = {
         "JAVA_HOME": f"{tmp_path}/jdk",
@@ -77,7 +94,13 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
         "STARTS": f"{tmp_path}/starts",
         "TMPDIR": f"{tmp_path}/temporary",
     }
-    words = [sys.executable, "-m", "open_diht.pipelines", "--runner=flink", f"--flink_master={flink_cluster}"]
+    words = [
+        sys.executable,
+        "-m",
+        "open_diht.pipelines",
+        "--runner=flink",
+        f"--flink_master={flink_cluster}",
+    ]
     words += [f"--output={tmp_path}/out", "--unit-rows=1"]
     words += ["--stages=captions", "--dataset=custom", f"--input={tmp_path}/rows.tsv"]
     with ExitStack() as stack:
@@ -89,7 +112,9 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
                 [*words, *more],
                 cwd=REPOSITORY,
                 env=environment,
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup would have it ignored
+                preexec_fn=lambda: signal.signal(
+                    signal.SIGHUP, signal.SIG_DFL
+                ),  # nohup would have it ignored
                 **piped,
             )
             return stack.enter_context(killed_at_the_end(process))
@@ -129,7 +154,9 @@ def test_a_stopped_driver_leaves_no_job_and_no_files(start, jobs, sleeper, tmp_p
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 128 + number, said
     assert jobs() == {name: "CANCELED"}
-    assert not list(tmp_path.glob("temporary/diht-*")) and not list(tmp_path.glob("temporary/beam-temp*"))
+    assert not list(tmp_path.glob("temporary/diht-*")) and not list(
+        tmp_path.glob("temporary/beam-temp*")
+    )
 
 
 def test_a_job_whose_workers_do_not_start_is_cancelled(start, jobs, sleeper):
@@ -139,7 +166,9 @@ def test_a_job_whose_workers_do_not_start_is_cancelled(start, jobs, sleeper):
     assert list(jobs().values()) == ["CANCELED"]
 
 
-def test_the_next_run_cancels_the_job_of_a_driver_that_was_killed(start, jobs, sleeper, tmp_path, tables_of):
+def test_the_next_run_cancels_the_job_of_a_driver_that_was_killed(
+    start, jobs, sleeper, tmp_path, tables_of
+):
     killed = start("--environment_type=LOOPBACK", SLEEPER=str(sleeper))
     name = is_running(killed, jobs)
     elsewhere = start("--environment_type=LOOPBACK", f"--output={tmp_path}/elsewhere", SLEEPER="")
@@ -157,11 +186,15 @@ def test_the_next_run_cancels_the_job_of_a_driver_that_was_killed(start, jobs, s
     assert tables_of(tmp_path / "out") == tables_of(tmp_path / "elsewhere")
 
 
-def test_one_job_server_serves_all_stages_and_a_refused_job_is_submitted_again(start, jobs, tmp_path):
+def test_one_job_server_serves_all_stages_and_a_refused_job_is_submitted_again(
+    start, jobs, tmp_path
+):
     process = start("--environment_type=LOOPBACK", "--stages=captions,dedup", REFUSES="1")
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert (tmp_path / "starts").read_text(encoding="utf-8").count("\n") == 2, "one that refuses, and one for all jobs"
+    assert (tmp_path / "starts").read_text(encoding="utf-8").count("\n") == 2, (
+        "one that refuses, and one for all jobs"
+    )
     log = (tmp_path / "out" / "work" / "workers.log").read_text(encoding="utf-8")
     assert "Connection refused" in log and "trying again" in log
     stages = re.findall(r"job server: diht-([a-z-]+)-[0-9a-f]{8}-[0-9a-f]{6}", log)
@@ -171,7 +204,15 @@ def test_one_job_server_serves_all_stages_and_a_refused_job_is_submitted_again(s
 def test_a_job_that_cannot_be_submitted_is_an_error_of_one_line(start, jobs, tmp_path):
     process = start("--environment_type=LOOPBACK", REFUSES="9")
     said, _ = process.communicate(timeout=600)
-    assert process.returncode == 1 and (tmp_path / "starts").read_text(encoding="utf-8").count("\n") == 3
+    assert (
+        process.returncode == 1
+        and (tmp_path / "starts").read_text(encoding="utf-8").count("\n") == 3
+    )
     last = said.splitlines()[-1]
-    assert last.startswith("error: captions: the job could not be submitted: ") and "onnection refused" in last
-    assert not list(tmp_path.glob("temporary/diht-*")) and not list(tmp_path.glob("temporary/beam-temp*"))
+    assert (
+        last.startswith("error: captions: the job could not be submitted: ")
+        and "onnection refused" in last
+    )
+    assert not list(tmp_path.glob("temporary/diht-*")) and not list(
+        tmp_path.glob("temporary/beam-temp*")
+    )

@@ -17,7 +17,8 @@ class Speaks(beam.DoFn):
     """Tells what is done with it."""
 
     def __init__(self, name: str, fails: bool = False):
-        self._name, self._fails = name, fails
+        self._name = name
+        self._fails = fails
 
     def setup(self) -> None:
         said.append(f"{self._name} up")

@@ -1,4 +1,5 @@
-"""`make select`: rows and repeats that a training reads exactly, and one line for everything else."""
+"""`make select`: rows and repeats that a training reads exactly, and one line for everything
+else."""
 
 import json
 import re
@@ -38,8 +39,12 @@ def tars(tmp_path_factory: pytest.TempPathFactory, captions: list[str], draw: An
     for name, numbers in (("00000", range(40)), ("00001", range(40, 60))):
         members: list[tuple[str, bytes]] = []
         for number in numbers:
-            image = draw(folder / "image.png", size=(32 + number % 8, 32 + number // 8)).read_bytes()
-            meta = json.dumps({"caption": captions[number], "uid": f"{number + 1:032x}", "one": 1}).encode()
+            image = draw(
+                folder / "image.png", size=(32 + number % 8, 32 + number // 8)
+            ).read_bytes()
+            meta = json.dumps(
+                {"caption": captions[number], "uid": f"{number + 1:032x}", "one": 1}
+            ).encode()
             members += [(f"{number:09d}.json", meta), (f"{number:09d}.png", image)]
             members += [(f"{number:09d}.txt", captions[number].encode())]
         tar_of(folder / f"{name}.tar", members)
@@ -50,7 +55,9 @@ def tars(tmp_path_factory: pytest.TempPathFactory, captions: list[str], draw: An
 @pytest.fixture(scope="module")
 def indexed(filtering: Any, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An output that leaves the tars where they are; only its selection/ may be changed."""
-    return filtering(tars, tmp_path_factory.mktemp("indexed") / "out", stages=STAGES, unit_rows=15, export=INDEX)
+    return filtering(
+        tars, tmp_path_factory.mktemp("indexed") / "out", stages=STAGES, unit_rows=15, export=INDEX
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +89,14 @@ def read(data: Path, selection: Path, cache: Path) -> Counter[str]:
         return Counter(key for batch in loader.epoch(0) for key in batch.keys)
 
 
-def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_training_reads_rejected_rows_too_as_often_as_selected(
+    indexed: Any, tmp_path: Path, capsys: Any
+) -> None:
     times = selected(indexed.output, 270)
     kept, rejected = ({row["uid"] for row in indexed.rows(kind)} for kind in ("kept", "rejected"))
-    assert sum(times.values()) == 270 and times.keys() == kept | rejected and max(times.values()) > 4
+    assert (
+        sum(times.values()) == 270 and times.keys() == kept | rejected and max(times.values()) > 4
+    )
     by_key = read(indexed.output / "selection", indexed.output / "selection", tmp_path)
     assert {f"{int(key) + 1:032x}": count for key, count in by_key.items()} == times
     mean = [np.mean([times[uid] for uid in uids]) for uids in (kept, rejected)]
@@ -93,7 +104,9 @@ def test_a_training_reads_rejected_rows_too_as_often_as_selected(indexed: Any, t
     said = capsys.readouterr().out
     (command,) = re.findall("^train: (.*)$", said, re.MULTILINE)
     where = indexed.output / "selection"
-    assert command == spelled("train", f"data.selection={where}", "schedule.samples=270", data=where)
+    assert command == spelled(
+        "train", f"data.selection={where}", "schedule.samples=270", data=where
+    )
     assert "against all rows" in said and "docs/howto/select.md" in said
 
 
@@ -107,7 +120,9 @@ def test_the_printed_command_trains_as_it_stands(indexed, tmp_path, monkeypatch,
     assert "2 steps, 100 samples" in capsys.readouterr().out
 
 
-def test_units_that_kept_nothing_are_no_obstacle(tmp_path: Path, filtering: Any, captions: list[str]) -> None:
+def test_units_that_kept_nothing_are_no_obstacle(
+    tmp_path: Path, filtering: Any, captions: list[str]
+) -> None:
     for name, some in (("0.tsv", captions[:8]), ("1.tsv", ["red car", "blue car"])):
         lines = (f"{text}\thttp://127.0.0.1/{name}/{number}\n" for number, text in enumerate(some))
         (tmp_path / name).write_text("caption\turl\n" + "".join(lines))
@@ -117,9 +132,14 @@ def test_units_that_kept_nothing_are_no_obstacle(tmp_path: Path, filtering: Any,
 
 
 def test_nothing_is_selected_from_an_output_that_a_run_takes_meanwhile(
-    tmp_path: Path, filtering: Any, captions: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path,
+    filtering: Any,
+    captions: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    """The folder may have been removed and made again since its rows were read, as during a pause."""
+    """The folder may have been removed and made again since its rows were read, as during a
+    pause."""
     (tmp_path / "a.tsv").write_text("caption\n" + "".join(f"{text}\n" for text in captions[:8]))
     output = filtering(tmp_path / "a.tsv", tmp_path / "out", stages=("captions",)).output
     decided = select._decided
@@ -131,7 +151,10 @@ def test_nothing_is_selected_from_an_output_that_a_run_takes_meanwhile(
 
     monkeypatch.setattr(select, "_decided", taken)
     assert main(["--output", str(output), "--samples", "1"]) == 1
-    assert f"another run has taken {output}" in capsys.readouterr().err and not (output / "selection").exists()
+    assert (
+        f"another run has taken {output}" in capsys.readouterr().err
+        and not (output / "selection").exists()
+    )
 
 
 def test_a_small_budget_reads_kept_rows_alone_the_best_first(indexed: Any, tmp_path: Path) -> None:
@@ -141,10 +164,14 @@ def test_a_small_budget_reads_kept_rows_alone_the_best_first(indexed: Any, tmp_p
     assert set(times.values()) == {1} and len(times) == count and times.keys() <= complexity.keys()
     others = [value for uid, value in complexity.items() if uid not in times]
     assert min(complexity[uid] for uid in times) >= max(others)
-    assert read(indexed.output / "selection", indexed.output / "selection", tmp_path).total() == count
+    assert (
+        read(indexed.output / "selection", indexed.output / "selection", tmp_path).total() == count
+    )
 
 
-def test_shards_hold_kept_rows_alone_unless_others_are_wanted(exported: Any, tmp_path: Path, capsys: Any) -> None:
+def test_shards_hold_kept_rows_alone_unless_others_are_wanted(
+    exported: Any, tmp_path: Path, capsys: Any
+) -> None:
     kept = {row["uid"] for row in exported.rows("kept")}
     times = selected(exported.output, 270)
     assert times.keys() == kept
@@ -164,14 +191,19 @@ def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> No
     assert "the kept rows" not in capsys.readouterr().out
     page = (indexed.output / "selection" / "selection.html").read_text()
     assert "the kept rows" not in page
-    assert f">{best}</text>" in page and "thousand" not in page  # a tick at the samples asked for, in samples
+    assert (
+        f">{best}</text>" in page and "thousand" not in page
+    )  # a tick at the samples asked for, in samples
 
 
 def test_numbers_that_a_reader_moved_rank_too(tmp_path, filtering, captions, monkeypatch, capsys):
     monkeypatch.setattr(lines, "_HEAD_ROWS", 2)
     values: list[dict[str, Any]] = [{"votes": 1}, {"votes": 3}, {"votes": 2.5}]
     values += [{"votes": None, "late": 1}, {"votes": "9", "late": 0.5}]
-    urls = ({"caption": captions[n], "url": f"http://127.0.0.1/{n}", **value} for n, value in enumerate(values))
+    urls = (
+        {"caption": captions[n], "url": f"http://127.0.0.1/{n}", **value}
+        for n, value in enumerate(values)
+    )
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in urls))
     run = filtering(tmp_path / "rows.jsonl", tmp_path / "out", stages=("captions",))
     uids = {row["url"][-1]: row["uid"] for kind in ("kept", "rejected") for row in run.rows(kind)}
@@ -179,14 +211,21 @@ def test_numbers_that_a_reader_moved_rank_too(tmp_path, filtering, captions, mon
     assert len(uids) == 5 and best > 1
     (tmp_path / "rows.jsonl").unlink()
     for column, order in (("votes", "12"), ("late", "34")):
-        assert {uids[number] for number in order[:best]} <= selected(run.output, best, "--by", column).keys()
+        assert {uids[number] for number in order[:best]} <= selected(
+            run.output, best, "--by", column
+        ).keys()
     assert main(["--output", str(run.output), "--samples", "3", "--by", "lat"]) == 2
     assert "--by lat: no row that may be chosen has a number there" in capsys.readouterr().err
 
 
-def test_fields_of_the_users_own_are_read_only_to_rank_by_them(tmp_path, filtering, captions, monkeypatch):
+def test_fields_of_the_users_own_are_read_only_to_rank_by_them(
+    tmp_path, filtering, captions, monkeypatch
+):
     """They may be large, and have the names of the columns of decisions."""
-    rows = [{"caption": captions[n], "url": f"http://127.0.0.1/{n}", "complexity": {"n": n}} for n in range(3)]
+    rows = [
+        {"caption": captions[n], "url": f"http://127.0.0.1/{n}", "complexity": {"n": n}}
+        for n in range(3)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = filtering(tmp_path / "rows.jsonl", tmp_path / "out", stages=("captions",))
     assert EXTRA in pq.read_schema(next((run.output / "kept").glob("*.parquet"))).names
@@ -204,31 +243,46 @@ def test_fields_of_the_users_own_are_read_only_to_rank_by_them(tmp_path, filteri
 def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(tmp_path, filtering, captions, capsys):
     """Unless the training does not see that row, or it is the same pair."""
     rows = [(f"{n + 1:032x}", captions[n], f"http://127.0.0.1/{n}", 1) for n in range(20)]
-    rows += [(rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)]  # rejected by the column
+    rows += [
+        (rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)
+    ]  # rejected by the column
     rows += rows[1:20]  # duplicates of the kept ones
     lines = ("\t".join(map(str, row)) + "\n" for row in rows)
     (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\tgood\n" + "".join(lines))
     (tmp_path / "mine.yaml").write_text("columns: {good: {min: 1}}\ndedup: {pairs: true}\n")
     preset = str(tmp_path / "mine.yaml")
-    run = filtering(tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=("captions", "dedup"))
+    run = filtering(
+        tmp_path / "rows.tsv", tmp_path / "out", preset=preset, stages=("captions", "dedup")
+    )
     kept = {row["uid"] for row in run.rows("kept")}
-    assert rows[0][0] in kept and Counter(row["reason"] for row in run.rows("rejected"))["duplicate_pair"] > 2
+    assert (
+        rows[0][0] in kept
+        and Counter(row["reason"] for row in run.rows("rejected"))["duplicate_pair"] > 2
+    )
     assert selected(run.output, 30).keys() == kept - {rows[0][0]}
     assert re.search("uid of several rows .* left out", capsys.readouterr().out)
 
 
 def test_rows_that_all_share_a_uid_are_one_line(tmp_path, filtering, captions, capsys):
-    rows = (f"{7:032x}\t{text}\thttp://127.0.0.1/{number}\n" for number, text in enumerate(captions[:3]))
+    rows = (
+        f"{7:032x}\t{text}\thttp://127.0.0.1/{number}\n" for number, text in enumerate(captions[:3])
+    )
     (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\n" + "".join(rows))
     output = filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=("captions",)).output
     assert main(["--output", str(output), "--samples", "1"]) == 2
-    assert re.search("each of 3 rows has the uid of another one.*for each row", capsys.readouterr().err)
+    assert re.search(
+        "each of 3 rows has the uid of another one.*for each row", capsys.readouterr().err
+    )
 
 
-def test_only_reasons_are_offered_for_a_delay(indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_only_reasons_are_offered_for_a_delay(
+    indexed: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     candidates = select._candidates
     left_out = {select.NOT_INDEXED: 3, select.SEVERAL_ROWS: 2, "overlap": 1}
-    monkeypatch.setattr(select, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out))
+    monkeypatch.setattr(
+        select, "_candidates", lambda *about: replace(candidates(*about), left_out=left_out)
+    )
     assert main(["--output", str(indexed.output), "--samples", "90", "--delay", "luck=2"]) == 2
     assert re.search(r"\(OUTPUT has: action, (\w+, )*overlap(, \w+)*\)", capsys.readouterr().err)
 
@@ -259,12 +313,24 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
     ("how", "words", "says"),
     [
         ("none", (), r"holds no output of `open-diht filter` with a valid plan; name one"),
-        ("unfinished", (), r"holds no decisions of a finished run; run the same `open-diht filter` again"),
+        (
+            "unfinished",
+            (),
+            r"holds no decisions of a finished run; run the same `open-diht filter` again",
+        ),
         ("undecided", (), r"1 of 5 units are not decided; run the same"),
-        ("mixed", (), r"1 of 5 units were decided by another preset .*; run the same .*, with one preset"),
+        (
+            "mixed",
+            (),
+            r"1 of 5 units were decided by another preset .*; run the same .*, with one preset",
+        ),
         ("", ("--samples", "0"), "--samples: .*0"),
         ("", ("--samples", "many"), "--samples: .*many"),
-        ("", ("--samples", "721"), r"more than --cap 12 allows \(720\): lower --samples, raise --cap"),
+        (
+            "",
+            ("--samples", "721"),
+            r"more than --cap 12 allows \(720\): lower --samples, raise --cap",
+        ),
         ("", ("--by", "beauty"), "--by beauty: no row that may be chosen has a number there"),
         ("", ("--by", "caption"), r"--by caption: its values \(string\) are no numbers"),
         ("", ("--by", "complexity=-1"), "--by 'complexity=-1': expected NAME=WEIGHT"),
@@ -303,4 +369,6 @@ def test_a_corrupt_record_is_one_line(name: str, indexed: Any, tmp_path: Path, c
     output = damaged(indexed.output, tmp_path, name)
     assert main(["--output", str(output), "--samples", "90"]) == 1
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{output / name} holds no JSON" in said and "remove it" in said
+    assert (
+        said.count("\n") == 1 and f"{output / name} holds no JSON" in said and "remove it" in said
+    )

@@ -28,7 +28,9 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 def _copies(image: Image.Image) -> dict[str, bytes]:
     """What becomes of an image on its way through the web."""
-    smaller = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)
+    smaller = image.resize(
+        (max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS
+    )
     return {
         "encoded again": _jpeg(image, 80),
         "resized": _jpeg(smaller, 90),
@@ -59,22 +61,29 @@ def test_near_copies_of_images_are_found_and_others_stay(lite0: Encoder) -> None
     everything = [*originals, *(one for group in copies for one in group.values())]
     results = lite0.encode(everything)
     assert not [result for result in results if isinstance(result, UnreadableImage)]
-    vectors = unit_length(np.stack([result for result in results if not isinstance(result, UnreadableImage)]))
+    vectors = unit_length(
+        np.stack([result for result in results if not isinstance(result, UnreadableImage)])
+    )
     assert vectors.shape == (len(everything), 1280)
 
     order = np.arange(len(everything))
     stays, _ = near_copies(vectors, order, 0.03, "kept")
     mine = [stays[len(originals) + n] == n // 3 for n in range(3 * len(copied))]
     assert sum(mine) / len(mine) >= 0.9, dict(zip(range(len(mine)), mine, strict=True))
-    assert (stays[: len(originals)] >= 0).mean() <= 0.1  # different images of the sample are not taken for copies
+    assert (
+        stays[: len(originals)] >= 0
+    ).mean() <= 0.1  # different images of the sample are not taken for copies
 
 
 def test_bad_images_cost_themselves(lite0: Encoder) -> None:
     good = _photos(1)[0].read_bytes()
     results = lite0.encode([b"", good, b"<html>", good[:900], good])
-    reasons = [str(result.reason) if isinstance(result, UnreadableImage) else "ok" for result in results]
+    reasons = [
+        str(result.reason) if isinstance(result, UnreadableImage) else "ok" for result in results
+    ]
     assert reasons == ["empty", "ok", "not_an_image", "truncated", "ok"]
-    first, last = results[1], results[4]
+    first = results[1]
+    last = results[4]
     assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
     assert first.dtype == np.float16 and np.array_equal(first, last)
     assert lite0.encode([]) == []
@@ -83,17 +92,26 @@ def test_bad_images_cost_themselves(lite0: Encoder) -> None:
 def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
     """Random weights: that they are found, loaded and give one unit vector an image."""
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
-    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
+    open_clip = pytest.importorskip(
+        "open_clip", reason="open_clip is not installed: pip install '.[train]'"
+    )
     timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[train]'")
     torch.manual_seed(0)
     image = _photos(1)[0].read_bytes()
     torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "vit.pth")
     tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
-    small = {"embed_dim": 48, "vision_cfg": tower, "text_cfg": {"width": 64, "heads": 1, "layers": 1}}
+    small = {
+        "embed_dim": 48,
+        "vision_cfg": tower,
+        "text_cfg": {"width": 64, "heads": 1, "layers": 1},
+    }
     (tmp_path / "small-clip.json").write_text(json.dumps(small))
     open_clip.add_model_config(tmp_path / "small-clip.json")
     torch.save(open_clip.create_model("small-clip").state_dict(), tmp_path / "clip.pt")
-    names = {f"timm:test_vit:{tmp_path / 'vit.pth'}": 64, f"open_clip:small-clip:{tmp_path / 'clip.pt'}": 48}
+    names = {
+        f"timm:test_vit:{tmp_path / 'vit.pth'}": 64,
+        f"open_clip:small-clip:{tmp_path / 'clip.pt'}": 48,
+    }
     for name, dimension in names.items():
         encoder = find_encoder(name)
         (vector,) = Encoder(encoder).encode([image])
@@ -143,14 +161,19 @@ def test_wide_images_are_not_decoded_below_the_input_of_the_model(lite0: Encoder
 
 
 def test_models_of_images_alone_score_nothing() -> None:
-    with pytest.raises(EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"):
+    with pytest.raises(
+        EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"
+    ):
         find_pair_encoder(LITE0)
 
 
 def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(tmp_path, monkeypatch):
-    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[score]'")
+    constants = pytest.importorskip(
+        "huggingface_hub.constants", reason="not installed: pip install '.[score]'"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    load, found = encoders._LOADERS["local-dir"], []
+    load = encoders._LOADERS["local-dir"]
+    found = []
 
     def loading(*arguments: Any) -> Any:
         found.append(constants.is_offline_mode())
@@ -161,24 +184,36 @@ def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(tmp_p
     assert found == [True] and not constants.is_offline_mode()
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", b"\x80\x02pickle of what?"], ids=["empty", "text", "pickle"])
-@pytest.mark.parametrize("name", ["open_clip:ViT-S-32-alt:{}", "timm:test_vit:{}", "timm:test_vit:{}.safetensors"])
-def test_a_file_without_weights_is_named_in_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"no zip", b"\x80\x02pickle of what?"], ids=["empty", "text", "pickle"]
+)
+@pytest.mark.parametrize(
+    "name", ["open_clip:ViT-S-32-alt:{}", "timm:test_vit:{}", "timm:test_vit:{}.safetensors"]
+)
+def test_a_file_without_weights_is_named_in_one_line(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
     for module in ("torch", "open_clip", "timm"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     encoder = name.format(tmp_path / "weights")
     Path(encoder.rpartition(":")[2]).write_bytes(content)
-    with pytest.raises(EncoderError, match=r"^encoder '.*' does not load: [^\n]+: name a complete file of .*$"):
+    with pytest.raises(
+        EncoderError, match=r"^encoder '.*' does not load: [^\n]+: name a complete file of .*$"
+    ):
         Encoder(find_encoder(encoder))
 
 
 def test_a_tokenizer_of_the_hub_is_an_error_in_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[score]'")
+    pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install '.[score]'"
+    )
     folder = write_tiny(tmp_path / "tiny")
     about = json.loads((folder / "open_clip_config.json").read_text())
     about["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "organization/model-that-nobody-has"
     (folder / "open_clip_config.json").write_text(json.dumps(about))
-    with pytest.raises(EncoderError, match=r"^encoder '.*' does not load: [^\n]+Nothing is downloaded: [^\n]+$"):
+    with pytest.raises(
+        EncoderError, match=r"^encoder '.*' does not load: [^\n]+Nothing is downloaded: [^\n]+$"
+    ):
         Encoder(find_pair_encoder(f"local-dir:{folder}"))
 
 
@@ -196,7 +231,9 @@ def test_a_tokenizer_of_the_hub_is_an_error_in_one_line(tmp_path: Path) -> None:
         ("local-dir:", "write local-dir:<folder>"),
     ],
 )
-def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_cannot_be_used(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("open_diht.common.encoders.find_spec", lambda module: object())
     with pytest.raises(EncoderError) as error:
         find_encoder(name)
@@ -217,7 +254,9 @@ def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[3]
-    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[score]'")
     assert said.stdout.strip() == "[]", said.stderr

@@ -1,4 +1,5 @@
-"""Stages over images: they refuse manifests whose images are not known, before a run writes anything."""
+"""Stages over images: they refuse manifests whose images are not known, before a run writes
+anything."""
 
 import json
 from typing import Any
@@ -19,15 +20,21 @@ CAPTIONS = ["A brown dog runs after a red ball", "Blue mug"]
 EXPORT = ("captions", "export")
 READERS: dict[str, dict[str, Any]] = {
     "spotting": {"stages": ("captions", "spotting")},
-    "score": {"stages": ("captions", "score"), "score": ScoreSettings(model="local-dir:clip", device="cpu")},
+    "score": {
+        "stages": ("captions", "score"),
+        "score": ScoreSettings(model="local-dir:clip", device="cpu"),
+    },
     "decontaminate": {"stages": ("captions",), "decontaminate": "./sets/"},
     "all": {},
 }
 
 
 def _manifest(kind, folder, **more):
-    rows = [{"n": n, "caption": caption, "pic": "1.png", **more} for n, caption in enumerate(CAPTIONS)]
-    path, mark = folder / f"rows.{kind}", {"tsv": "\t", "csv": ","}.get(kind)
+    rows = [
+        {"n": n, "caption": caption, "pic": "1.png", **more} for n, caption in enumerate(CAPTIONS)
+    ]
+    path = folder / f"rows.{kind}"
+    mark = {"tsv": "\t", "csv": ","}.get(kind)
     if mark:
         lines = [mark.join(rows[0]), *(mark.join(map(str, row.values())) for row in rows)]
         path.write_text("\n".join(lines) + "\n")
@@ -43,23 +50,34 @@ def _manifest(kind, folder, **more):
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "parquet", "tar"])
 def test_a_manifest_without_a_known_image_column(kind, tmp_path, filtering, draw, ocr_models):
     draw(tmp_path / "1.png")
-    manifest, output = _manifest(kind, tmp_path), tmp_path / "out"
+    manifest = _manifest(kind, tmp_path)
+    output = tmp_path / "out"
     with pytest.raises(WrongUse) as caught:
         filtering(manifest, output)
-    for said in ("caption, pic", "--image-path-column NAME", "--image-column NAME", "--stages captions,export"):
+    for said in (
+        "caption, pic",
+        "--image-path-column NAME",
+        "--image-column NAME",
+        "--stages captions,export",
+    ):
         assert said in str(caught.value)
     assert not output.exists()
     named = CUSTOM.with_roles(image_path="pic")
-    assert [row["caption"] for row in filtering(manifest, output, dataset=named).rows("kept")] == CAPTIONS[:1]
+    assert [
+        row["caption"] for row in filtering(manifest, output, dataset=named).rows("kept")
+    ] == CAPTIONS[:1]
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_reader_of_images_refuses_and_captions_alone_are_filtered(reader, tmp_path, filtering, draw, monkeypatch):
+def test_every_reader_of_images_refuses_and_captions_alone_are_filtered(
+    reader, tmp_path, filtering, draw, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     write_tiny(tmp_path / "clip")
     (tmp_path / "sets").mkdir()
     draw(tmp_path / "sets" / "1.png")
-    manifest, output = _manifest("tsv", tmp_path), tmp_path / "out"
+    manifest = _manifest("tsv", tmp_path)
+    output = tmp_path / "out"
     with pytest.raises(WrongUse, match="--image-path-column NAME"):
         filtering(manifest, output, **READERS[reader])
     assert not output.exists()
@@ -75,7 +93,9 @@ def test_bytes_in_a_column_of_another_name(tmp_path, filtering, draw, ocr_models
     with pytest.raises(WrongUse, match="--image-column NAME"):
         filtering(tmp_path / "rows.parquet", tmp_path / "out")
     named = CUSTOM.with_roles(image="pic")
-    assert len(filtering(tmp_path / "rows.parquet", tmp_path / "out", dataset=named).rows("kept")) == 1
+    assert (
+        len(filtering(tmp_path / "rows.parquet", tmp_path / "out", dataset=named).rows("kept")) == 1
+    )
 
 
 def test_one_of_several_files_has_no_images(tmp_path, filtering, draw):

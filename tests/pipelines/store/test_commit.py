@@ -1,4 +1,5 @@
-"""Files appear whole or not at all, and a commit record never vouches for files of another decision."""
+"""Files appear whole or not at all, and a commit record never vouches for files of another
+decision."""
 
 import hashlib
 import json
@@ -36,7 +37,9 @@ def test_published_at_once(tmp_path: Path) -> None:
     with published(target) as temporary:
         temporary.write_text("new")
         assert not target.exists() and temporary.parent == target.parent
-    assert target.read_text() == "new" and [path.name for path in target.parent.iterdir()] == ["file"]
+    assert target.read_text() == "new" and [path.name for path in target.parent.iterdir()] == [
+        "file"
+    ]
 
 
 def test_an_error_publishes_nothing_and_leaves_the_old(tmp_path: Path) -> None:
@@ -85,10 +88,22 @@ def test_retract_and_leftovers(tmp_path: Path) -> None:
     publish_json(tmp_path / "deep" / "a.json", 1)
     publish_json(layout.commit("captions", "00000-00000"), 1)
     ours = [
-        temporary(path) for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
+        temporary(path)
+        for path in (
+            tmp_path / "run.json",
+            layout.part("kept", "u"),
+            layout.index("u"),
+            layout.plan,
+        )
     ]
-    ours += [temporary(layout.data("captions", "u")), temporary(layout.work / "00000-00000.0000.g0") / "x"]
-    theirs = [tmp_path / name for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")]
+    ours += [
+        temporary(layout.data("captions", "u")),
+        temporary(layout.work / "00000-00000.0000.g0") / "x",
+    ]
+    theirs = [
+        tmp_path / name
+        for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")
+    ]
     theirs += [temporary(tmp_path / "deep" / "c"), temporary(layout.work / "project" / "commit")]
     publish_json(layout.commit("index", "00000-00000"), 1)
     for path in (*ours, *theirs):
@@ -96,7 +111,9 @@ def test_retract_and_leftovers(tmp_path: Path) -> None:
         path.write_text("half")
     remove_leftovers(layout)
     assert [
-        path for path in ours if path.exists() or (path.parent.name.startswith(".tmp") and path.parent.exists())
+        path
+        for path in ours
+        if path.exists() or (path.parent.name.startswith(".tmp") and path.parent.exists())
     ] == []
     assert [path for path in theirs if not path.exists()] == []
     retract(tmp_path / "deep" / "a.json")
@@ -142,7 +159,10 @@ class _Plain(BaseHTTPRequestHandler):
         if self.headers["If-Match"] or self.headers["If-None-Match"]:
             status, code = self.server.refusal
             self.server.refused.append(self._key())
-            return self._answer(status, f"<Error><Code>{code}</Code><Message>no conditions</Message></Error>".encode())
+            return self._answer(
+                status,
+                f"<Error><Code>{code}</Code><Message>no conditions</Message></Error>".encode(),
+            )
         self.server.objects[self._key()] = body
         self._answer(200, etag=body)
 
@@ -158,7 +178,10 @@ class _Plain(BaseHTTPRequestHandler):
             "<LastModified>2026-12-01T00:00:00.000Z</LastModified></Contents>"
             for key in keys
         )
-        self._answer(200, f"<ListBucketResult><KeyCount>{len(keys)}</KeyCount>{entries}</ListBucketResult>".encode())
+        self._answer(
+            200,
+            f"<ListBucketResult><KeyCount>{len(keys)}</KeyCount>{entries}</ListBucketResult>".encode(),
+        )
 
     do_HEAD = do_GET
 
@@ -170,13 +193,20 @@ class _Plain(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=[(501, "NotImplemented"), (405, "MethodNotAllowed")], ids=lambda refusal: refusal[1])
+@pytest.fixture(
+    params=[(501, "NotImplemented"), (405, "MethodNotAllowed")], ids=lambda refusal: refusal[1]
+)
 def plain(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A server without conditional puts, to which the environment leads."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Plain)
-    server.daemon_threads, server.objects, server.refused, server.refusal = True, {}, [], request.param
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    server.daemon_threads = True
+    server.objects = {}
+    server.refused = []
+    server.refusal = request.param
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "1")
@@ -205,11 +235,13 @@ def copy(paper: Any, tmp_path: Path) -> Path:
 
 
 def test_stopped_while_another_preset_is_decided(copy, pairs, paper, filtering, tmp_path):
-    """Files of the other preset are there, its commit record is not: the first preset must not take them for its."""
+    """Files of the other preset are there, its commit record is not: the first preset must not take
+    them for its."""
     part = next(iter(sorted((copy / "kept").glob("*.parquet"))))
     stashed = tmp_path / "stashed"
     os.rename(part, stashed)
-    part.mkdir()  # a file cannot be renamed onto a folder: the run ends after it has published the rejected rows
+    # a file cannot be renamed onto a folder: the run ends after it has published the rejected rows
+    part.mkdir()
     (part / "x").touch()
     with pytest.raises(Exception, match="directory"):
         filtering(pairs, copy, preset="captions: {min_complexity: 99}", unit_rows=15)
@@ -233,7 +265,11 @@ def test_annotations_of_another_version_are_made_anew(copy, pairs, paper, filter
         path.write_text(json.dumps(record))
     for path in (copy / "work" / "spotting" / "commits").glob("*.json"):
         record = json.loads(path.read_text())
-        record |= {"segments": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
+        record |= {
+            "segments": 0,
+            "images": 0,
+            "covers": [c.replace(old, "older") for c in record["covers"]],
+        }
         path.write_text(json.dumps(record))
     result = filtering(pairs, copy, unit_rows=15)
     assert any("annotating again: " in line for line in result.said)
@@ -244,13 +280,19 @@ def test_annotations_of_another_version_are_made_anew(copy, pairs, paper, filter
 
 def test_images_that_another_version_read_are_read_anew(copy, pairs, paper, filtering):
     """One unit's, and no other's."""
-    known = {path: path.stat().st_mtime_ns for path in (copy / "work" / "spotting" / "commits").glob("*.json")}
+    known = {
+        path: path.stat().st_mtime_ns
+        for path in (copy / "work" / "spotting" / "commits").glob("*.json")
+    }
     older = min(known)
     record = json.loads(older.read_text())
     covers = [name.replace(record["fingerprint"], "older") for name in record["covers"]]
     older.write_text(json.dumps(record | {"fingerprint": "older", "covers": covers}))
     result = filtering(pairs, copy, unit_rows=15)
-    said = f"read again: {record['images']} images of 1 of {len(known)} units, read by another version, engine"
+    said = (
+        f"read again: {record['images']} images of 1 of {len(known)} units, read by another"
+        " version, engine"
+    )
     assert any(said in line for line in result.said)
     assert {path for path, time in known.items() if path.stat().st_mtime_ns != time} == {older}
     assert result.tables() == paper.tables()
@@ -259,12 +301,18 @@ def test_images_that_another_version_read_are_read_anew(copy, pairs, paper, filt
 @pytest.mark.parametrize("stage", ["captions", "spotting", "decide", "export"])
 def test_a_unit_without_its_record_is_done_again(stage, copy, pairs, paper, filtering):
     record = sorted((copy / "work" / stage / "commits").glob("*.json"))[0]
-    others = {path: path.stat().st_mtime_ns for path in record.parent.glob("*.json") if path != record}
+    others = {
+        path: path.stat().st_mtime_ns for path in record.parent.glob("*.json") if path != record
+    }
     record.unlink()
     result = filtering(pairs, copy, unit_rows=15)
     assert result.tables() == paper.tables() and record.exists()
     if stage in ("captions", "spotting"):
         assert {path: path.stat().st_mtime_ns for path in others} == others
-    shards = {path.name: path.read_bytes() for path in (paper.output / "shards").iterdir() if path.is_file()}
+    shards = {
+        path.name: path.read_bytes()
+        for path in (paper.output / "shards").iterdir()
+        if path.is_file()
+    }
     found = {path.name: path.read_bytes() for path in (copy / "shards").iterdir() if path.is_file()}
     assert found == shards

@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from open_diht.common.lease import Fence, FileFence, LeaseLost, Removed, check_fence, set_fence, token_of
+from open_diht.common.lease import (
+    Fence,
+    FileFence,
+    LeaseLost,
+    Removed,
+    check_fence,
+    set_fence,
+    token_of,
+)
 from open_diht.pipelines.store.commit import publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import Busy, NoLocks, output_lock, watched
@@ -30,7 +38,8 @@ def test_a_lock_given_back_may_be_taken_again(tmp_path):
 
 
 def test_shards_lock_a_folder_on_nfs(tmp_path, monkeypatch):
-    """Linux maps a flock on NFS to a lock of bytes, which asks how the file was opened (flock(2), "NFS details")."""
+    """Linux maps a flock on NFS to a lock of bytes, which asks how the file was opened (flock(2),
+    "NFS details")."""
     flock = fcntl.flock
 
     def as_on_nfs(handle: Any, operation: int) -> None:
@@ -73,10 +82,12 @@ def test_each_run_has_the_next_token_and_shards_at_work_share_one(tmp_path):
     assert len({token.rstrip(b"\0") for token in tokens}) == 1
 
 
-@pytest.mark.parametrize("before", [b"", b"\0", b"\0\0\0"], ids=["new", "of an old run", "of three old runs"])
+@pytest.mark.parametrize(
+    "before", [b"", b"\0", b"\0\0\0"], ids=["new", "of an old run", "of three old runs"]
+)
 def test_a_lock_in_a_folder_that_was_removed_is_lost(before, tmp_path):
-    """Also if a run makes the folder again, where a lock of as many bytes may have the same inode. A worker knows the
-    lock by its content alone."""
+    """Also if a run makes the folder again, where a lock of as many bytes may have the same inode.
+    A worker knows the lock by its content alone."""
     layout = Layout(tmp_path / "out")
     layout.work.mkdir(parents=True)
     (layout.work / "lock").write_bytes(before)
@@ -85,11 +96,16 @@ def test_a_lock_in_a_folder_that_was_removed_is_lost(before, tmp_path):
         check_fence(layout.plan)
         shutil.rmtree(tmp_path)
         for check in (lock.fence.check, worker.check, lambda: check_fence(layout.plan)):
-            with pytest.raises(Removed, match=f"{layout.root} was removed .* run the same command to start over"):
+            with pytest.raises(
+                Removed, match=f"{layout.root} was removed .* run the same command to start over"
+            ):
                 check()
         with output_lock(layout, shared=False) as other:
             for fence in (lock.fence, worker):
-                with pytest.raises(LeaseLost, match=f"another run has taken {layout.root} .* same command to resume"):
+                with pytest.raises(
+                    LeaseLost,
+                    match=f"another run has taken {layout.root} .* same command to resume",
+                ):
                     fence.check()
             other.fence.check()
             assert other.fence.name != lock.fence.name
@@ -135,7 +151,11 @@ def test_a_fence_of_the_working_directory(tmp_path, monkeypatch):
 def test_shards_of_other_settings_are_refused(tmp_path):
     """Both would write the results of the same units."""
     layout = Layout(tmp_path)
-    with output_lock(layout, True, "0-of-2-f"), output_lock(layout, True, "1-of-4-f"), pytest.raises(Busy):
+    with (
+        output_lock(layout, True, "0-of-2-f"),
+        output_lock(layout, True, "1-of-4-f"),
+        pytest.raises(Busy),
+    ):
         output_lock(layout, True, "1-of-2-g").__enter__()
     with output_lock(layout, True, "1-of-2-g"):
         pass
@@ -160,7 +180,9 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", unknown)
-    with pytest.raises(NoLocks, match=r"without locks \(Function not implemented\).*choose another OUTPUT") as refused:
+    with pytest.raises(
+        NoLocks, match=r"without locks \(Function not implemented\).*choose another OUTPUT"
+    ) as refused:
         output_lock(Layout(tmp_path), shared=False).__enter__()
     assert "\n" not in str(refused.value)
 
@@ -173,7 +195,8 @@ class Later(Fence):
 
 
 def test_another_thread_may_begin_to_work_in_a_folder_during_a_check() -> None:
-    one, other = store_path("memory://one"), store_path("memory://other")
+    one = store_path("memory://one")
+    other = store_path("memory://other")
     set_fence(one, Later(None, "", "", token=1))
     try:
         check_fence(one / "file")

@@ -1,4 +1,5 @@
-"""What is done stays done only while its files are there: what is deleted, cut short or garbled is made again."""
+"""What is done stays done only while its files are there: what is deleted, cut short or garbled is
+made again."""
 
 import hashlib
 import json
@@ -40,10 +41,11 @@ WHOLE = {
     "kept": "decide:", "rejected": "decide:", "work/decide/data": "decide:",
     f"shards/{UNIT}-000.tar": "export: the files of 1 unit ",
     f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
-    "work/captions/data": "captions: the files of 4 units are missing or damaged", "work/pair_keys/data": "pair_keys:",
-    "work/pair_duplicates/data": "pair_duplicates:", "work/image_duplicates/data": "image_duplicates:",
-    "shards": "export: the files of 4 units",
-    **dict.fromkeys(("shards/manifest.json", "shards/sizes.json", "run.json", "work/decide/commits"), ""),
+    "work/captions/data": "captions: the files of 4 units are missing or damaged",
+    "work/pair_keys/data": "pair_keys:", "work/pair_duplicates/data": "pair_duplicates:",
+    "work/image_duplicates/data": "image_duplicates:", "shards": "export: the files of 4 units",
+    **dict.fromkeys(("shards/manifest.json", "shards/sizes.json", "run.json",
+                     "work/decide/commits"), ""),
 }  # fmt: skip
 """What is taken away, and how a line begins that tells of it."""
 DAMAGED = {
@@ -62,7 +64,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("name", "damage"), [*((name, None) for name in WHOLE), *DAMAGED.items()])
-def test_what_is_taken_away_cut_short_or_garbled_is_made_again(name, damage, copy, done, pairs, filtering):
+def test_what_is_taken_away_cut_short_or_garbled_is_made_again(
+    name, damage, copy, done, pairs, filtering
+):
     if damage:
         (copy / name).write_bytes(damage((copy / name).read_bytes()))
     else:
@@ -76,24 +80,43 @@ def test_what_is_taken_away_cut_short_or_garbled_is_made_again(name, damage, cop
     assert "nothing to do: " in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
 
 
-def test_damaged_parts_of_the_same_size_have_a_remedy(copy: Path, pairs: Path, done: Any, command: Any) -> None:
+def test_damaged_parts_of_the_same_size_have_a_remedy(
+    copy: Path, pairs: Path, done: Any, command: Any
+) -> None:
     """As many may be after a power failure. All are found at once."""
     parts = sorted((copy / "kept").glob("part-*.parquet"))[:2]
     for part in parts:
         part.write_bytes(bytes(part.stat().st_size))
-    arguments = ["--dataset", "custom", "--input", pairs, "--output", copy, "--unit-rows", "15", "--workers", "1"]
+    arguments = [
+        "--dataset",
+        "custom",
+        "--input",
+        pairs,
+        "--output",
+        copy,
+        "--unit-rows",
+        "15",
+        "--workers",
+        "1",
+    ]
     arguments += ["--stages", ",".join(STAGES)]
     ended = command(*arguments)
     last = ended.stderr.splitlines()[-1]
-    assert ended.returncode == 1 and all(f"{part} is damaged" in last for part in parts), ended.stderr
-    assert "Traceback" not in ended.stderr and last.endswith("Run the same command to write them again")
+    assert ended.returncode == 1 and all(f"{part} is damaged" in last for part in parts), (
+        ended.stderr
+    )
+    assert "Traceback" not in ended.stderr and last.endswith(
+        "Run the same command to write them again"
+    )
     assert command(*arguments).returncode == 0 and results(copy) == results(done.output)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}"])
 def test_a_garbled_plan_is_an_error_with_a_remedy(content, copy, pairs, filtering):
     (copy / "work" / "plan.json").write_bytes(content)
-    with pytest.raises(PlanMismatch, match=r"plan\.json is not a valid plan.*choose another OUTPUT"):
+    with pytest.raises(
+        PlanMismatch, match=r"plan\.json is not a valid plan.*choose another OUTPUT"
+    ):
         filtering(pairs, copy, unit_rows=15, stages=STAGES)
 
 
@@ -105,13 +128,17 @@ def test_a_plan_that_is_gone_is_not_replaced(copy, pairs, filtering):
     assert not (copy / "work" / "plan.json").exists()
 
 
-@pytest.mark.parametrize("stages", [("captions", "spotting", "dedup", "export"), ("captions", "dedup", "export")])
+@pytest.mark.parametrize(
+    "stages", [("captions", "spotting", "dedup", "export"), ("captions", "dedup", "export")]
+)
 def test_readings_of_images_that_are_gone(stages, pairs, paper, tmp_path, filtering):
     """Where spotting is asked for they are made again; where it is not, nobody looks for them."""
     output = Path(shutil.copytree(paper.output, tmp_path / "out"))
     shutil.rmtree(output / "work" / "spotting" / "data")
     again = filtering(pairs, output, unit_rows=15, stages=stages)
-    assert again.status == 0 and any(line.startswith("spotting: the files of") for line in again.said)
+    assert again.status == 0 and any(
+        line.startswith("spotting: the files of") for line in again.said
+    )
     if "spotting" in stages:
         assert again.tables() == paper.tables()
 

@@ -14,7 +14,9 @@ from tests.pipelines.results import funnel
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -32,18 +34,32 @@ class _Record(TypedDict):
     more: Any
 
 
-GOOD: dict[str, Any] = {"parts": [{"rows": 1}], "by_name": {"x": 2}, "kind": "a", "first": None, "more": [{}], "new": 1}
+GOOD: dict[str, Any] = {
+    "parts": [{"rows": 1}],
+    "by_name": {"x": 2},
+    "kind": "a",
+    "first": None,
+    "more": [{}],
+    "new": 1,
+}
 
 
 def test_a_record_of_a_type_may_hold_more() -> None:
-    assert conforms(GOOD, _Record) and conforms({**GOOD, "parts": [{"rows": 1, "share": 0.5}]}, _Record)
+    assert conforms(GOOD, _Record) and conforms(
+        {**GOOD, "parts": [{"rows": 1, "share": 0.5}]}, _Record
+    )
     assert conforms(funnel(), FunnelRecord)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("parts", [{"rows": "1"}]), ("parts", [{}]), ("parts", {}), ("parts", [{"rows": 1, "share": float("nan")}])],
+        *[
+            ("parts", [{"rows": "1"}]),
+            ("parts", [{}]),
+            ("parts", {}),
+            ("parts", [{"rows": 1, "share": float("nan")}]),
+        ],
         *[("by_name", {"x": None}), ("by_name", {"x": 10**400}), ("kind", "c"), ("first", 1)],
     ],
 )

@@ -22,7 +22,9 @@ def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(monkeypatch,
     def down(*arguments: Any, **options: Any) -> None:
         raise Exception("no credentials")
 
-    assert is_gone(STORE / "plan.json") and is_gone(tmp_path / "plan.json") and not is_gone(tmp_path)
+    assert (
+        is_gone(STORE / "plan.json") and is_gone(tmp_path / "plan.json") and not is_gone(tmp_path)
+    )
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "exists", down)
     assert not is_gone(STORE / "plan.json")
 
@@ -48,7 +50,9 @@ def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
 def test_row_groups_are_chosen_by_their_own_column(tmp_path: Path) -> None:
     """Also if a nested column, which Parquet stores as several, comes before it."""
     pairs = [{"a": n, "b": 1_000 + n} for n in range(6)]
-    pq.write_table(pa.table({"pairs": pairs, "ordinal": range(6)}), tmp_path / "a.parquet", row_group_size=2)
+    pq.write_table(
+        pa.table({"pairs": pairs, "ordinal": range(6)}), tmp_path / "a.parquet", row_group_size=2
+    )
     found = [*row_groups(tmp_path / "a.parquet", ["ordinal"], between=("ordinal", 1, 3))]
     assert [table["ordinal"].to_pylist() for table in found] == [[], [0, 1], [2, 3]]
 

@@ -26,7 +26,8 @@ PAIRS = 40
 
 @pytest.fixture(scope="session")
 def manifest(with_images: Any, tsv: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows with images and a column of numbers, some of them hostile, some twice; do not change it."""
+    """Rows with images and a column of numbers, some of them hostile, some twice; do not change
+    it."""
     folder = tmp_path_factory.mktemp("looked_at")
     rows = with_images(folder / "images", PAIRS)
     for row in rows:
@@ -37,7 +38,9 @@ def manifest(with_images: Any, tsv: Any, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def finished(manifest: Path, filtering: Any, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Any:
+def finished(
+    manifest: Path, filtering: Any, tmp_path_factory: pytest.TempPathFactory, ocr_models: None
+) -> Any:
     """The same, filtered with preset paper in several units; do not change its output."""
     return filtering(manifest, tmp_path_factory.mktemp("finished") / "out", unit_rows=12)
 
@@ -56,7 +59,9 @@ def copied(finished: Any, tmp_path: Path) -> Path:
 def serving(output: Output, rows: int = 20_000) -> Iterator[str]:
     """The pages over an output, by a real server; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(Workbench(output, rows)), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(Workbench(output, rows)), log_level="warning", lifespan="off")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -16,7 +16,9 @@ from tests.pipelines.view.conftest import HOSTILE
 
 def get(address: str, **headers: str) -> tuple[int, str, Any]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, headers=headers), timeout=60
+        ) as answer:
             return answer.status, answer.read().decode("utf-8", "replace"), answer.headers
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode("utf-8", "replace"), error.headers
@@ -30,7 +32,9 @@ ADDRESSES.append("/thresholds/kept?captions.min_actions=2")
 def test_no_page_may_load_or_run_what_is_not_its_own(address: str, site: str) -> None:
     _, _, headers = get(site + address)
     policy = headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'self'" in policy
+    assert (
+        "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'self'" in policy
+    )
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
@@ -53,7 +57,11 @@ def test_pages_are_well_formed_and_load_only_their_own(address: str, site: str) 
     status, text, _ = get(site + address)
     page = Tags(text)
     assert status == 200 and not page.open
-    assert not any(name.startswith("on") or name == "style" for _, attributes in page.tags for name in attributes)
+    assert not any(
+        name.startswith("on") or name == "style"
+        for _, attributes in page.tags
+        for name in attributes
+    )
     loaded = [one.get("src") or one.get("href") or one.get("action") or "/" for _, one in page.tags]
     assert all(one.startswith("/") or one == "data:," for one in loaded)
     assert [one.get("src") for tag, one in page.tags if tag == "script"] == (
@@ -87,7 +95,11 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
         ("/rows?captoin=dog", 400, "no parameter 'captoin' (did you mean 'caption'?)"),
         ("/?end=kept", 400, "no parameter 'end'; this page has none"),
-        ("/row/00000-00000.kept.0?place=00000-00000.kept.1", 400, "no parameter 'place'; this page has none"),
+        (
+            "/row/00000-00000.kept.0?place=00000-00000.kept.1",
+            400,
+            "no parameter 'place'; this page has none",
+        ),
         ("/at/00000-00000/0?from=1", 400, "no parameter 'from'; this page has none"),
         ("/image/00000-00000.kept.0?size=9", 400, "no parameter 'size'; this page has none"),
         ("/thresholds?seed=-1", 400, "not a whole number"),
@@ -104,7 +116,10 @@ def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, sit
 
 def test_a_threshold_that_the_preset_refuses_is_said_on_the_page(site: str) -> None:
     status, text, _ = get(site + "/thresholds/kept?text_spotting.min_score=7")
-    assert status == 200 and "text_spotting.min_score is 7.0; it must be at least 0 and at most 1" in text
+    assert (
+        status == 200
+        and "text_spotting.min_score is 7.0; it must be at least 0 and at most 1" in text
+    )
 
 
 def test_only_reading_is_answered(site: str) -> None:
@@ -134,8 +149,14 @@ def test_a_running_output_says_that_it_runs(copied: Path, served: Any) -> None:
         assert "Counted over 2 decided units" in Tags(get(site)[1]).text
         page = Tags(get(site + "/rows?end=undecided")[1])
         assert "not decided" in page.text
-        (row, *_) = (one["href"] for tag, one in page.tags if tag == "a" and (one["href"] or "").startswith("/row/"))
-        assert {"graph", "photo"} <= {one.get("class") for _, one in Tags(get(f"{site}{row}")[1]).tags}
+        row, *_ = (
+            one["href"]
+            for tag, one in page.tags
+            if tag == "a" and (one["href"] or "").startswith("/row/")
+        )
+        assert {"graph", "photo"} <= {
+            one.get("class") for _, one in Tags(get(f"{site}{row}")[1]).tags
+        }
 
 
 def test_a_large_output_says_that_it_is_a_sample(output: Output, served: Any) -> None:
@@ -182,9 +203,15 @@ def test_outputs_without_rows_at_an_end_are_shown(
     preset, stages, rows, image, ends, filtering, tsv, with_images, served, tmp_path, ocr_models
 ):
     (tmp_path / "own.yaml").write_text(preset)
-    made = [{**row, "image_path": f"images/{image}"} for row in with_images(tmp_path / "images", rows)]
+    made = [
+        {**row, "image_path": f"images/{image}"} for row in with_images(tmp_path / "images", rows)
+    ]
     done = filtering(
-        tsv(tmp_path / "own.tsv", made), tmp_path / "out", preset=str(tmp_path / "own.yaml"), stages=stages, unit_rows=3
+        tsv(tmp_path / "own.tsv", made),
+        tmp_path / "out",
+        preset=str(tmp_path / "own.yaml"),
+        stages=stages,
+        unit_rows=3,
     )
     assert {end for end in ("kept", "rejected", "dead_letter") if done.rows(end)} == ends
     pages = ["/", "/rows", "/thresholds", "/thresholds/kept?captions.min_actions=1"]
@@ -199,12 +226,17 @@ def test_outputs_without_rows_at_an_end_are_shown(
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"segments": "x"}'])
-def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path, served: Any) -> None:
+def test_a_record_of_images_in_another_shape_is_named(
+    content: str, copied: Path, served: Any
+) -> None:
     record = min((copied / "work/spotting/commits").glob("*.json"))
     record.write_text(content)
     with served(Output(copied)) as site:
         for address in ("/thresholds", "/row/00000-00000.kept.0"):
-            assert f"{record.name} is not a commit record; remove it" in Tags(get(site + address)[1]).text
+            assert (
+                f"{record.name} is not a commit record; remove it"
+                in Tags(get(site + address)[1]).text
+            )
 
 
 def test_an_address_is_its_query() -> None:

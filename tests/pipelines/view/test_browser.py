@@ -1,4 +1,5 @@
-"""The pages in a real browser. Rows are read by their text content: they have no inner text until they are drawn."""
+"""The pages in a real browser. Rows are read by their text content: they have no inner text until
+they are drawn."""
 
 import re
 import shutil
@@ -14,29 +15,44 @@ from tests.pipelines.view.conftest import HOSTILE
 
 @pytest.fixture
 def page(site: str, browser: Any) -> Iterator[Any]:
-    """A tab at the first page. Nothing that it does may leave this machine, run into an error, or break its policy."""
+    """A tab at the first page. Nothing that it does may leave this machine, run into an error, or
+    break its policy."""
     tab = browser.new_page()
     asked: list[str] = []
     wrong: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("dialog", lambda dialog: wrong.append(dialog.message))
-    tab.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    tab.on(
+        "console",
+        lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None,
+    )
     tab.goto(site)
     yield tab
     tab.close()
     assert asked and not wrong, wrong
-    assert all(url.startswith("data:") or urlsplit(url).netloc == urlsplit(site).netloc for url in asked), asked
+    assert all(
+        url.startswith("data:") or urlsplit(url).netloc == urlsplit(site).netloc for url in asked
+    ), asked
 
 
 def test_search_a_caption_and_see_its_row_with_boxes_and_graph(page: Any, finished: Any) -> None:
     assert f"{finished.funnel['kept']} were kept" in page.inner_text(".headline")
-    row = next(row for row in finished.rows("rejected") if row["reason"] == "text_spotting" and row["actions"])
+    row = next(
+        row
+        for row in finished.rows("rejected")
+        if row["reason"] == "text_spotting" and row["actions"]
+    )
     page.fill("input[name=caption]", row["caption"][:40])
     page.keyboard.press("Enter")
     page.wait_for_selector(".hit")
-    assert all(row["caption"][:40].lower() in text.lower() for text in page.locator(".hit .text").all_text_contents())
-    assert page.evaluate("document.querySelector('.hit img').decode().then(() => true)"), "the image is shown"
+    assert all(
+        row["caption"][:40].lower() in text.lower()
+        for text in page.locator(".hit .text").all_text_contents()
+    )
+    assert page.evaluate("document.querySelector('.hit img').decode().then(() => true)"), (
+        "the image is shown"
+    )
     page.locator(".hit .text").first.click()
     page.wait_for_selector("svg.photo polygon.line")
     assert page.locator("svg.graph .g-object").count() >= 1
@@ -90,7 +106,9 @@ def test_without_a_script_the_form_does_the_same(site: str, browser: Any) -> Non
     tab.goto(f"{site}/thresholds")
     tab.fill("[id='captions.min_complexity']", "3")
     tab.get_by_role("button", name="Apply").click()
-    assert "captions.min_complexity=3" in tab.url and "min_complexity: 3" in tab.text_content("#yaml")
+    assert "captions.min_complexity=3" in tab.url and "min_complexity: 3" in tab.text_content(
+        "#yaml"
+    )
     context.close()
 
 

@@ -26,7 +26,9 @@ def test_it_says_its_address_answers_and_ends_when_it_is_told_to(number, finishe
     said = tmp_path / "said"
     process = forks.start(__file__, "command", ["--output", str(finished.output)], said=said)
     until = time.monotonic() + 60
-    while not said.exists() or not (found := re.search(r"(?m)^(http://127\.0\.0\.1:\d+/) shows ", said.read_text())):
+    while not said.exists() or not (
+        found := re.search(r"(?m)^(http://127\.0\.0\.1:\d+/) shows ", said.read_text())
+    ):
         assert forks.poll(process) is None and time.monotonic() < until, said.read_text()
         time.sleep(0.02)
     with urllib.request.urlopen(found[1], timeout=60) as answer:
@@ -55,7 +57,10 @@ def test_an_end_while_the_output_is_opened_names_no_remedy(copied, forks, tmp_pa
         (["--output", "nosuch://bucket/x"], "cannot be read"),
         (["--output", "{out}", "--preset", "lenient"], "unknown preset 'lenient'"),
         (["--output", "{out}", "--plugin", "no.such.module"], "--plugin no.such.module"),
-        (["--output", "{out}", "--port", "70000"], "the value is 70000; it must be at least 0 and at most 65535"),
+        (
+            ["--output", "{out}", "--port", "70000"],
+            "the value is 70000; it must be at least 0 and at most 65535",
+        ),
         (["--output", "{out}", "--prot", "1"], "unrecognized arguments: --prot 1"),
     ],
 )
@@ -70,4 +75,7 @@ def test_a_port_that_is_taken_is_one_line(finished, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--output", str(finished.output), "--port", str(port)]) == 2
-    assert f"port {port} cannot be used (Address already in use); choose another" in capsys.readouterr().err
+    assert (
+        f"port {port} cannot be used (Address already in use); choose another"
+        in capsys.readouterr().err
+    )

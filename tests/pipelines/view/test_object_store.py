@@ -1,4 +1,5 @@
-"""An output in an object store is looked at as one on a disk: in the memory of this process, as stores go."""
+"""An output in an object store is looked at as one on a disk: in the memory of this process, as
+stores go."""
 
 from collections.abc import Iterator
 

@@ -27,7 +27,8 @@ def test_of_a_running_one_what_is_committed_is_there(copied):
         record.unlink()
     (copied / "work/captions/commits" / decided[-1].name).unlink()
     output = Output(copied)
-    listing, state = output.listing(), output.state()
+    listing = output.listing()
+    state = output.state()
     assert listing.decided == (decided[0].stem,)
     assert set(listing.undecided) == {path.stem for path in decided[1:-1]}
     assert not state.finished and (state.decided, state.annotated) == (1, len(decided) - 1)
@@ -103,7 +104,8 @@ def test_so_is_a_commit_record_of_somebody_else(content, stage, record_of, copie
     assert record_of(output, path.stem)
     path.write_text(content)
     with pytest.raises(
-        WrongUse, match=rf"{path.name} is not as this version of `open-diht filter` writes it; move it away"
+        WrongUse,
+        match=rf"{path.name} is not as this version of `open-diht filter` writes it; move it away",
     ):
         record_of(output, path.stem)
 

@@ -12,7 +12,15 @@ import pytest
 from open_diht.pipelines.output import Output
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.store.commit import publish_table
-from open_diht.pipelines.view.query import Bounds, Place, Query, QueryResult, numeric_columns, row_at, search
+from open_diht.pipelines.view.query import (
+    Bounds,
+    Place,
+    Query,
+    QueryResult,
+    numeric_columns,
+    row_at,
+    search,
+)
 
 
 def everything(output: Output, query: Query, **options: Any) -> list[Any]:
@@ -39,25 +47,40 @@ Fits = Callable[[str, dict[str, Any]], bool]
         (Query(end="kept"), lambda end, row: end == "kept"),
         (Query(end="rejected"), lambda end, row: end == "rejected"),
         (Query(end="rejected", reason="action"), lambda end, row: row.get("reason") == "action"),
-        (Query(end="rejected", reason="duplicate_pair"), lambda end, row: row.get("reason") == "duplicate_pair"),
+        (
+            Query(end="rejected", reason="duplicate_pair"),
+            lambda end, row: row.get("reason") == "duplicate_pair",
+        ),
         (Query(caption="DOG"), lambda end, row: "dog" in row["caption"].lower()),
         (Query(caption="(.*"), lambda end, row: False),
-        (Query(complexity=Bounds(low=2, high=3)), lambda end, row: (row["complexity"] or 0) in (2, 3)),
+        (
+            Query(complexity=Bounds(low=2, high=3)),
+            lambda end, row: (row["complexity"] or 0) in (2, 3),
+        ),
         (Query(overlap=Bounds(low=5)), lambda end, row: (row["overlap"] or 0) >= 5),
-        (Query(read="sale"), lambda end, row: any("sale" in one["text"].lower() for one in row["spotted"] or ())),
+        (
+            Query(read="sale"),
+            lambda end, row: any("sale" in one["text"].lower() for one in row["spotted"] or ()),
+        ),
         (Query(column="n", values=Bounds(high=7)), lambda end, row: int(row["n"]) <= 7),
         (
             Query(end="rejected", caption="a", overlap=Bounds(low=1)),
-            lambda end, row: end == "rejected" and "a" in row["caption"].lower() and (row["overlap"] or 0) > 0,
+            lambda end, row: (
+                end == "rejected" and "a" in row["caption"].lower() and (row["overlap"] or 0) > 0
+            ),
         ),
     ],
 )
-def test_it_finds_the_rows_that_fit(query: Query, fits: Fits, output: Output, finished: Any) -> None:
+def test_it_finds_the_rows_that_fit(
+    query: Query, fits: Fits, output: Output, finished: Any
+) -> None:
     rows = [(end, row) for end in ("kept", "rejected") for row in finished.rows(end)]
     expected = sorted(int(row["n"]) for end, row in rows if fits(end, row))
     assert numbers(output, everything(output, query)) == expected
     assert numbers(output, everything(output, query, rows=3)) == expected, "in small pages"
-    assert numbers(output, everything(output, query, seconds=0.0)) == expected, "in pages that end early"
+    assert numbers(output, everything(output, query, seconds=0.0)) == expected, (
+        "in pages that end early"
+    )
 
 
 def test_a_page_says_how_much_it_has_looked_at(output: Output, finished: Any) -> None:
@@ -81,7 +104,14 @@ def test_the_error_of_a_unit_is_found_beside_dead_rows_with_other_errors(copied:
     unit = Output(copied).listing().decided[0]
     record = copied / "work/decide/commits" / f"{unit}.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "dead": {"corrupt": 1}}))
-    row = {"ordinal": 0, "caption": "a", "file": "f", "unit": unit, "stage": "spotting", "error": "corrupt"}
+    row = {
+        "ordinal": 0,
+        "caption": "a",
+        "file": "f",
+        "unit": unit,
+        "stage": "spotting",
+        "error": "corrupt",
+    }
     broken = broken_unit({"path": "f", "error": "UnreadableFile", "message": "damaged"}, unit)
     publish_table(
         copied / "dead_letter" / f"part-{unit}.parquet",
@@ -97,8 +127,14 @@ def test_every_row_has_its_own_ordinal(output: Output) -> None:
     for unit in output.listing().decided:
         record = output.captions_record(unit)
         ends = ("kept", "rejected", "dead_letter")
-        found = [(int(ordinal), end, row) for end in ends for row, ordinal in enumerate(output.ordinals(unit, end))]
-        assert record is not None and sorted(ordinal for ordinal, _, _ in found) == list(range(record["rows"]))
+        found = [
+            (int(ordinal), end, row)
+            for end in ends
+            for row, ordinal in enumerate(output.ordinals(unit, end))
+        ]
+        assert record is not None and sorted(ordinal for ordinal, _, _ in found) == list(
+            range(record["rows"])
+        )
         for ordinal, end, place in found:
             row = row_at(output, Place(unit, end, place))
             assert row is not None and int(row["n"]) == before + ordinal

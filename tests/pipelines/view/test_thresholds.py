@@ -16,8 +16,16 @@ from open_diht.pipelines.view.thresholds import decide, draw
 MOVES = {
     "captions": {"captions.min_complexity": "2", "captions.min_action_score": "0.5"},
     "less text": {"text_spotting.min_chars": "2", "text_spotting.min_score": "0.5"},
-    "other text": {"text_spotting.whole_words": "1", "text_spotting.unit": "joined", "images.min_side": "65"},
-    "everything": {"captions.min_complexity": "0", "captions.min_actions": "0", "text_spotting.min_chars": "100"},
+    "other text": {
+        "text_spotting.whole_words": "1",
+        "text_spotting.unit": "joined",
+        "images.min_side": "65",
+    },
+    "everything": {
+        "captions.min_complexity": "0",
+        "captions.min_actions": "0",
+        "text_spotting.min_chars": "100",
+    },
 }
 
 
@@ -39,7 +47,9 @@ def test_it_is_what_a_run_keeps(moves, output, finished, manifest, copied, filte
         assert found.kept_rows <= done.funnel["kept"] <= found.kept_rows + found.uncertain
     else:
         assert found.kept_rows == done.funnel["kept"]
-        assert {reason: count for reason, count in found.rejected.items() if reason != "dead_letter"} == real
+        assert {
+            reason: count for reason, count in found.rejected.items() if reason != "dead_letter"
+        } == real
         assert found.rejected["dead_letter"] == done.funnel["dead_letter"]["rows"]
 
 
@@ -50,10 +60,14 @@ def test_stages_that_are_not_asked_for_decide_nothing(stages, manifest, copied, 
     assert output.stages == stages
     found = decide(output, draw(output), output.preset)
     assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
-    assert found.rejected == {reason: count for reason, count in done.funnel["rejected"].items() if count}
+    assert found.rejected == {
+        reason: count for reason, count in done.funnel["rejected"].items() if count
+    }
 
 
-def test_units_with_images_are_certain_beside_units_that_are_downloaded(manifest, copied, filtering):
+def test_units_with_images_are_certain_beside_units_that_are_downloaded(
+    manifest, copied, filtering
+):
     done = filtering(manifest, copied, stages=("captions",), unit_rows=12)
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").write_text(json.dumps({**record, "stages": ["captions", "download"]}))
@@ -70,12 +84,16 @@ def test_rows_that_pass_only_now_are_uncertain_where_a_later_stage_has_not_seen_
     new = sum(int((now & ~was).sum()) for now, was in zip(looser.kept, as_run.kept, strict=True))
     assert new == looser.kept_rows - as_run.kept_rows > 0 and looser.uncertain == 0
     record = json.loads((copied / "run.json").read_text())
-    (copied / "run.json").write_text(json.dumps({**record, "stages": [*record["stages"], later.partition(" ")[0]]}))
+    (copied / "run.json").write_text(
+        json.dumps({**record, "stages": [*record["stages"], later.partition(" ")[0]]})
+    )
     output = Output(copied)
     if later == "score":
         output.preset = replace(output.preset, score=ScoreRule(min=0.1))
     found = decide(output, draw(output), preset)
-    expected = (looser.kept_rows, 0) if later == "score that only measures" else (as_run.kept_rows, new)
+    expected = (
+        (looser.kept_rows, 0) if later == "score that only measures" else (as_run.kept_rows, new)
+    )
     assert (found.kept_rows, found.uncertain) == expected
     assert decide(output, draw(output), output.preset).uncertain == 0
 
@@ -88,7 +106,8 @@ def test_every_row_is_kept_rejected_or_left_open(output: Output) -> None:
 
 
 def test_duplicates_stay_where_they_are_not_looked_for_anew(output: Output) -> None:
-    """In a sample the first of a pair may be missing; a row that the run called its duplicate stays one."""
+    """In a sample the first of a pair may be missing; a row that the run called its duplicate stays
+    one."""
     sample = draw(output)
     part = replace(sample, pieces=sample.pieces[-1:], whole=False)
     found = decide(output, part, output.preset)
@@ -102,7 +121,10 @@ def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(output, finished, 
     samples = [draw(output, rows=30, seed=seed) for seed in (1, 1, 2)]
     first = samples[0]
     assert not first.whole and first.rows == 30 and first.all_rows == finished.funnel["rows_in"]
-    rows = [[(one.unit, *one.rows["ordinal"].to_pylist()) for one in sample.pieces] for sample in samples]
+    rows = [
+        [(one.unit, *one.rows["ordinal"].to_pylist()) for one in sample.pieces]
+        for sample in samples
+    ]
     assert rows[0] == rows[1] != rows[2]
     share = decide(output, first, output.preset).share
     assert share.low is not None and share.high is not None
@@ -124,7 +146,8 @@ def test_time_bounds_a_sample(output: Output) -> None:
 def test_units_that_are_not_decided_are_part_of_it(copied):
     for record in list((copied / "work/decide/commits").glob("*.json"))[1:]:
         record.unlink()
-    running, sample = Output(copied), draw(Output(copied))
+    running = Output(copied)
+    sample = draw(Output(copied))
     found = decide(running, sample, running.preset)
     assert sample.whole and found.kept_rows > 0 and found.uncertain == 0
     for folder in ("data", "commits"):
@@ -140,7 +163,11 @@ def test_controls_move_what_they_name_and_refuse_what_the_preset_refuses(output:
     assert all(one.meaning for one in controls)
     assert moved(output.preset, {}, controls) == output.preset
     assert preset_of(output, {"captions.count_relations": "0"}).captions.count_relations is False
-    for wrong in ({"captions.min_complexity": "-1"}, {"text_spotting.min_score": "2"}, {"images.min_side": "wide"}):
+    for wrong in (
+        {"captions.min_complexity": "-1"},
+        {"text_spotting.min_score": "2"},
+        {"images.min_side": "wide"},
+    ):
         with pytest.raises(BadValue, match=r"min_"):
             preset_of(output, wrong)
 
@@ -148,8 +175,14 @@ def test_controls_move_what_they_name_and_refuse_what_the_preset_refuses(output:
 def test_the_file_of_a_preset_holds_the_preset(output, tmp_path):
     (tmp_path / "own.yaml").write_text("base: strict\ncolumns: {similarity: {min: 0.1}}\n")
     own = load_preset(str(tmp_path / "own.yaml"))
-    base = next(found for name in preset_names() if (found := load_preset(name)).columns or found.filters)
-    for preset in (preset_of(output, {"captions.min_complexity": "2"}), own, replace(base, columns=(), filters=())):
+    base = next(
+        found for name in preset_names() if (found := load_preset(name)).columns or found.filters
+    )
+    for preset in (
+        preset_of(output, {"captions.min_complexity": "2"}),
+        own,
+        replace(base, columns=(), filters=()),
+    ):
         (tmp_path / "again.yaml").write_text(as_yaml(preset))
         assert load_preset(str(tmp_path / "again.yaml")).fingerprint == preset.fingerprint
     assert recorded_preset(own.as_dict()) == own

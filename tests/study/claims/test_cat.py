@@ -22,7 +22,9 @@ class Few:
         features = np.eye(8)[kinds].repeat(160, axis=1) + 0.3 * random.normal(size=(pairs, 1280))
         self._web = Web(
             images=features.astype(np.float32),
-            captions=np.array([f"thing{kind} seen from place{row % 7}" for row, kind in enumerate(kinds)]),
+            captions=np.array(
+                [f"thing{kind} seen from place{row % 7}" for row, kind in enumerate(kinds)]
+            ),
             verdict=np.where(np.arange(pairs) % 4 < 2, "kept", "action"),
             split=np.where(np.arange(pairs) < pairs - 40, "train", "held"),
         )
@@ -46,7 +48,9 @@ class Few:
 
     def flickr8k(self, split: str, side: int | None = None) -> Any:
         web = self._web
-        return SimpleNamespace(images=web.images[:20], captions=tuple((str(text),) * 2 for text in web.captions[:20]))
+        return SimpleNamespace(
+            images=web.images[:20], captions=tuple((str(text),) * 2 for text in web.captions[:20])
+        )
 
 
 def test_a_random_part_is_as_large_as_what_is_kept_and_another_one_for_every_seed() -> None:
@@ -64,7 +68,8 @@ def test_without_text_spotting_what_it_alone_rejects_stays() -> None:
 
 def test_the_noisy_pool_has_the_web_strange_captions_and_drawn_ones() -> None:
     data: Any = Few()
-    natural, noisy = open_pool(data, None), open_pool(data, None, noise=True)
+    natural = open_pool(data, None)
+    noisy = open_pool(data, None, noise=True)
     assert natural.about(np.arange(560)) == {"web": 560}
     assert noisy.about(np.arange(len(noisy.verdict))) == {"web": 560, "strange": 30, "drawn": 5}
     strange = noisy.origin == "strange"
@@ -89,7 +94,9 @@ def test_an_arm_is_a_training_and_ranks_of_both_sets() -> None:
         "flickr8k-test/t2i": 40, "flickr8k-test/i2t": 20, "web-held/t2i": 40, "web-held/i2t": 40,
     }  # fmt: skip
     assert all(ranks.min() >= 1 for ranks in items.values())
-    assert metrics["web-held/t2i/gm_rank"] == pytest.approx(np.exp(np.log(items["web-held/t2i"]).mean()))
+    assert metrics["web-held/t2i/gm_rank"] == pytest.approx(
+        np.exp(np.log(items["web-held/t2i"]).mean())
+    )
     assert notes == {"pairs": 280, "repeats": 2560 / 280, "web": 280}
     again, _, _ = cat.run(arm, data)
     assert again == metrics
@@ -97,12 +104,21 @@ def test_an_arm_is_a_training_and_ranks_of_both_sets() -> None:
 
 @pytest.mark.parametrize(
     ("track", "scale"),
-    [("cpu", "full"), ("cpu", "quick"), ("cpu", "tiny"), ("gpu", "full"), ("gpu", "quick"), ("gpu-tiny", "tiny")],
+    [
+        ("cpu", "full"),
+        ("cpu", "quick"),
+        ("cpu", "tiny"),
+        ("gpu", "full"),
+        ("gpu", "quick"),
+        ("gpu-tiny", "tiny"),
+    ],
 )
 def test_every_comparison_has_at_least_three_seeds(track: str, scale: str) -> None:
     made: Any = cat.arms(track, scale, Few())  # type: ignore[arg-type]
     assert len({arm.key for arm in made}) == len(made)
     for pool, budget in {(arm.pool, arm.budget) for arm in made}:
-        seeds = [{arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)}
-                 for name in ("all", "random", "kept", "kept-ca")]  # fmt: skip
+        seeds = [
+            {arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)}
+            for name in ("all", "random", "kept", "kept-ca")
+        ]
         assert all(each == seeds[0] and len(each) >= 3 for each in seeds)

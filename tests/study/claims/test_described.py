@@ -16,16 +16,22 @@ CLAIMS = {"cat": cat.ABOUT, "concepts": concepts.ABOUT, "negatives": negatives.A
 def test_stored_images_are_as_large_as_the_tower_wants(claim: str, track: str) -> None:
     on = track_of(CLAIMS[claim], track)
     budgets = [budget for scale in on.budgets.values() for budget in scale]
-    config = load_config(str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": min(budgets)}})
+    config = load_config(
+        str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": min(budgets)}}
+    )
     assert min(budgets) >= config.schedule.batch_size
     vision = config.model.architecture["vision_cfg"]  # type: ignore[index]
-    assert vision.get("image_size", 0) <= (on.side or 0) and (on.side is None) == ("image_size" not in vision)
+    assert vision.get("image_size", 0) <= (on.side or 0) and (on.side is None) == (
+        "image_size" not in vision
+    )
     assert config.run.device == ("cuda" if track == "gpu" else "cpu")
 
 
 def test_the_track_gpu_has_a_vit_s() -> None:
     on = track_of(cat.ABOUT, "gpu")
-    config = load_config(str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": 1024}})
+    config = load_config(
+        str(on.trainer), base={"data": {"loader": "m:L"}, "schedule": {"samples": 1024}}
+    )
     model = architecture(config.model)
     with torch.device("meta"):
         clip = build(model, config.model.temperature)

@@ -12,8 +12,16 @@ from study.claims.fewshot import GROCERIES, METHODS
 from study.data import Data, SetMissing
 from study.rows import Arm
 
-CLASSES, WIDTH = 3, 8
-NAMES = ("Banana", "Royal Gala", "Arla Sour Milk", "God Morgon Apple Juice", "Zucchini", "Regular Tomato")
+CLASSES = 3
+WIDTH = 8
+NAMES = (
+    "Banana",
+    "Royal Gala",
+    "Arla Sour Milk",
+    "God Morgon Apple Juice",
+    "Zucchini",
+    "Regular Tomato",
+)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -50,7 +58,11 @@ def test_every_arm_says_which_images_it_gets_right(data: Data) -> None:
         metrics, items, notes = fewshot.run(arm(method), data)
         right = items["shapes-test/correct"]
         assert right.shape == (30,) and metrics["shapes-test/correct/top1"] == right.mean()
-        assert notes["shots"] == 6 and notes["classes"] == CLASSES and notes["selected_on"] == "support_cv"
+        assert (
+            notes["shots"] == 6
+            and notes["classes"] == CLASSES
+            and notes["selected_on"] == "support_cv"
+        )
 
 
 def test_zero_shot_takes_no_shots(data: Data) -> None:
@@ -64,7 +76,8 @@ def test_zero_shot_takes_no_shots(data: Data) -> None:
 
 def test_other_draws_are_other_shots_and_the_same_draw_the_same(data: Data) -> None:
     one, again, other = (
-        fewshot.run(arm("random-init", 1, seed), data)[1]["shapes-test/correct"].tolist() for seed in (0, 0, 1)
+        fewshot.run(arm("random-init", 1, seed), data)[1]["shapes-test/correct"].tolist()
+        for seed in (0, 0, 1)
     )
     assert one == again and one != other
 
@@ -81,7 +94,9 @@ def test_every_kind_of_grocery_is_in_one_pool() -> None:
     assert found["Arla Sour Milk"] == found["God Morgon Apple Juice"] == ["grocery-packages"]
 
 
-def test_without_the_reference_encoder_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_reference_encoder_nothing_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
     with pytest.raises(SetMissing, match="bench-data --task reference"):
         fewshot.arms("cpu", "full", Data(tmp_path, tmp_path / "cache"))

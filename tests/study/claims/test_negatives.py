@@ -1,4 +1,5 @@
-"""HN-NCE's arms: what chose the initial scale is not reported, and what is said to be chosen is what the rows chose."""
+"""HN-NCE's arms: what chose the initial scale is not reported, and what is said to be chosen is
+what the rows chose."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ def test_the_best_scale_has_the_lowest_mean_rank_over_seeds(tmp_path: Path) -> N
         for start, rank in ranks.items():
             arm = Arm(claim="negatives", pool="tuning", arm="beta-1", budget=8, seed=seed,
                       settings={"stage": "tuning", "beta": 1, "scale": start})  # fmt: skip
-            rows.write(arm, {"web-chosen/t2i/gm_rank": rank}, {"web-chosen/t2i": np.array([1])}, 1.0, {})
+            rows.write(
+                arm, {"web-chosen/t2i/gm_rank": rank}, {"web-chosen/t2i": np.array([1])}, 1.0, {}
+            )
     assert negatives.best_scales(rows.read("negatives")) == {8: {1: 5}}
     assert negatives.ranks_by_scale(rows.read("negatives"))[8][1][5] == pytest.approx(160**0.5)
 
@@ -40,12 +43,16 @@ def test_no_seed_of_the_grid_is_reported_and_betas_are_paired() -> None:
     reported = [arm for arm in made if arm.settings.get("stage") != "tuning"]
     assert grid and not grid & {arm.seed for arm in reported}
     for pool, budget, seed in {(arm.pool, arm.budget, arm.seed) for arm in reported}:
-        betas = [arm.arm for arm in reported if (arm.pool, arm.budget, arm.seed) == (pool, budget, seed)]
+        betas = [
+            arm.arm for arm in reported if (arm.pool, arm.budget, arm.seed) == (pool, budget, seed)
+        ]
         assert sorted(betas) == ["beta-0", "beta-0.25", "beta-0.5", "beta-1"]
     assert {arm.settings["scale"] for arm in reported if arm.pool == "usual"} == {14.3}
 
 
-@pytest.mark.parametrize(("track", "scale"), [("cpu", "quick"), ("cpu", "tiny"), ("gpu", "full"), ("gpu-tiny", "tiny")])
+@pytest.mark.parametrize(
+    ("track", "scale"), [("cpu", "quick"), ("cpu", "tiny"), ("gpu", "full"), ("gpu-tiny", "tiny")]
+)
 def test_a_shorter_study_and_one_on_a_gpu_choose_nothing(track: str, scale: str) -> None:
     made: Any = negatives.arms(track, scale, Present())  # type: ignore[arg-type]
     assert {arm.pool for arm in made} == {"usual", "tuned"}

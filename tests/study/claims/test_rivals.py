@@ -21,7 +21,9 @@ def choice() -> rivals.Choice:
     """400 pairs; the score of the first scorer falls with the row, that of the second rises."""
     row = np.arange(MANY)
     known = {"rules": row % 10 > 0, "ca": row % 3 > 0, "t": row % 2 == 0}
-    fall = {name: -row.astype(float) for name in ("score", "negcliploss", "flipped", "masked", "mix")}
+    fall = {
+        name: -row.astype(float) for name in ("score", "negcliploss", "flipped", "masked", "mix")
+    }
     return rivals.Choice(
         pairs=Pairs(np.zeros((MANY, 2), np.float32), [str(one) for one in row], row),
         origin=np.where(row % 5, "plain", "other"),
@@ -35,13 +37,19 @@ def test_all_arms_but_those_of_their_own_size_are_equally_large(choice: rivals.C
     named = described(rivals.ABOUT)["pools"]["lettered-40"]
     sizes = {arm: len(rivals.chosen(choice, arm, 0, SHARE)) for arm in named}
     whole = {arm: sizes.pop(arm) for arm in ("all", "t-whole", "masked-whole")}
-    assert set(sizes.values()) == {120} and whole == {"all": 400, "t-whole": 200, "masked-whole": 320}
+    assert set(sizes.values()) == {120} and whole == {
+        "all": 400,
+        "t-whole": 200,
+        "masked-whole": 320,
+    }
 
 
 def test_the_strictest_filter_bounds_the_size(choice: rivals.Choice) -> None:
     few = {**choice.filters, "cat": np.arange(MANY) < 50}
     strict = rivals.Choice(**{**vars(choice), "filters": few})
-    assert {len(rivals.chosen(strict, arm, 0, SHARE)) for arm in ("random", "score", "cat", "masked")} == {50}
+    assert {
+        len(rivals.chosen(strict, arm, 0, SHARE)) for arm in ("random", "score", "cat", "masked")
+    } == {50}
 
 
 @pytest.mark.parametrize("arm", ["rules", "ca", "t", "cat"])
@@ -55,8 +63,12 @@ def test_two_random_arms_draw_differently(choice: rivals.Choice) -> None:
     assert one != two and rivals.chosen(choice, "random", 0, SHARE).tolist() == sorted(one)
 
 
-@pytest.mark.parametrize(("arm", "first"), [(arm, first) for arm, (first, _) in rivals.RANKED.items()])
-def test_a_score_keeps_the_best_of_what_the_filter_keeps(choice: rivals.Choice, arm: str, first: str | None) -> None:
+@pytest.mark.parametrize(
+    ("arm", "first"), [(arm, first) for arm, (first, _) in rivals.RANKED.items()]
+)
+def test_a_score_keeps_the_best_of_what_the_filter_keeps(
+    choice: rivals.Choice, arm: str, first: str | None
+) -> None:
     kept = np.flatnonzero(choice.filters[first]) if first else np.arange(MANY)
     assert rivals.chosen(choice, arm, 0, SHARE).tolist() == kept[:120].tolist()
     # Another seed has another scorer, whose scores are the opposite.
@@ -75,7 +87,9 @@ def test_separation_is_the_chance_that_a_true_pair_scores_higher() -> None:
 
 
 def test_facts_are_those_of_the_product_s_own_filters() -> None:
-    found = rivals.facts(["a brown dog catches a red ball in the garden", "IMG_2034.jpg", "un chien brun court"])
+    found = rivals.facts(
+        ["a brown dog catches a red ball in the garden", "IMG_2034.jpg", "un chien brun court"]
+    )
     assert found["actions"].tolist()[:2] == [1, 0] and found["complexity"][0] >= 1
     assert found["words"].tolist() == [10, 1, 4] and found["english"].tolist() == [1, 1, 0]
 
@@ -92,13 +106,19 @@ def test_the_mix_learns_which_annotation_tells_injected_pairs() -> None:
 def test_a_scorer_gives_cosines_and_the_product_s_corrected_score() -> None:
     random = np.random.default_rng(0)
     kinds = random.integers(0, 8, 600)
-    images = (np.eye(8)[kinds].repeat(160, axis=1) + 0.3 * random.normal(size=(600, 1280))).astype(np.float32)
+    images = (np.eye(8)[kinds].repeat(160, axis=1) + 0.3 * random.normal(size=(600, 1280))).astype(
+        np.float32
+    )
     pairs = Pairs(images, [f"thing{kind} seen again" for kind in kinds], np.arange(600))
     trainer = track_of(rivals.ABOUT, CPU).trainer
     model = trained(trainer, pairs, vocabulary(pairs.captions), budget=5120, seed=0, changed={})
-    found = rivals.scored(model, {"score": images, "flipped": images[:, ::-1].copy()}, pairs.captions)
+    found = rivals.scored(
+        model, {"score": images, "flipped": images[:, ::-1].copy()}, pairs.captions
+    )
     wrong = rivals.scored(model, {"score": np.roll(images, 1, axis=0)}, pairs.captions)
-    assert np.abs(found["score"]).max() <= 1.001 and not np.allclose(found["score"], found["flipped"])
+    assert np.abs(found["score"]).max() <= 1.001 and not np.allclose(
+        found["score"], found["flipped"]
+    )
     keys = np.concatenate([found["negcliploss"], wrong["negcliploss"]])
     assert rivals.separation(keys, np.arange(1200) >= 600) > 0.8
 
@@ -113,9 +133,16 @@ def test_every_comparison_has_two_random_baselines_and_enough_seeds() -> None:
             named = described(rivals.ABOUT)["pools"][pool]
             assert {"all", "random", "random-2"} < set(named)
             seeds = [
-                {arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)} for name in named
+                {
+                    arm.seed
+                    for arm in made
+                    if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)
+                }
+                for name in named
             ]
-            assert all(each == seeds[0] and len(each) >= fewest[budgets.index(budget)] for each in seeds)
+            assert all(
+                each == seeds[0] and len(each) >= fewest[budgets.index(budget)] for each in seeds
+            )
 
 
 def test_a_study_that_is_stopped_has_three_seeds_of_all_pools_first() -> None:

@@ -1,4 +1,5 @@
-"""The arms of selection: the constants come from one half of a pool, the reported rows from the other."""
+"""The arms of selection: the constants come from one half of a pool, the reported rows from the
+other."""
 
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,19 @@ def test_tuned_and_reported_rows_share_no_pair_no_test_and_no_seed() -> None:
     halves = [select._half("natural", data, None, half)[0] for half in (0, 1)]
     images = [{row.tobytes() for row in half.images} for half in halves]
     assert not images[0] & images[1] and sum(map(len, images)) == 560
-    small = next(arm for arm in select.arms("cpu", "tiny", data) if (arm.pool, arm.arm) == ("natural", "selected"))
+    small = next(
+        arm
+        for arm in select.arms("cpu", "tiny", data)
+        if (arm.pool, arm.arm) == ("natural", "selected")
+    )
     metrics, items, notes = select.run(small, data)
-    assert set(items) == {f"{name}/{way}" for name in ("flickr8k-test", "web-held") for way in ("t2i", "i2t")}
+    assert set(items) == {
+        f"{name}/{way}" for name in ("flickr8k-test", "web-held") for way in ("t2i", "i2t")
+    }
     assert len(items["web-held/t2i"]) == 20 and metrics["web-held/t2i/gm_rank"] >= 1
-    assert notes["repeats"] - notes["repeats_of_rejected"] == pytest.approx(DELAYS["action"], abs=0.05)
+    assert notes["repeats"] - notes["repeats_of_rejected"] == pytest.approx(
+        DELAYS["action"], abs=0.05
+    )
 
 
 def test_the_constants_are_what_the_committed_rows_give() -> None:
@@ -58,7 +67,11 @@ def test_the_page_has_the_changes_of_the_committed_rows() -> None:
         kept = changes[items, pool, budget, "kept"]
         if a == "all":
             both = " | ".join(
-                f"{x.difference:+.1f} [{x.low:+.1f}, {x.high:+.1f}]" for x in (line.found[0], kept.found[0])
+                f"{x.difference:+.1f} [{x.low:+.1f}, {x.high:+.1f}]"
+                for x in (line.found[0], kept.found[0])
             )
-            row = f"| {items.removesuffix('/t2i')} | {pool} | {budget:,} | {line.repeats:.1f} | {both} |"
+            row = (
+                f"| {items.removesuffix('/t2i')} | {pool} | {budget:,} | {line.repeats:.1f} |"
+                f" {both} |"
+            )
             assert row in page.replace("**", "")  # significant changes are bold

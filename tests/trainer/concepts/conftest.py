@@ -38,30 +38,58 @@ def save_labels(path: Path, keys: list[str], heads: dict[str, list[list[int]]]) 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Callable[..., ConceptStore]:
-    """A store whose features hold the first concept of a sample, with noise; concept c is in about 2^-c of them."""
+    """A store whose features hold the first concept of a sample, with noise; concept c is in about
+    2^-c of them."""
 
-    def make(shards: int = 3, rows: int = 120, classes: int = 6, width: int = 16, seed: int = 0) -> ConceptStore:
+    def make(
+        shards: int = 3, rows: int = 120, classes: int = 6, width: int = 16, seed: int = 0
+    ) -> ConceptStore:
         draw = np.random.default_rng(seed)
         names = {"objects": [f"thing {n}" for n in range(classes)], "attributes": ["red", "green"]}
         directions = draw.normal(size=(classes, width))
         entries = []
         for shard in range(shards):
-            unit, keys = f"{shard:05d}", [f"{shard}-{row}" for row in range(rows)]
+            unit = f"{shard:05d}"
+            keys = [f"{shard}-{row}" for row in range(rows)]
             concepts = np.minimum(draw.geometric(0.5, rows) - 1, classes - 1)
-            features = (directions[concepts] + 0.3 * draw.normal(size=(rows, width))).astype(np.float16)
+            features = (directions[concepts] + 0.3 * draw.normal(size=(rows, width))).astype(
+                np.float16
+            )
             good = np.arange(rows) % 20 != 7
             features[~good] = 0
-            objects = [[] if row % 10 == 3 else sorted({int(concepts[row]), 0}) for row in range(rows)]
+            objects = [
+                [] if row % 10 == 3 else sorted({int(concepts[row]), 0}) for row in range(rows)
+            ]
             heads = {"objects": objects, "attributes": [[int(row % 2)] for row in range(rows)]}
             save_labels(tmp_path / "work" / "labels" / "data" / f"{unit}.npz", keys, heads)
             (tmp_path / "work" / "features" / "data").mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "work" / "features" / "data" / f"{unit}.npy", features)
-            np.savez(tmp_path / "work" / "features" / "data" / f"{unit}.npz", keys=text(keys), good=good)
+            np.savez(
+                tmp_path / "work" / "features" / "data" / f"{unit}.npz", keys=text(keys), good=good
+            )
             sha256 = hashlib.sha256(unit.encode()).hexdigest()
-            entries.append({"unit": unit, "shard": f"{unit}.tar", "tar_sha256": sha256, "rows": rows, "features": "f"})
+            entries.append(
+                {
+                    "unit": unit,
+                    "shard": f"{unit}.tar",
+                    "tar_sha256": sha256,
+                    "rows": rows,
+                    "features": "f",
+                }
+            )
             entries[-1]["labels"] = "l"
-        vocabulary = {"version": 1, "hash": "h", "heads": {head: {"names": known} for head, known in names.items()}}
-        about = {"version": 1, "vocabulary_hash": "h", "teacher": {"name": "t"}, "width": width, "shards": entries}
+        vocabulary = {
+            "version": 1,
+            "hash": "h",
+            "heads": {head: {"names": known} for head, known in names.items()},
+        }
+        about = {
+            "version": 1,
+            "vocabulary_hash": "h",
+            "teacher": {"name": "t"},
+            "width": width,
+            "shards": entries,
+        }
         (tmp_path / "vocabulary.json").write_text(json.dumps(vocabulary))
         (tmp_path / "concepts.json").write_text(json.dumps(about))
         return ConceptStore(tmp_path)

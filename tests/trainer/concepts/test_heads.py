@@ -23,20 +23,27 @@ def test_each_of_m_concepts_gets_one_m_th(lists: list[list[int]]) -> None:
     for row, concepts in enumerate(lists):
         dense = np.zeros(6)
         np.add.at(dense, ids[row], weights[row])
-        assert np.allclose(dense, [(number in concepts) / max(len(concepts), 1) for number in range(6)])
+        assert np.allclose(
+            dense, [(number in concepts) / max(len(concepts), 1) for number in range(6)]
+        )
 
 
 @given(parts=st.lists(LISTS, min_size=1, max_size=3))
 def test_shards_are_put_together_in_order(parts: list[list[list[int]]]) -> None:
     whole = concatenated([labels_of(part) for part in parts])
     expected = labels_of([row for part in parts for row in part])
-    assert whole.offsets.tolist() == expected.offsets.tolist() and whole.ids.tolist() == expected.ids.tolist()
+    assert (
+        whole.offsets.tolist() == expected.offsets.tolist()
+        and whole.ids.tolist() == expected.ids.tolist()
+    )
 
 
 def test_the_loss_is_the_dense_soft_cross_entropy() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 6, dtype=torch.float64)
-    ids, weights = (torch.from_numpy(x) for x in labels_of([[1], [0, 5], [2, 3, 4], [5]]).padded(np.arange(4)))
+    ids, weights = (
+        torch.from_numpy(x) for x in labels_of([[1], [0, 5], [2, 3, 4], [5]]).padded(np.arange(4))
+    )
     dense = torch.zeros(4, 6, dtype=torch.float64).scatter_add(1, ids, weights.double())
     expected = torch.nn.functional.cross_entropy(logits, dense)
     assert torch.allclose(soft_cross_entropy(logits, ids, weights), expected, rtol=1e-6)
@@ -44,10 +51,13 @@ def test_the_loss_is_the_dense_soft_cross_entropy() -> None:
 
 def test_heads_learn_what_features_show_and_no_more(store: Any) -> None:
     heads = HeadTrainer(store(), HeadSettings(epochs=30, learning_rate=1e-2)).train()
-    objects, attributes = heads["objects"].metrics, heads["attributes"].metrics
+    objects = heads["objects"].metrics
+    attributes = heads["attributes"].metrics
     assert objects["macro_recall_at_10"] == 1  # six concepts: all are among the first ten
     assert objects["loss"] < 0.6 * objects["prior_loss"]
-    assert abs(attributes["loss"] - attributes["prior_loss"]) < 0.3  # odd or even rows: the features do not show it
+    assert (
+        abs(attributes["loss"] - attributes["prior_loss"]) < 0.3
+    )  # odd or even rows: the features do not show it
     parts = [objects[f"{part}_samples"] for part in ("train", "validation", "test")]
     assert sum(parts) == 3 * (120 - 6 - 12) and all(parts)
     assert heads["objects"].weight.shape == (6, 16)
@@ -63,9 +73,13 @@ def test_equal_seeds_give_equal_heads(store: Any) -> None:
     assert not torch.equal(one["objects"].weight, third["objects"].weight)
 
 
-def test_validation_chooses_and_test_is_reported(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poisoned validation labels choose another epoch; poisoned test labels change the figures and nothing else."""
-    known, settings = store(), HeadSettings(epochs=12, learning_rate=0.2, holdout=0.4)
+def test_validation_chooses_and_test_is_reported(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poisoned validation labels choose another epoch; poisoned test labels change the figures and
+    nothing else."""
+    known = store()
+    settings = HeadSettings(epochs=12, learning_rate=0.2, holdout=0.4)
     honest = HeadTrainer(known, settings).train()["objects"]
     whole = HeadSamples.measured
 
@@ -79,14 +93,18 @@ def test_validation_chooses_and_test_is_reported(store: Any, monkeypatch: pytest
 
     monkeypatch.setattr(HeadSamples, "measured", poisoned(Part.TEST))
     tested = HeadTrainer(known, settings).train()["objects"]
-    assert torch.equal(tested.weight, honest.weight) and tested.metrics["top1"] < honest.metrics["top1"] - 0.3
+    assert (
+        torch.equal(tested.weight, honest.weight)
+        and tested.metrics["top1"] < honest.metrics["top1"] - 0.3
+    )
     monkeypatch.setattr(HeadSamples, "measured", poisoned(Part.VALIDATION))
     chosen = HeadTrainer(known, settings).train()["objects"]
     assert not torch.equal(chosen.weight, honest.weight)
 
 
 def test_figures_by_hand() -> None:
-    """Two concepts: the head is right about the first of three samples, and about one of two concepts of the last."""
+    """Two concepts: the head is right about the first of three samples, and about one of two
+    concepts of the last."""
     features = np.array([[1, 0], [0, 1], [0, 1]], np.float16)
     samples = Samples(features, labels_of([[0], [0], [1, 2]]))
     found = metrics(torch.eye(2).repeat(2, 1)[:3], torch.zeros(3), np.array([5, 1, 1]), samples)
@@ -110,7 +128,10 @@ def test_how_far_it_is_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_loss_that_is_not_finite_is_said(store: Any) -> None:
-    with pytest.raises(BadConcepts, match=r"objects: the loss .* was not finite in any of 2 epochs; lower --learning"):
+    with pytest.raises(
+        BadConcepts,
+        match=r"objects: the loss .* was not finite in any of 2 epochs; lower --learning",
+    ):
         HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1, learning_rate=3e37)).train()
 
 
@@ -120,7 +141,9 @@ def test_too_little_to_train_on_is_said(store: Any) -> None:
         HeadTrainer(store(shards=1, rows=3), HeadSettings(holdout=0.0001)).train()
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"holdout": 1.0}, {"learning_rate": 0.0}, {"repeat_threshold": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"holdout": 1.0}, {"learning_rate": 0.0}, {"repeat_threshold": -1.0}]
+)
 def test_settings_that_mean_nothing(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         HeadSettings(**wrong)

@@ -56,9 +56,13 @@ def test_stopped_after_every_pool_it_ends_with_the_same_bits(store: Any) -> None
             break
         except Stopped:
             stops += 1
-    assert stops == 2 * (6 * 3 + 1)  # two heads, six epochs of three pools, and once when it is done
+    assert stops == 2 * (
+        6 * 3 + 1
+    )  # two heads, six epochs of three pools, and once when it is done
     for head in calm:
-        assert torch.equal(heads[head].weight, calm[head].weight) and torch.equal(heads[head].bias, calm[head].bias)
+        assert torch.equal(heads[head].weight, calm[head].weight) and torch.equal(
+            heads[head].bias, calm[head].bias
+        )
         assert heads[head].metrics == calm[head].metrics
 
 
@@ -67,7 +71,10 @@ def test_states_of_something_else_and_torn_ones_count_as_none(tmp_path: Path) ->
     HeadProgress(folder, "x").keep("objects", {"a": torch.ones(2)})
     found = HeadProgress(folder, "x").load("objects")
     assert found is not None and torch.equal(found["a"], torch.ones(2))
-    assert HeadProgress(folder, "y").load("objects") is None and HeadProgress(folder, "x").load("attributes") is None
+    assert (
+        HeadProgress(folder, "y").load("objects") is None
+        and HeadProgress(folder, "x").load("attributes") is None
+    )
     path = tmp_path / "work" / "heads" / "objects.pt"
     path.write_bytes(path.read_bytes()[:-200])
     assert HeadProgress(folder, "x").load("objects") is None
@@ -89,8 +96,10 @@ def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.kill
 def test_killed_at_random_and_started_again(store: Any, tmp_path: Path) -> None:
-    """A child that is done before the kill comes, because the machine is busy with others, waits for it."""
-    calm, dice = HeadTrainer(store(), SETTINGS).train(), random.Random(SEED)
+    """A child that is done before the kill comes, because the machine is busy with others, waits
+    for it."""
+    calm = HeadTrainer(store(), SETTINGS).train()
+    dice = random.Random(SEED)
     for _ in range(3):
         child = os.fork()
         if not child:

@@ -21,12 +21,18 @@ def samples_of(store: ConceptStore, holdout: float = 0.2, threshold: float = 0.0
 @given(lists=LISTS, rows=st.lists(st.integers(0, 11), max_size=6))
 def test_labels_of_some_samples(lists: list[list[int]], rows: list[int]) -> None:
     rows = [row for row in rows if row < len(lists)]
-    found, expected = labels_of(lists).of(np.array(rows, np.int64)), labels_of([lists[row] for row in rows])
-    assert found.offsets.tolist() == expected.offsets.tolist() and found.ids.tolist() == expected.ids.tolist()
+    found = labels_of(lists).of(np.array(rows, np.int64))
+    expected = labels_of([lists[row] for row in rows])
+    assert (
+        found.offsets.tolist() == expected.offsets.tolist()
+        and found.ids.tolist() == expected.ids.tolist()
+    )
 
 
 @given(lists=LISTS, threshold=st.floats(0, 1))
-def test_a_sample_repeats_as_its_rarest_concept_asks(lists: list[list[int]], threshold: float) -> None:
+def test_a_sample_repeats_as_its_rarest_concept_asks(
+    lists: list[list[int]], threshold: float
+) -> None:
     frequencies = np.array([0.5, 0.2, 0.1, 0.01, 0.001, 0.0001])
     factors = repeat_factors(labels_of(lists), frequencies, threshold)
     for factor, concepts in zip(factors, lists, strict=True):
@@ -59,14 +65,17 @@ def test_an_epoch_holds_rare_concepts_more_often(store: Any) -> None:
     for some in samples.usable(Part.TRAIN):
         usual.update(some.labels.ids.tolist())
     for concept in range(1, 6):
-        assert drawn[concept] / usual[concept] == pytest.approx((0.5 / frequencies[concept]) ** 0.5, rel=0.15)
+        assert drawn[concept] / usual[concept] == pytest.approx(
+            (0.5 / frequencies[concept]) ** 0.5, rel=0.15
+        )
     many = sum(len(f) for _, batches in samples.pools(0, 256, frequencies) for f, *_ in batches)
     assert samples.expected(frequencies) == pytest.approx(many, rel=0.05)
 
 
 def test_any_pool_is_what_the_whole_has_there(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POOL_ROWS", 50)
-    samples, frequencies = samples_of(store()), np.full(6, 0.1)
+    samples = samples_of(store())
+    frequencies = np.full(6, 0.1)
 
     def pools(first: int) -> dict[int, list[bytes]]:
         return {

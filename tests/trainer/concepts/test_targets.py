@@ -26,7 +26,8 @@ def some_head(classes: int) -> Head:
 
 
 def test_top_k_is_the_softmax_cut_and_renormalized() -> None:
-    head, features = some_head(7), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
+    head = some_head(7)
+    features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
     ids, probabilities = top_k(head, features, 3)
     whole = (torch.from_numpy(features).float() @ head.weight.T + head.bias).softmax(1).numpy()
     for row in range(5):
@@ -43,7 +44,8 @@ def test_a_head_of_fewer_concepts_is_padded() -> None:
 
 
 def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
-    numbers, p = np.array([[1, 2], [0, 0]], np.uint32), np.array([[0.7, 0.3], [0, 0]], np.float16)
+    numbers = np.array([[1, 2], [0, 0]], np.uint32)
+    p = np.array([[0.7, 0.3], [0, 0]], np.float16)
     targets = ShardTargets("a.tar", ("x", "ÿ\n"), {"objects": numbers}, {"objects": p})
     content = packed(targets, {"k": 2})
     assert content == packed(targets, {"k": 2})
@@ -52,8 +54,12 @@ def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
     ids, probabilities = again.head("objects", again.rows(["ÿ\n", "x"]))
     assert ids.dtype == np.int64 and probabilities.dtype == np.float32
     assert ids.tolist() == [[0, 0], [1, 2]]
-    assert probabilities[0].tolist() == [0, 0] and probabilities[1].sum() == pytest.approx(1, abs=1e-7)
-    with pytest.raises(ConceptMismatch, match=r"shard a\.tar has a sample 'z' without concept targets"):
+    assert probabilities[0].tolist() == [0, 0] and probabilities[1].sum() == pytest.approx(
+        1, abs=1e-7
+    )
+    with pytest.raises(
+        ConceptMismatch, match=r"shard a\.tar has a sample 'z' without concept targets"
+    ):
         again.rows(["x", "z"])
 
 
@@ -62,32 +68,48 @@ PACKED = packed(ShardTargets("a.tar", ("x", "y"), IDS, P), {"k": 3})  # type: ig
 
 
 @given(place=st.integers(0, len(PACKED) - 1), flip=st.integers(1, 255))
-@example(place=PACKED.index(b"PK\1\2") + 32, flip=255)  # the first array's entry in the directory hides the others
+@example(
+    place=PACKED.index(b"PK\1\2") + 32, flip=255
+)  # the first array's entry in the directory hides the others
 @example(place=PACKED.index(b"PK\1\2") + 8, flip=1)  # an encrypted array
 def test_a_file_with_a_damaged_byte_is_made_again_or_reads_as_before(place: int, flip: int) -> None:
     content = PACKED[:place] + bytes([PACKED[place] ^ flip]) + PACKED[place + 1 :]
     if found := about(content, ["objects"]):
         assert found == about(PACKED, ["objects"]) != {}
-        was, now = unpacked(PACKED), unpacked(content)
+        was = unpacked(PACKED)
+        now = unpacked(content)
         assert now.keys == was.keys and np.array_equal(now.ids["objects"], was.ids["objects"])
         assert np.array_equal(now.probabilities["objects"], was.probabilities["objects"])
 
 
-def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_all_shards_and_keeps_them(
+    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store()
     folder = tmp_path
     manifest = make_targets(folder, FAST, 3)
     said = capsys.readouterr().out
     assert "objects" in said and "recall@10" in said
-    assert (manifest["k"], manifest["samples"], manifest["heads"]) == (3, 360, {"objects": 6, "attributes": 2})
+    assert (manifest["k"], manifest["samples"], manifest["heads"]) == (
+        3,
+        360,
+        {"objects": 6, "attributes": 2},
+    )
     assert manifest["vocabulary_hash"] == "h" and manifest["teacher"] == {"name": "t"}
-    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".npz", ".safetensors")}
+    files = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.suffix in (".npz", ".safetensors")
+    }
     assert make_targets(folder, FAST, 3) == manifest
     assert {path: path.stat().st_mtime_ns for path in files} == files
     lost = folder / "targets" / "00001.npz"
     content = lost.read_bytes()
     middle = len(content) // 2
-    for damaged in (content[:100], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]):
+    for damaged in (
+        content[:100],
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    ):
         lost.write_bytes(damaged)
         assert make_targets(folder, FAST, 3) == manifest and lost.read_bytes() == content
     assert make_targets(folder, FAST, 2)["k"] == 2
@@ -95,7 +117,14 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     shard = targets.shard("00000.tar")
     assert shard is not None
     _, probabilities = shard.head("objects", np.arange(120))
-    assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad images
+    assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [
+        7,
+        27,
+        47,
+        67,
+        87,
+        107,
+    ]  # the bad images
 
 
 def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(store, tmp_path, capsys):
@@ -122,7 +151,10 @@ def test_a_remote_folder_is_as_good_as_a_local_one(store: Any, tmp_path: Path) -
         assert make_targets(tmp_path, FAST, 3) == manifest
         for entry in manifest["shards"]:
             name = f"targets/{entry['file']}"
-            assert memory.cat_file(f"/{tmp_path.name}/concepts/{name}") == (tmp_path / name).read_bytes()
+            assert (
+                memory.cat_file(f"/{tmp_path.name}/concepts/{name}")
+                == (tmp_path / name).read_bytes()
+            )
         before = memory.modified(f"/{tmp_path.name}/concepts/targets/00001.npz")
         memory.pipe_file(f"/{tmp_path.name}/concepts/targets/stale.npz", b"")
         assert make_targets(url, FAST, 3) == manifest  # nothing is done twice
@@ -137,8 +169,12 @@ def test_a_remote_folder_is_as_good_as_a_local_one(store: Any, tmp_path: Path) -
         memory.rm(f"/{tmp_path.name}", recursive=True)
 
 
-def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"):
+def test_what_cannot_be_used_is_said(
+    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"
+    ):
         open_targets(tmp_path)
     assert main(["--concepts", str(tmp_path / "nowhere")]) == 1
     assert "run `open-diht concepts`" in capsys.readouterr().err
@@ -147,7 +183,10 @@ def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.
     known = store()
     labels = tmp_path / "work" / "labels" / "data" / "00001.npz"
     labels.write_bytes((labels.parent / "00000.npz").read_bytes())
-    with pytest.raises(BadConcepts, match=r"shard 00001\.tar: features and labels are of different samples from 0 on"):
+    with pytest.raises(
+        BadConcepts,
+        match=r"shard 00001\.tar: features and labels are of different samples from 0 on",
+    ):
         known.load(known.shards[1])
 
 
@@ -159,5 +198,7 @@ def test_a_path_that_is_no_output_of_concepts_is_named_with_the_remedy(tmp_path:
     for path in (tmp_path / "file", tmp_path):
         with pytest.raises(BadConcepts, match="run `open-diht concepts`"):
             ConceptStore(path)
-        with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"):
+        with pytest.raises(
+            ConceptMismatch, match="holds no concept targets; make them with `open-diht concepts`"
+        ):
             open_targets(path)

@@ -64,10 +64,16 @@ class Tars:
     def manifest(folder: Path, samples: dict[str, int]) -> None:
         """The manifest of `make filter` for the tars in a folder."""
         shards = [
-            {"shard": name, "samples": count, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+            {
+                "shard": name,
+                "samples": count,
+                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            }
             for name, count in samples.items()
         ]
-        (folder / "manifest.json").write_text(json.dumps({"samples": sum(samples.values()), "shards": shards}))
+        (folder / "manifest.json").write_text(
+            json.dumps({"samples": sum(samples.values()), "shards": shards})
+        )
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +88,9 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_ids(captions: list[str]) -> Tensor:
-    return torch.tensor([list(caption.encode()[:16].ljust(16, b"\0")) for caption in captions], dtype=torch.int64)
+    return torch.tensor(
+        [list(caption.encode()[:16].ljust(16, b"\0")) for caption in captions], dtype=torch.int64
+    )
 
 
 def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
@@ -93,7 +101,10 @@ def same(one: Iterable[Batch], other: Iterable[Batch]) -> bool:
         return [batch.images, batch.texts, batch.caption_hash, *concepts]
 
     return all(
-        a is not None and b is not None and a.keys == b.keys and all(map(torch.equal, tensors(a), tensors(b)))
+        a is not None
+        and b is not None
+        and a.keys == b.keys
+        and all(map(torch.equal, tensors(a), tensors(b)))
         for a, b in itertools.zip_longest(one, other)
     )
 
@@ -109,11 +120,31 @@ class Loaders:
         return DataSettings(**{"sources": sources, "workers": 0, "shuffle": 20, **settings})
 
     def __call__(
-        self, *paths: Path | str, batch_size: int = 4, rank: int = 0, world: int = 1, seed: int = 5, **settings: Any
+        self,
+        *paths: Path | str,
+        batch_size: int = 4,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 5,
+        **settings: Any,
     ) -> ShardLoader:
-        names = {"transform", "tokenizer", "concepts", "embeddings", "view", "begun"} & settings.keys()
-        more = {"transform": to_tensor, "tokenizer": to_ids} | {name: settings.pop(name) for name in names}
-        place: dict[str, Any] = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed}
+        names = {
+            "transform",
+            "tokenizer",
+            "concepts",
+            "embeddings",
+            "view",
+            "begun",
+        } & settings.keys()
+        more = {"transform": to_tensor, "tokenizer": to_ids} | {
+            name: settings.pop(name) for name in names
+        }
+        place: dict[str, Any] = {
+            "batch_size": batch_size,
+            "rank": rank,
+            "world": world,
+            "seed": seed,
+        }
         loader = ShardLoader(self.settings(*paths, **settings), **place, **more)
         self._made.append(loader)
         return loader
@@ -125,7 +156,9 @@ class Loaders:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterable[Loaders]:
-    monkeypatch.setattr("open_diht.trainer.data.shards._FEW", 100)  # processes that index take seconds to start
+    monkeypatch.setattr(
+        "open_diht.trainer.data.shards._FEW", 100
+    )  # processes that index take seconds to start
     loaders = Loaders()
     yield loaders
     loaders.close()

@@ -15,7 +15,9 @@ from open_diht.trainer.data.shards import OpenSource, open_source
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_are_looked_at(
+    tars: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tars.folder(tmp_path / "d", [10, 10])
     assert main([str(folder), "--workers", "1"]) == 0
     assert capsys.readouterr().out == f"{folder}: 2 shards, ok 20\n"
@@ -37,8 +39,11 @@ def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(tars, tmp_path, monkeypatch, capsys):
-    lossy, whole = tars.folder(tmp_path / "a", [3, 3]), tars.folder(tmp_path / "b", [3])
+def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(
+    tars, tmp_path, monkeypatch, capsys
+):
+    lossy = tars.folder(tmp_path / "a", [3, 3])
+    whole = tars.folder(tmp_path / "b", [3])
 
     def index_and_lose(*arguments: Any) -> OpenSource:
         source = open_source(*arguments)
@@ -60,16 +65,23 @@ def test_a_shard_that_goes_after_indexing_fails_its_folder_alone(tars, tmp_path,
         ("foo://x/{0..1}.tar", r"shard foo://x/0\.tar cannot be used: .*foo"),
     ],
 )
-def test_a_path_that_is_no_address_is_wrong_use(path: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_is_no_address_is_wrong_use(
+    path: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([path]) == 2
     assert re.fullmatch(f"error: {said}.*\n", capsys.readouterr().err)
 
 
-def test_a_store_that_does_not_answer_is_one_line(dead_store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_does_not_answer_is_one_line(
+    dead_store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (f"{dead_store}/data", f"{dead_store}/{{0..1}}.tar"):
         assert main([path]) == 1
         said = capsys.readouterr().err
-        assert re.fullmatch(r"error: .*s3://bucket/\S* cannot be reached \(EndpointConnectionError: .*check .*\n", said)
+        assert re.fullmatch(
+            r"error: .*s3://bucket/\S* cannot be reached \(EndpointConnectionError: .*check .*\n",
+            said,
+        )
 
 
 def test_the_limit_of_pixels_is_that_of_the_training(tars: Any, tmp_path: Path) -> None:
@@ -77,8 +89,12 @@ def test_the_limit_of_pixels_is_that_of_the_training(tars: Any, tmp_path: Path) 
     assert [main([folder, "--workers", "1", "--max-pixels", str(n)]) for n in (1, 10**6)] == [1, 0]
 
 
-@pytest.mark.parametrize("words", [["--workers", "-1"], ["--max-bad-share", "2"], ["--max-bad-share", "nan"]])
-def test_numbers_out_of_range_are_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [["--workers", "-1"], ["--max-bad-share", "2"], ["--max-bad-share", "nan"]]
+)
+def test_numbers_out_of_range_are_wrong_use(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["anywhere", *words]) == 2
     assert re.fullmatch(rf"error: argument {words[0]}: .*\n", capsys.readouterr().err)
 
@@ -88,5 +104,7 @@ def test_several_processes_share_the_shards(tars: Any, tmp_path: Path) -> None:
     """Started as people do: what a process runs, it imports."""
     folder = tars.folder(tmp_path / "d", [3, 3, 3])
     words = [sys.executable, "-m", "open_diht.trainer.data", str(folder), "--workers", "2"]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
+    )
     assert (done.returncode, done.stdout) == (0, f"{folder}: 3 shards, ok 9\n"), done.stderr

@@ -14,17 +14,27 @@ from PIL import Image
 
 from open_diht.common.shard_index import scan
 from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets, packed
-from open_diht.trainer.data import Batch, ConceptMismatch, DataSettings, ShardLoader, Source, TooManyBad
+from open_diht.trainer.data import (
+    Batch,
+    ConceptMismatch,
+    DataSettings,
+    ShardLoader,
+    Source,
+    TooManyBad,
+)
 
 
 class Joined:
-    """Shards with targets: the probability of concept n mod 5 is 1 for sample n, bad rows are zero."""
+    """Shards with targets: the probability of concept n mod 5 is 1 for sample n, bad rows are
+    zero."""
 
     def __init__(self, folder: Path, tars: Any, sizes: list[int], k: int = 2):
-        self.folder, self.k = folder, k
+        self.folder = folder
+        self.k = k
         tars.folder(folder, sizes)
         (folder / "targets").mkdir()
-        entries, first = [], 0
+        entries = []
+        first = 0
         for index, size in enumerate(sizes):
             tar = folder / f"{index:05d}.tar"
             with open(tar, "rb") as stream:
@@ -90,12 +100,17 @@ def test_every_sample_gets_its_own_targets(joined: Joined, workers: int) -> None
 
 def test_a_shard_without_targets_counts_its_samples(joined: Joined) -> None:
     (joined.folder / "targets" / "00000.npz").unlink()
-    with pytest.raises(TooManyBad, match=r"1 shards with 40.00% of the samples have no concept targets, .*00000\.tar"):
+    with pytest.raises(
+        TooManyBad,
+        match=r"1 shards with 40.00% of the samples have no concept targets, .*00000\.tar",
+    ):
         joined.loader()  # before the first batch is read
     loader = joined.loader(max_bad_share=0.5)
     batches = list(loader.epoch(0))
     assert loader.counts == {"ok": 25, "missing_concepts": 10}
-    zero = sum(int((p.sum(1) == 0).sum()) for _, p in (batch.concepts["objects"] for batch in batches))
+    zero = sum(
+        int((p.sum(1) == 0).sum()) for _, p in (batch.concepts["objects"] for batch in batches)
+    )
     assert zero == 10  # sample 3, whose row is zero anyway, is among them
 
 
@@ -104,7 +119,9 @@ def test_targets_of_other_shards_end_the_run(joined: Joined, tars: Any) -> None:
     with pytest.raises(ConceptMismatch, match=r"00000\.npz is damaged"):
         list(joined.loader().epoch(0))
     tars.folder(joined.folder, [10, 15], first=100)
-    with pytest.raises(ConceptMismatch, match=r"concept targets of shard 0000\d\.tar .* made from another file"):
+    with pytest.raises(
+        ConceptMismatch, match=r"concept targets of shard 0000\d\.tar .* made from another file"
+    ):
         joined.loader()  # before the first batch is read
 
 
@@ -131,7 +148,9 @@ def test_sources_must_agree_on_their_vocabulary(joined: Joined, tmp_path: Path, 
         joined.loader(open_targets(joined.folder), sources=sources)
     loader = joined.loader([open_targets(joined.folder), None], sources=sources)
     batches = list(loader.epoch(0))
-    assert loader.counts == {"ok": 30} and all(batch.concepts["objects"][0].shape == (5, 2) for batch in batches)
+    assert loader.counts == {"ok": 30} and all(
+        batch.concepts["objects"][0].shape == (5, 2) for batch in batches
+    )
 
 
 def test_targets_travel_to_workers(joined: Joined) -> None:

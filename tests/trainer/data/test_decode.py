@@ -25,7 +25,10 @@ def encoded(image: Image.Image, ending: str, **options: object) -> bytes:
 def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new(mode, (6, 4))
     ending = "JPEG" if mode == "CMYK" else "PNG"
-    assert (decode(encoded(image, ending), 100).mode, decode(encoded(image, ending), 100).size) == ("RGB", (6, 4))
+    assert (decode(encoded(image, ending), 100).mode, decode(encoded(image, ending), 100).size) == (
+        "RGB",
+        (6, 4),
+    )
 
 
 def hidden() -> Image.Image:
@@ -41,7 +44,9 @@ def hidden() -> Image.Image:
         (encoded(Image.fromarray(np.full((4, 6), 32768, np.uint16)), "PNG"), 128),
     ],
 )
-def test_a_student_sees_the_colors_that_filters_and_teachers_see(content: bytes, color: int) -> None:
+def test_a_student_sees_the_colors_that_filters_and_teachers_see(
+    content: bytes, color: int
+) -> None:
     seen = np.asarray(decode(content, 100))
     assert (seen == color).all()
     assert np.array_equal(seen, decode_image(content, DecodeLimits()).pixels[:, :, ::-1])
@@ -63,15 +68,27 @@ def test_large_jpegs_are_decoded_smaller_but_never_too_small() -> None:
 def test_cut_images_bombs_and_pages_are_bad() -> None:
     whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    for content in (whole[: len(whole) // 2], b"", b"<html>", b"\x89PNG\r\n\x1a\n" + chunk, b"%!PS-Adobe"):
+    chunk = (
+        struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    for content in (
+        whole[: len(whole) // 2],
+        b"",
+        b"<html>",
+        b"\x89PNG\r\n\x1a\n" + chunk,
+        b"%!PS-Adobe",
+    ):
         with pytest.raises(UndecodableImage):
             decode(content, 100_000_000)
-    with pytest.raises(UndecodableImage, match=r"64 x 64 pixels; at most 4,000 .*; data\.max_pixels sets the limit"):
+    with pytest.raises(
+        UndecodableImage, match=r"64 x 64 pixels; at most 4,000 .*; data\.max_pixels sets the limit"
+    ):
         decode(whole, 4_000)
 
 
-@pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"])
+@pytest.mark.parametrize(
+    "name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"]
+)
 def test_images_that_cost_too_much_are_bad(name: str) -> None:
     with pytest.raises(UndecodableImage, match=BOMBS[name][1]):
         decode(BOMBS[name][0](), 100_000_000)

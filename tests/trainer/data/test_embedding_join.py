@@ -18,7 +18,8 @@ from open_diht.trainer.embeddings import open_embeddings
 from open_diht.trainer.inputs import about_targets
 from tests.trainer.conftest import write_embeddings
 
-SIZES, CROPS = (10, 15), 3
+SIZES = (10, 15)
+CROPS = 3
 
 
 def pixels(image: Any) -> torch.Tensor:
@@ -26,17 +27,24 @@ def pixels(image: Any) -> torch.Tensor:
 
 
 class Taught:
-    """Shards whose images and captions have embeddings that name them; sample 3's image has none, and 24 no row."""
+    """Shards whose images and captions have embeddings that name them; sample 3's image has none,
+    and 24 no row."""
 
     def __init__(self, folder: Path, tars: Any, load: Any, **about: Any):
-        self.folder, self._load = folder, load
+        self.folder = folder
+        self._load = load
         tars.folder(folder, SIZES)
-        of, first = {}, 0
+        of = {}
+        first = 0
         for index, size in enumerate(SIZES):
             numbers = np.arange(first, min(first + size, 24))
             image: Any = np.array([[[n + 1, crop] for crop in range(CROPS)] for n in numbers])
             image[numbers == 3] = 0
-            of[folder / f"{index:05d}.tar"] = ([tars.key(n) for n in numbers], image, numbers[:, None, None] + [[5, 6]])
+            of[folder / f"{index:05d}.tar"] = (
+                [tars.key(n) for n in numbers],
+                image,
+                numbers[:, None, None] + [[5, 6]],
+            )
             first += size
         write_embeddings(folder / "e", of, **about)
 
@@ -47,7 +55,8 @@ class Taught:
 
     def change(self, **arrays: Any) -> None:
         """Replace arrays of the first shard, and its hash in the manifest."""
-        place, manifest = self.folder / "e/targets/00000.npz", self.folder / "e/targets/manifest.json"
+        place = self.folder / "e/targets/00000.npz"
+        manifest = self.folder / "e/targets/manifest.json"
         with np.load(place) as stored:
             np.savez(place, **{**stored, **arrays})
         about = json.loads(manifest.read_text())
@@ -64,25 +73,33 @@ def numbers(batch: Any) -> list[int]:
     return [int(key[:32], 16) for key in batch.keys]
 
 
-def test_every_pair_has_its_own_embeddings_and_the_crop_that_the_teacher_saw(taught: Taught, tars: Any) -> None:
+def test_every_pair_has_its_own_embeddings_and_the_crop_that_the_teacher_saw(
+    taught: Taught, tars: Any
+) -> None:
     crops = set()
     for batch in (each for epoch in range(3) for each in taught.loader().epoch(epoch)):
         assert all(each.dtype == torch.float16 and each.shape == (5, 2) for each in batch.teacher)
         image, text = (each.tolist() for each in batch.teacher)
-        for n, shown, of_image, of_text in zip(numbers(batch), batch.images, image, text, strict=True):
+        for n, shown, of_image, of_text in zip(
+            numbers(batch), batch.images, image, text, strict=True
+        ):
             assert of_text == ([n + 5, n + 6] if n < 24 else [0, 0])
             assert of_image[0] == (0 if n in (3, 24) else n + 1)
             if of_image[0]:
                 whole = open_image(tars.image(n), ImageLimits()).decode().convert("RGB")
                 draws = crop_of(7, tars.key(n), int(of_image[1]))
-                assert torch.equal(shown, pixels(cropped(whole, crop_box(draws, 12, 12, (0.2, 0.5)), 6)))
+                assert torch.equal(
+                    shown, pixels(cropped(whole, crop_box(draws, 12, 12, (0.2, 0.5)), 6))
+                )
                 crops.add(of_image[1])
     assert crops == {0, 1, 2}
 
 
 def test_a_drawn_caption_learns_its_own_embedding(tars: Any, load: Any, tmp_path: Path) -> None:
-    """The first number of an embedding is 1 for the .txt and 2 for the field `synthetic`, which sample 3 lacks."""
-    keys, members = [tars.key(number) for number in range(10)], []
+    """The first number of an embedding is 1 for the .txt and 2 for the field `synthetic`, which
+    sample 3 lacks."""
+    keys = [tars.key(number) for number in range(10)]
+    members = []
     for number, key in enumerate(keys):
         fields = {} if number == 3 else {"synthetic": "made"}
         members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", b"found")]
@@ -101,8 +118,13 @@ def test_a_drawn_caption_learns_its_own_embedding(tars: Any, load: Any, tmp_path
         learned |= {*zip(said, batch.teacher[1][:, 0].tolist(), strict=True)}
     assert learned == {(b"found", 1.0), (b"made", 2.0)}
     (about,) = about_targets(loader, Ranks(), 0.1)
-    assert about.startswith("1 samples have no embedding targets, first: ") and about.endswith(keys[3])
-    with pytest.raises(ConceptMismatch, match=r"of caption, synthetic, but not of other; .*captions=?.caption,other"):
+    assert about.startswith("1 samples have no embedding targets, first: ") and about.endswith(
+        keys[3]
+    )
+    with pytest.raises(
+        ConceptMismatch,
+        match=r"of caption, synthetic, but not of other; .*captions=?.caption,other",
+    ):
         load(tmp_path / "w", captions={"caption": 0.5, "other": 0.5}, **options)
 
 
@@ -112,14 +134,23 @@ def test_workers_ranks_and_resumes_draw_the_same_crops(taught: Taught) -> None:
         return [torch.cat([*batch.teacher, batch.images.flatten(1)], 1) for batch in batches]
 
     calm = drawn()
-    assert all(map(torch.equal, calm, drawn(workers=2))) and all(map(torch.equal, calm[2:], drawn(2)))
-    assert torch.equal(calm[0], torch.cat([drawn(batch_size=1, rank=rank, world=5)[0] for rank in range(5)]))
+    assert all(map(torch.equal, calm, drawn(workers=2))) and all(
+        map(torch.equal, calm[2:], drawn(2))
+    )
+    assert torch.equal(
+        calm[0], torch.cat([drawn(batch_size=1, rank=rank, world=5)[0] for rank in range(5)])
+    )
 
 
 def test_samples_without_are_counted_before_the_first_step(taught: Taught, capsys: Any) -> None:
     first = "first: shard 00000.tar, key 00000000000000000000000000000003-000003"
-    assert about_targets(taught.loader(), Ranks(), 0.08) == [f"2 samples have no embedding targets, {first}"]
-    with pytest.raises(ConceptMismatch, match=r"2 samples .* 8\.00%, more than distillation\.max_missing_share 7\.00%"):
+    assert about_targets(taught.loader(), Ranks(), 0.08) == [
+        f"2 samples have no embedding targets, {first}"
+    ]
+    with pytest.raises(
+        ConceptMismatch,
+        match=r"2 samples .* 8\.00%, more than distillation\.max_missing_share 7\.00%",
+    ):
         about_targets(taught.loader(), Ranks(), 0.07)
     (taught.folder / "e").rename(taught.folder / "embeddings")
     assert check([str(taught.folder), "--index-only"]) == 0
@@ -127,8 +158,12 @@ def test_samples_without_are_counted_before_the_first_step(taught: Taught, capsy
     (taught.folder / "embeddings").rename(taught.folder / "e")
     (taught.folder / "e/targets/00001.npz").unlink()
     loader = taught.loader()
-    assert about_targets(loader, Ranks(), 0.64) == [f"16 samples have no embedding targets, {first}"]
-    with pytest.raises(ConceptMismatch, match=r"64\.00%, .*`open-diht concepts --store embeddings` on this data"):
+    assert about_targets(loader, Ranks(), 0.64) == [
+        f"16 samples have no embedding targets, {first}"
+    ]
+    with pytest.raises(
+        ConceptMismatch, match=r"64\.00%, .*`open-diht concepts --store embeddings` on this data"
+    ):
         about_targets(loader, Ranks(), 0.63)
     assert sum(int((batch.teacher[1] == 0).all(1).sum()) for batch in loader.epoch(0)) == 15
     (taught.folder / "e/targets/00000.npz").unlink()
@@ -139,29 +174,53 @@ def test_samples_without_are_counted_before_the_first_step(taught: Taught, capsy
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"image": np.full((10, CROPS, 2), np.nan, np.float16)}, r"00000\.npz: row 0 \(key .*\) .* not finite"),
-        ({"text": np.ones((10, 1, 4), np.float16)}, r"00000\.npz: .*\(10, 1, 4\) float16, not \(10, 1, 2\)"),
-        ({"image": np.ones((9, CROPS, 2), np.float16)}, r"00000\.npz: .*\(9, 3, 2\) float16, not \(10, 3, 2\)"),
+        (
+            {"image": np.full((10, CROPS, 2), np.nan, np.float16)},
+            r"00000\.npz: row 0 \(key .*\) .* not finite",
+        ),
+        (
+            {"text": np.ones((10, 1, 4), np.float16)},
+            r"00000\.npz: .*\(10, 1, 4\) float16, not \(10, 1, 2\)",
+        ),
+        (
+            {"image": np.ones((9, CROPS, 2), np.float16)},
+            r"00000\.npz: .*\(9, 3, 2\) float16, not \(10, 3, 2\)",
+        ),
         (None, r"00000\.npz is damaged"),
     ],
 )
-def test_bad_embeddings_are_refused_before_the_first_step(taught: Taught, arrays: Any, says: str) -> None:
+def test_bad_embeddings_are_refused_before_the_first_step(
+    taught: Taught, arrays: Any, says: str
+) -> None:
     place = taught.folder / "e/targets/00000.npz"
     taught.change(**arrays) if arrays else place.write_bytes(place.read_bytes()[:-40])
     with pytest.raises(ConceptMismatch, match=says):
         about_targets(taught.loader(), Ranks(), 1.0)
 
 
-def test_embeddings_of_other_data_or_settings_are_refused(taught: Taught, tars: Any, load: Any, tmp_path: Path) -> None:
+def test_embeddings_of_other_data_or_settings_are_refused(
+    taught: Taught, tars: Any, load: Any, tmp_path: Path
+) -> None:
     other = Taught(tmp_path / "other", tars, load, teacher="another")
     both = [open_embeddings(each.folder / "e") for each in (taught, other)]
-    with pytest.raises(ConceptMismatch, match="disagree in teacher: drawn and another; make them with the same"):
+    with pytest.raises(
+        ConceptMismatch, match="disagree in teacher: drawn and another; make them with the same"
+    ):
         load(taught.folder, other.folder, embeddings=both, view=(6, pixels))
-    assert len(next(iter(load(taught.folder, other.folder, embeddings=[None, both[1]]).epoch(0))).teacher) == 2
+    assert (
+        len(
+            next(
+                iter(load(taught.folder, other.folder, embeddings=[None, both[1]]).epoch(0))
+            ).teacher
+        )
+        == 2
+    )
     with pytest.raises(ValueError, match="give the transform of a crop"):
         taught.loader(view=None)
     with pytest.raises(ConceptMismatch, match=r"set data\.captions=first"):
         taught.loader(captions="random")
     tars.folder(taught.folder, SIZES, first=100)
-    with pytest.raises(ConceptMismatch, match=r"embedding targets of shard 0000\d\.tar .* made from another file"):
+    with pytest.raises(
+        ConceptMismatch, match=r"embedding targets of shard 0000\d\.tar .* made from another file"
+    ):
         taught.loader()

@@ -70,7 +70,11 @@ def test_no_files_are_no_batches() -> None:
 
 def test_a_file_that_is_no_image_is_named(paths: list[Path]) -> None:
     paths[1].write_text("<html>")
-    with pytest.raises(DataError, match=r"1\.png cannot be read as an image; take it out of the folder"):
+    with pytest.raises(
+        DataError, match=r"1\.png cannot be read as an image; take it out of the folder"
+    ):
         ImageFiles(paths, 2, PILToTensor(), 12).batch(0, 0)
-    with pytest.raises(DataError, match=r"0\.png .*4 x 3 pixels; at most 11 .*data\.max_pixels sets the limit"):
+    with pytest.raises(
+        DataError, match=r"0\.png .*4 x 3 pixels; at most 11 .*data\.max_pixels sets the limit"
+    ):
         ImageFiles(paths, 2, PILToTensor(), 11).batch(0, 0)

@@ -24,8 +24,11 @@ def index_of(content: Path | bytes) -> ShardIndex:
 
 
 def bytes_of(path: Path, index: ShardIndex, row: int) -> tuple[bytes, bytes]:
-    data, entry = path.read_bytes(), index.rows[row]
-    image, caption = (data[entry[f"{n}_at"] : entry[f"{n}_at"] + entry[f"{n}_size"]] for n in ("image", "caption"))
+    data = path.read_bytes()
+    entry = index.rows[row]
+    image, caption = (
+        data[entry[f"{n}_at"] : entry[f"{n}_at"] + entry[f"{n}_size"]] for n in ("image", "caption")
+    )
     return image, caption
 
 
@@ -69,7 +72,11 @@ def test_what_webdataset_and_other_tars_hold(tars: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "content", "uid"),
     [
-        ("000000017", {"uid": "0123456789abcdef0123456789ABCDEF"}, "0123456789abcdef0123456789abcdef"),
+        (
+            "000000017",
+            {"uid": "0123456789abcdef0123456789ABCDEF"},
+            "0123456789abcdef0123456789abcdef",
+        ),
         ("0" * 31 + "1-000004", None, "0" * 31 + "1"),
         ("0" * 31 + "1-000004", {"uid": "f" * 32}, "f" * 32),
         ("deep/" + "a" * 32, {"uid": "short"}, "a" * 32),
@@ -83,9 +90,16 @@ def test_the_uid_is_the_one_of_the_json_else_of_the_key(tars, tmp_path, key, con
     members += [] if content is None else [(f"{key}.json", json.dumps(content).encode())]
     path = tars.write(tmp_path / "a.tar", members)
     (row,) = index_of(path).rows
-    assert (int(row["uid_high"]), int(row["uid_low"])) == (int(uid[:16] or "0", 16), int(uid[16:] or "0", 16))
+    assert (int(row["uid_high"]), int(row["uid_low"])) == (
+        int(uid[:16] or "0", 16),
+        int(uid[16:] or "0", 16),
+    )
     place = slice(row["json_at"], row["json_at"] + row["json_size"])
-    assert (json.loads(path.read_bytes()[place]) == content) if content is not None else place == slice(0, 0)
+    assert (
+        (json.loads(path.read_bytes()[place]) == content)
+        if content is not None
+        else place == slice(0, 0)
+    )
 
 
 def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path) -> None:
@@ -111,13 +125,18 @@ def test_of_several_images_the_first_by_kind_counts(tars: Any, tmp_path: Path) -
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(kinds=st.lists(st.sampled_from(["good", "no image", "no text", "again"]), min_size=1), data=st.data())
+@given(
+    kinds=st.lists(st.sampled_from(["good", "no image", "no text", "again"]), min_size=1),
+    data=st.data(),
+)
 def test_each_sample_of_a_stretch_is_found_or_said_to_be_unusable(tars, tmp_path, kinds, data):
     """However a tar is cut at beginnings of samples; the places go on from stretch to stretch."""
     content: list[tuple[str, bytes]] = []
     for number, kind in enumerate(kinds):
         key = "again" if kind == "again" else f"{number:03d}"
-        content += [(f"{key}.txt", b"x")] * (kind != "no text") + [(f"{key}.jpg", b"x")] * (kind != "no image")
+        content += [(f"{key}.txt", b"x")] * (kind != "no text") + [(f"{key}.jpg", b"x")] * (
+            kind != "no image"
+        )
         content += [("apart.json", b"{}")]  # a sample without both
     path = tars.write(tmp_path / "a.tar", content)
     index = index_of(path)
@@ -134,18 +153,30 @@ def test_each_sample_of_a_stretch_is_found_or_said_to_be_unusable(tars, tmp_path
     assert [index.keys[row] if row >= 0 else None for row in found] == expected
 
 
-def test_a_part_is_read_back_and_known_from_the_whole_and_other_parts(tars: Any, tmp_path: Path) -> None:
+def test_a_part_is_read_back_and_known_from_the_whole_and_other_parts(
+    tars: Any, tmp_path: Path
+) -> None:
     index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(5))))
-    parts = [part_of(index, np.array(rows, np.int64), [f"{row:032x}" for row in rows]) for rows in ([], [1], [1, 3])]
-    assert len({index.identity, *(part.identity for part in parts)}) == 4 and index.identity == index.sha256
+    parts = [
+        part_of(index, np.array(rows, np.int64), [f"{row:032x}" for row in rows])
+        for rows in ([], [1], [1, 3])
+    ]
+    assert (
+        len({index.identity, *(part.identity for part in parts)}) == 4
+        and index.identity == index.sha256
+    )
     save(parts[2], tmp_path / "a.npz")
     again = load(tmp_path / "a.npz")
     assert again.keys == [index.keys[1], index.keys[3]] and again.rows["uid_low"].tolist() == [1, 3]
-    assert (again.identity, again.sha256) == (parts[2].identity, index.sha256) and not again.places_samples
+    assert (again.identity, again.sha256) == (
+        parts[2].identity,
+        index.sha256,
+    ) and not again.places_samples
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [(b"", "empty_tar"), (b"<html>" * 500, "not_a_tar"), (b"short", "not_a_tar")]
+    ("content", "kind"),
+    [(b"", "empty_tar"), (b"<html>" * 500, "not_a_tar"), (b"short", "not_a_tar")],
 )
 def test_files_that_are_no_tars(content: bytes, kind: str) -> None:
     index = index_of(content)
@@ -154,7 +185,9 @@ def test_files_that_are_no_tars(content: bytes, kind: str) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, share: float) -> None:
+def test_a_tar_cut_anywhere_gives_what_stands_before(
+    tars: Any, tmp_path: Path, share: float
+) -> None:
     path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
     whole = path.read_bytes()
     used = index_of(whole).rows[-1]["caption_at"]
@@ -167,7 +200,9 @@ def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("damage", [b"\xff" * 512, b"\0" * 512])
-def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tars: Any, tmp_path: Path, damage: bytes) -> None:
+def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_shorter_one(
+    tars: Any, tmp_path: Path, damage: bytes
+) -> None:
     path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
     index = index_of(path)
     header = int(index.rows[3]["image_at"]) - 512
@@ -182,10 +217,13 @@ def test_noise_never_raises(noise: bytes) -> None:
     index_of(noise)
 
 
-def test_every_flipped_bit_leaves_the_index_or_is_a_bad_one_that_is_named(tars: Any, tmp_path: Path) -> None:
+def test_every_flipped_bit_leaves_the_index_or_is_a_bad_one_that_is_named(
+    tars: Any, tmp_path: Path
+) -> None:
     place = tmp_path / "a.npz"
     save(index_of(tars.write(tmp_path / "a.tar", tars.members(range(2)))), place)
-    content, refused = place.read_bytes(), 0
+    content = place.read_bytes()
+    refused = 0
     for bit in range(0, 8 * len(content), 3):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -202,7 +240,9 @@ def test_every_flipped_bit_leaves_the_index_or_is_a_bad_one_that_is_named(tars: 
 
 @pytest.mark.parametrize("keys", [["a\nb"], ["\n", "x/y\n\nz", "c"], ["d\x00e", "\udcff"]])
 def test_keys_of_any_names_are_read_back(tars: Any, tmp_path: Path, keys: list[str]) -> None:
-    members = [member for key in keys for member in ((f"{key}.jpg", b"x"), (f"{key}.txt", b"a dog"))]
+    members = [
+        member for key in keys for member in ((f"{key}.jpg", b"x"), (f"{key}.txt", b"a dog"))
+    ]
     path = tars.write(tmp_path / "a.tar", members, tarfile.PAX_FORMAT)
     index = index_of(path)
     save(index, tmp_path / "a.npz")

@@ -39,7 +39,11 @@ def keys(batches: list[Batch]) -> list[str]:
 
 
 def test_a_batch_is_what_the_shards_hold(tars: Any, load: Any, tmp_path: Path) -> None:
-    loader = load(tars.folder(tmp_path / "d", [3, 4]), batch_size=7, transform=lambda image: torch.tensor(image.size))
+    loader = load(
+        tars.folder(tmp_path / "d", [3, 4]),
+        batch_size=7,
+        transform=lambda image: torch.tensor(image.size),
+    )
     (batch,) = loader.epoch(0)
     assert sorted(batch.keys) == [tars.key(number) for number in range(7)]
     assert batch.images.tolist() == [[12, 12]] * 7
@@ -54,47 +58,69 @@ def test_a_line_of_pixels_loses_its_ends(tars: Any, load: Any, tmp_path: Path) -
     Image.new("RGB", (3000, 2)).save(line, "PNG")
     _, *others = tars.members([0])
     tars.write(tmp_path / "d" / "0.tar", [(f"{tars.key(0)}.png", line.getvalue()), *others])
-    (batch,) = load(tmp_path / "d", batch_size=1, transform=lambda image: torch.tensor(image.size)).epoch(0)
+    (batch,) = load(
+        tmp_path / "d", batch_size=1, transform=lambda image: torch.tensor(image.size)
+    ).epoch(0)
     assert batch.images.tolist() == [[40, 2]]
 
 
-@pytest.mark.parametrize(("world", "workers", "streams"), [(1, 0, 1), (2, 2, 1), (3, 1, 3), (4, 0, 2)])
-def test_every_sample_once_per_epoch_over_ranks_and_workers(tars, load, tmp_path, world, workers, streams):
-    folder = tars.folder(tmp_path / "d", [11, 7, 20, 1, 9])  # 48 samples; more workers than shards is no matter
+@pytest.mark.parametrize(
+    ("world", "workers", "streams"), [(1, 0, 1), (2, 2, 1), (3, 1, 3), (4, 0, 2)]
+)
+def test_every_sample_once_per_epoch_over_ranks_and_workers(
+    tars, load, tmp_path, world, workers, streams
+):
+    folder = tars.folder(
+        tmp_path / "d", [11, 7, 20, 1, 9]
+    )  # 48 samples; more workers than shards is no matter
     seen: Counter[str] = Counter()
     for rank in range(world):
-        loader = load(folder, batch_size=12 // world, rank=rank, world=world, workers=workers, streams=streams)
+        loader = load(
+            folder, batch_size=12 // world, rank=rank, world=world, workers=workers, streams=streams
+        )
         seen.update(keys(list(loader.epoch(2))))
         assert (loader.batches_per_epoch, loader.samples_per_epoch) == (4, 48)
     assert seen == Counter({tars.key(number): 1 for number in range(48)})
 
 
 def test_the_default_mixes_many_shards_in_a_batch(tars: Any, load: Any, tmp_path: Path) -> None:
-    """A window of one stream touches a few shards of a large source; the default has about a stream a shard."""
+    """A window of one stream touches a few shards of a large source; the default has about a stream
+    a shard."""
     folder = tars.folder(tmp_path / "d", [6] * 32)
 
     def shards_per_batch(loader: Any) -> float:
         numbers = [{int(key[:32], 16) // 6 for key in batch.keys} for batch in loader.epoch(0)]
         return sum(map(len, numbers)) / len(numbers)
 
-    one, default = load(folder, batch_size=48, shuffle=12, streams=1), load(folder, batch_size=48, shuffle=12)
+    one = load(folder, batch_size=48, shuffle=12, streams=1)
+    default = load(folder, batch_size=48, shuffle=12)
     assert default.streams == 32
     assert shards_per_batch(one) < 14 and shards_per_batch(default) > 20  # of a uniform draw: 25
     assert load(folder, shuffle=0).streams == 1
 
 
-def test_what_does_not_fill_a_global_batch_is_dropped_or_shared(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_what_does_not_fill_a_global_batch_is_dropped_or_shared(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder = tars.folder(tmp_path / "d", [10, 9])
-    assert (load(folder, world=2).batches_per_epoch, load(folder, world=2).samples_per_epoch) == (2, 16)
+    assert (load(folder, world=2).batches_per_epoch, load(folder, world=2).samples_per_epoch) == (
+        2,
+        16,
+    )
     left_out = [{*keys(list(load(folder, batch_size=8).epoch(epoch)))} for epoch in (0, 1)]
     assert left_out[0] != left_out[1]
-    ranks = [list(load(folder, rank=rank, world=3, batch_size=6, drop_last=False).epoch(0)) for rank in range(3)]
+    ranks = [
+        list(load(folder, rank=rank, world=3, batch_size=6, drop_last=False).epoch(0))
+        for rank in range(3)
+    ]
     assert [[len(batch) for batch in batches] for batches in ranks] == [[6, 0], [6, 0], [6, 1]]
     assert ranks[0][1].images.shape == (0, 3, 8, 8) and ranks[0][1].texts.shape == (0, 16)
     assert sorted(itertools.chain(*map(keys, ranks))) == [tars.key(number) for number in range(19)]
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20])
     alone = list(load(folder).epoch(1))
     assert same(alone, list(load(folder, workers=1).epoch(1)))
@@ -102,17 +128,23 @@ def test_batches_do_not_depend_on_the_number_of_workers(tars: Any, load: Any, tm
     assert not same(alone, list(load(folder, seed=6).epoch(1)))
 
 
-def test_a_global_batch_does_not_depend_on_the_number_of_ranks(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_a_global_batch_does_not_depend_on_the_number_of_ranks(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20])
     alone = list(load(folder, batch_size=8, streams=2).epoch(0))
-    ranks = [list(load(folder, batch_size=4, rank=rank, world=2, streams=2).epoch(0)) for rank in (0, 1)]
+    ranks = [
+        list(load(folder, batch_size=4, rank=rank, world=2, streams=2).epoch(0)) for rank in (0, 1)
+    ]
     for whole, *parts in zip(alone, *ranks, strict=True):
         assert whole.keys == parts[0].keys + parts[1].keys
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_exact_at_every_batch_and_across_epochs(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+def test_resume_is_exact_at_every_batch_and_across_epochs(
+    tars: Any, load: Any, tmp_path: Path, workers: int
+) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20])
     first = load(folder, workers=workers)
     whole = [*first.epoch(0), *first.epoch(1)]
@@ -138,7 +170,9 @@ def test_resume_decodes_nothing_that_was_passed(tars: Any, load: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_generators_of_the_training_are_left_alone(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+def test_the_generators_of_the_training_are_left_alone(
+    tars: Any, load: Any, tmp_path: Path, workers: int
+) -> None:
     folder = tars.folder(tmp_path / "d", [12])
 
     def draws() -> tuple[float, float, float]:
@@ -164,7 +198,9 @@ def test_an_epoch_that_is_left_cannot_go_on(tars: Any, load: Any, tmp_path: Path
         next(left)
 
 
-def test_equal_captions_and_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_equal_captions_and_equal_images_have_equal_hashes(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     content: list[tuple[str, bytes]] = []
     for n in range(8):
         content += [(f"{n}.png", tars.image(n // 2)), (f"{n}.txt", b"a dog" if n % 2 else b"a cat")]
@@ -183,14 +219,20 @@ def test_equal_captions_and_equal_images_have_equal_hashes(tars: Any, load: Any,
 def damaged(tars: Any, folder: Path, bad: int, of: int) -> Path:
     content = tars.members(range(of))
     for number in range(bad):
-        content[3 * number * (of // bad)] = (f"{tars.key(number * (of // bad))}.png", b"<html>not found</html>")
+        content[3 * number * (of // bad)] = (
+            f"{tars.key(number * (of // bad))}.png",
+            b"<html>not found</html>",
+        )
     tars.write(folder / "00000.tar", content)
     return folder
 
 
-def test_bad_images_are_counted_and_replaced_the_same_way_by_everyone(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_bad_images_are_counted_and_replaced_the_same_way_by_everyone(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder = damaged(tars, tmp_path / "d", bad=3, of=60)
-    alone, others = load(folder, max_bad_share=0.05), load(folder, max_bad_share=0.05, workers=2)
+    alone = load(folder, max_bad_share=0.05)
+    others = load(folder, max_bad_share=0.05, workers=2)
     batches = list(alone.epoch(0))
     assert [len(batch) for batch in batches] == [4] * 15
     assert alone.counts == {"ok": 60, "undecodable_image": 3}
@@ -204,19 +246,28 @@ def test_bad_images_are_counted_and_replaced_the_same_way_by_everyone(tars: Any,
     ("bad", "of", "share", "says"),
     [
         (3, 60, 0.02, r"2 bad samples, more than data.max_bad_share 2.00% .*00000\.tar, key \w+-"),
-        (8, 8, 1, r"^no sample of shard .*00000\.tar or its neighbors could be used in up to 32 tries"),
+        (
+            8,
+            8,
+            1,
+            r"^no sample of shard .*00000\.tar or its neighbors could be used in up to 32 tries",
+        ),
     ],
     ids=["more than allowed", "not one good image"],
 )
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_images_end_the_run_in_one_line(workers, bad, of, share, says, tars, load, tmp_path):
+def test_too_many_bad_images_end_the_run_in_one_line(
+    workers, bad, of, share, says, tars, load, tmp_path
+):
     folder = damaged(tars, tmp_path / "d", bad, of)
     with pytest.raises(TooManyBad, match=says) as found:
         list(load(folder, max_bad_share=share, workers=workers).epoch(0))
     assert "\n" not in str(found.value), "nothing of the worker's stack"
 
 
-def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(tars, load, tmp_path, monkeypatch):
+def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(
+    tars, load, tmp_path, monkeypatch
+):
     """Every batch reads all streams, however many there are."""
     folder = tars.folder(tmp_path / "d", [4] * 24)
     monkeypatch.setattr("open_diht.trainer.data.reader._OPEN_SHARDS", 4)
@@ -233,15 +284,22 @@ def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(tars, load, t
     assert len(opened) == len({*opened}) == 24
 
 
-def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     """The same ones for every rank, every number of workers and every resume."""
     folder = tars.folder(tmp_path / "d", [1, 8, 15])
-    tars.write(folder / "00000.tar", [(f"{tars.key(0)}.png", b"<html>"), (f"{tars.key(0)}.txt", b"x")])
-    alone, workers = load(folder, max_bad_share=0.5), load(folder, max_bad_share=0.5, workers=2)
+    tars.write(
+        folder / "00000.tar", [(f"{tars.key(0)}.png", b"<html>"), (f"{tars.key(0)}.txt", b"x")]
+    )
+    alone = load(folder, max_bad_share=0.5)
+    workers = load(folder, max_bad_share=0.5, workers=2)
     batches = list(alone.epoch(0))
     assert tars.key(0) not in keys(batches) and len(keys(batches)) == 24
     assert alone.counts == {"ok": 24, "undecodable_image": 1}
-    assert same(batches, list(workers.epoch(0))) and same(batches[3:], list(workers.epoch(0, start=3)))
+    assert same(batches, list(workers.epoch(0))) and same(
+        batches[3:], list(workers.epoch(0, start=3))
+    )
     ranks = [load(folder, max_bad_share=0.5, batch_size=2, rank=rank, world=2) for rank in (0, 1)]
     pairs = zip(*(loader.epoch(0) for loader in ranks), strict=True)
     assert [one.keys + other.keys for one, other in pairs] == [batch.keys for batch in batches]
@@ -257,20 +315,29 @@ def test_a_shard_that_goes_while_it_is_read_is_counted_and_replaced(workers, tar
     seen = keys(list(loader.epoch(0)))
     assert len(seen) == 48 and not {*seen} & {tars.key(number) for number in range(4)}
     assert loader.counts == {"ok": 48, "missing_shard": 4}
-    with pytest.raises(TooManyBad, match=r"[34] bad samples, .*missing_shard: shard .*00000\.tar cannot be opened"):
+    with pytest.raises(
+        TooManyBad, match=r"[34] bad samples, .*missing_shard: shard .*00000\.tar cannot be opened"
+    ):
         list(strict.epoch(0))
 
 
-def test_bad_samples_of_all_ranks_count_against_one_limit(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_bad_samples_of_all_ranks_count_against_one_limit(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     """All the bad ones may be one rank's: the shard that is lost is in its stream."""
     folder = tars.folder(tmp_path / "d", [6] * 8)
-    ranks = [load(folder, rank=rank, world=2, batch_size=6, max_bad_share=0.13, streams=8) for rank in (0, 1)]
+    ranks = [
+        load(folder, rank=rank, world=2, batch_size=6, max_bad_share=0.13, streams=8)
+        for rank in (0, 1)
+    ]
     (folder / "00003.tar").unlink()
     for loader in ranks:
         list(loader.epoch(0))
     assert sum(loader.lost for loader in ranks) == 6
     ranks[0].check_lost(0, 6)
-    with pytest.raises(TooManyBad, match=r"epoch 0: 7 bad samples, more than data.max_bad_share 13.00% of its 48"):
+    with pytest.raises(
+        TooManyBad, match=r"epoch 0: 7 bad samples, more than data.max_bad_share 13.00% of its 48"
+    ):
         ranks[0].check_lost(0, 7)
 
 
@@ -292,12 +359,17 @@ def test_counts_go_on_after_a_resume(tars: Any, load: Any, tmp_path: Path) -> No
 def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "d", [4, 20, 24])
     before = load(folder)
-    whole, begun = list(before.epoch(0)), [source.facts for source in before.sources]
+    whole = list(before.epoch(0))
+    begun = [source.facts for source in before.sources]
     (folder / "00000.tar").unlink()
-    with pytest.raises(BadSource, match=r"began: shard 00000\.tar is missing; .*data.skip=\[00000.tar\]"):
+    with pytest.raises(
+        BadSource, match=r"began: shard 00000\.tar is missing; .*data.skip=\[00000.tar\]"
+    ):
         load(folder, begun=begun)
     gone = {tars.key(number) for number in range(4)}
-    loaders = [load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1, workers=n) for n in (0, 2)]
+    loaders = [
+        load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1, workers=n) for n in (0, 2)
+    ]
     left = list(loaders[0].epoch(0))
     assert same(left, list(loaders[1].epoch(0)))
     for new, old in zip(keys(left), keys(whole), strict=True):
@@ -305,10 +377,14 @@ def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path:
     assert loaders[0].counts == {"ok": 48, "missing_shard": 4}
     with pytest.raises(TooManyBad, match=r"missing_shard 4\), more than data.max_bad_share 1.00%"):
         load(folder, begun=begun, skip=("00000.tar",))
-    with pytest.raises(BadSource, match=r"data.skip names 0000\.tar, which is the file name or path of no shard"):
+    with pytest.raises(
+        BadSource, match=r"data.skip names 0000\.tar, which is the file name or path of no shard"
+    ):
         load(folder, skip=("0000.tar",))
     tars.write(folder / "00003.tar", tars.members(range(100, 104)))
-    with pytest.raises(BadSource, match=r"shard 00003\.tar is new; remove it, or .*data.skip=\[00003.tar\]"):
+    with pytest.raises(
+        BadSource, match=r"shard 00003\.tar is new; remove it, or .*data.skip=\[00003.tar\]"
+    ):
         load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1)
 
 
@@ -316,7 +392,8 @@ def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path:
 def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path: Path) -> None:
     """A disk that is lost takes shards with it whose names follow each other."""
     folder = tars.folder(tmp_path / "d", [4] * 12)
-    loader, numbers = load(folder, max_bad_share=0.6), range(2, 9)
+    loader = load(folder, max_bad_share=0.6)
+    numbers = range(2, 9)
     if told:
         begun = [source.facts for source in loader.sources]
         skip = tuple(f"{number:05d}.tar" for number in numbers)
@@ -331,28 +408,43 @@ def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path:
 @pytest.mark.parametrize("begins", ["", "{}/", "file://{}/"])
 def test_shards_are_left_out_by_path(begins, pattern, tars, load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder, other = tars.folder(tmp_path / "d", [4, 8]), tars.folder(tmp_path / "e", [8], first=12)
+    folder = tars.folder(tmp_path / "d", [4, 8])
+    other = tars.folder(tmp_path / "e", [8], first=12)
     sources = (f"{folder.name}/{pattern}" if pattern else folder, other)
     begun = [source.facts for source in load(*sources).sources]
     skip = (f"{begins.format(tmp_path)}d/00000.tar",)
     begins_without = load(*sources, skip=skip)
     assert begins_without.counts == {"ok": 0}
-    assert sorted(keys(list(begins_without.epoch(0)))) == [tars.key(number) for number in range(4, 20)]
-    assert [shard.left_out for source in load(*sources, begun=begun, skip=skip, max_bad_share=0.5).sources
-            for shard in source.shards] == [True, False, False]  # fmt: skip
+    assert sorted(keys(list(begins_without.epoch(0)))) == [
+        tars.key(number) for number in range(4, 20)
+    ]
+    assert [
+        shard.left_out
+        for source in load(*sources, begun=begun, skip=skip, max_bad_share=0.5).sources
+        for shard in source.shards
+    ] == [True, False, False]
     (folder / "00000.tar").unlink()
-    assert load(*sources, begun=begun, skip=skip, max_bad_share=0.5).counts == {"ok": 0, "missing_shard": 4}
-    with pytest.raises(BadSource, match=r"data.skip names elsewhere/00000.tar, which is .* of no shard"):
+    assert load(*sources, begun=begun, skip=skip, max_bad_share=0.5).counts == {
+        "ok": 0,
+        "missing_shard": 4,
+    }
+    with pytest.raises(
+        BadSource, match=r"data.skip names elsewhere/00000.tar, which is .* of no shard"
+    ):
         load(other, skip=("elsewhere/00000.tar",))
 
 
-def test_broken_shards_are_counted_or_refused_before_training(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_broken_shards_are_counted_or_refused_before_training(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder = tars.folder(tmp_path / "d", [20, 20, 20])
     tars.manifest(folder, {f"0000{n}.tar": 20 for n in range(3)})
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[: len(whole) // 2])
     (folder / "00002.tar").write_bytes(b"")
-    with pytest.raises(TooManyBad, match=r"empty_tar 20, truncated_tar 8.*data.max_bad_share 1.00%.*00001\.tar"):
+    with pytest.raises(
+        TooManyBad, match=r"empty_tar 20, truncated_tar 8.*data.max_bad_share 1.00%.*00001\.tar"
+    ):
         load(folder)
     loader = load(folder, max_bad_share=0.8)
     assert loader.counts["empty_tar"] == 20
@@ -365,10 +457,14 @@ def test_shards_that_are_not_the_manifests(tars: Any, load: Any, tmp_path: Path)
     tars.manifest(folder, {"00000.tar": 4, "00001.tar": 4})
     assert load(folder).samples_per_epoch == 8
     tars.write(folder / "00001.tar", tars.members(range(50, 54)))
-    with pytest.raises(ShardMismatch, match=r"00001\.tar is not the one its manifest\.json describes"):
+    with pytest.raises(
+        ShardMismatch, match=r"00001\.tar is not the one its manifest\.json describes"
+    ):
         load(folder)
     (folder / "00001.tar").unlink()
-    with pytest.raises(TooManyBad, match=r"50.00% of the samples cannot be used \(missing_shard 4\).*00001\.tar"):
+    with pytest.raises(
+        TooManyBad, match=r"50.00% of the samples cannot be used \(missing_shard 4\).*00001\.tar"
+    ):
         load(folder)
     assert load(folder, max_bad_share=0.5).samples_per_epoch == 4
     tars.folder(folder, [4, 4, 4])
@@ -400,18 +496,31 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
     for path in ("part-{0..2}/00000.tar", "part-*/00000.tar"):
         for number in range(3):
             tars.folder(tmp_path / f"part-{number}", [4])
-        with pytest.raises(BadSource, match=r"several shards are named 00000\.tar; give each folder as a source"):
+        with pytest.raises(
+            BadSource, match=r"several shards are named 00000\.tar; give each folder as a source"
+        ):
             load(tmp_path / path)
-    for path in ("part-{0..2}/{00000..00001}.tar", "part-*/{0..2}.tar", "part-{0..2}/{a,b}.tar", "[ab]/{0..2}.tar"):
-        with pytest.raises(BadSource, match=r"a path with \{.*\.\..*\} has no other pattern; write .* for each"):
+    for path in (
+        "part-{0..2}/{00000..00001}.tar",
+        "part-*/{0..2}.tar",
+        "part-{0..2}/{a,b}.tar",
+        "[ab]/{0..2}.tar",
+    ):
+        with pytest.raises(
+            BadSource, match=r"a path with \{.*\.\..*\} has no other pattern; write .* for each"
+        ):
             load(tmp_path / path)
     (tmp_path / "unpacked" / "00000.tar").mkdir(parents=True)
     with pytest.raises(BadSource, match=r"00000\.tar is a folder; name tars, or a folder of tars"):
         load(tmp_path / "unpacked")
     (tmp_path / "file").touch()
-    with pytest.raises(BadSource, match=r"cannot be kept in .*file/\w+ \(.*\): set data.index_folder"):
+    with pytest.raises(
+        BadSource, match=r"cannot be kept in .*file/\w+ \(.*\): set data.index_folder"
+    ):
         load(tars.folder(tmp_path / "good", [4]), index_folder=str(tmp_path / "file"))
-    with pytest.raises(BadSource, match=r"2,147,483,652 samples: set data.samples_per_epoch to at most 2\^31"):
+    with pytest.raises(
+        BadSource, match=r"2,147,483,652 samples: set data.samples_per_epoch to at most 2\^31"
+    ):
         load(tmp_path / "good", samples_per_epoch=2**31 + 4)
     with pytest.raises(BadSource, match=r"3 samples does not fill one global batch of 4 x 1"):
         load(tars.folder(tmp_path / "d", [3]))
@@ -435,10 +544,16 @@ def test_every_way_to_name_shards(tars: Any, load: Any, tmp_path: Path) -> None:
     assert [load(path).samples_per_epoch for path in paths] == [4] + [8] * 7
 
 
-def test_a_brace_pattern_makes_local_paths_absolute_and_keeps_the_query_of_a_url(tmp_path, monkeypatch):
+def test_a_brace_pattern_makes_local_paths_absolute_and_keeps_the_query_of_a_url(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert find_shards("https://host/{0..1}.tar?v=1").urls == [f"https://host/{n}.tar?v=1" for n in (0, 1)]
-    assert find_shards("d/{8..10}.tar").urls == [f"{tmp_path}/d/{number}.tar" for number in (8, 9, 10)]
+    assert find_shards("https://host/{0..1}.tar?v=1").urls == [
+        f"https://host/{n}.tar?v=1" for n in (0, 1)
+    ]
+    assert find_shards("d/{8..10}.tar").urls == [
+        f"{tmp_path}/d/{number}.tar" for number in (8, 9, 10)
+    ]
 
 
 # Workers
@@ -458,40 +573,57 @@ def with_an_odd_one(tars: Any, folder: Path, then: Any) -> tuple[Path, Any]:
     return folder, transform
 
 
-def test_a_stalled_worker_ends_the_run_and_says_where_it_is(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_a_stalled_worker_ends_the_run_and_says_where_it_is(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     folder, transform = with_an_odd_one(tars, tmp_path / "d", lambda: time.sleep(600))
     batches = load(folder, workers=1, stall_s=1.0, transform=transform, shuffle=0).epoch(0)
     next(batches)
-    with pytest.raises(LoaderStalled, match=rf"batch 1 of epoch 0 .* worker 0: .*a\.tar: {tars.key(4)} for \d+ s"):
+    with pytest.raises(
+        LoaderStalled, match=rf"batch 1 of epoch 0 .* worker 0: .*a\.tar: {tars.key(4)} for \d+ s"
+    ):
         next(batches)
 
 
 def test_a_killed_worker_ends_the_run(tars: Any, load: Any, tmp_path: Path) -> None:
-    folder, transform = with_an_odd_one(tars, tmp_path / "d", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    folder, transform = with_an_odd_one(
+        tars, tmp_path / "d", lambda: os.kill(os.getpid(), signal.SIGKILL)
+    )
     with pytest.raises(RuntimeError, match="worker"):
         list(load(folder, workers=1, transform=transform, shuffle=0).epoch(0))
 
 
 def test_an_error_in_the_transform_names_the_sample(tars: Any, load: Any, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(load(tars.folder(tmp_path / "d", [4]), transform=lambda image: 1 // 0, shuffle=0).epoch(0))
+        list(
+            load(tars.folder(tmp_path / "d", [4]), transform=lambda image: 1 // 0, shuffle=0).epoch(
+                0
+            )
+        )
     assert f"{tars.key(0)} of shard" in caught.value.__notes__[0]
 
 
 # Split and mixture
 
 
-def test_the_split_parts_the_samples_and_keeps_equal_images_together(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_the_split_parts_the_samples_and_keeps_equal_images_together(
+    tars: Any, load: Any, tmp_path: Path
+) -> None:
     content = []
     for number in range(300):
-        content += [(f"{number}.png", tars.image(number // 3)), (f"{number}.txt", b"caption %d" % number)]
+        content += [
+            (f"{number}.png", tars.image(number // 3)),
+            (f"{number}.txt", b"caption %d" % number),
+        ]
     tars.write(tmp_path / "d" / "a.tar", content)
     parts = {}
     for part in ("train", "holdout", "all"):
         loader = load(tmp_path / "d", split=Split(holdout=0.2, part=part), drop_last=False)
         parts[part] = {*keys(list(loader.epoch(0)))}
         assert len(parts[part]) == loader.samples_per_epoch
-    assert parts["train"] | parts["holdout"] == parts["all"] and not parts["train"] & parts["holdout"]
+    assert (
+        parts["train"] | parts["holdout"] == parts["all"] and not parts["train"] & parts["holdout"]
+    )
     images = {part: {int(key) // 3 for key in parts[part]} for part in parts}
     assert not images["train"] & images["holdout"]
     assert 8 <= len(images["holdout"]) <= 35
@@ -500,10 +632,16 @@ def test_the_split_parts_the_samples_and_keeps_equal_images_together(tars: Any, 
 
 
 def test_weights_are_the_shares_of_the_samples(tars: Any, load: Any, tmp_path: Path) -> None:
-    """Chi-square of the counts in each stretch of the epoch: evenly mixed, so far below the bound for random draws."""
-    paths = [tars.folder(tmp_path / name, [20, 10], first) for name, first in (("a", 0), ("b", 100), ("c", 200))]
+    """Chi-square of the counts in each stretch of the epoch: evenly mixed, so far below the bound
+    for random draws."""
+    paths = [
+        tars.folder(tmp_path / name, [20, 10], first)
+        for name, first in (("a", 0), ("b", 100), ("c", 200))
+    ]
     weights = (3.0, 2.0, 1.0)
-    sources = tuple(Source(path=str(path), weight=weight) for path, weight in zip(paths, weights, strict=True))
+    sources = tuple(
+        Source(path=str(path), weight=weight) for path, weight in zip(paths, weights, strict=True)
+    )
     loader = load(sources=sources, samples_per_epoch=120, batch_size=24)
     for epoch in range(2):
         for batch in loader.epoch(epoch):
@@ -514,7 +652,9 @@ def test_weights_are_the_shares_of_the_samples(tars: Any, load: Any, tmp_path: P
 
 def test_sources_may_share_names_of_shards_and_keys(tars: Any, load: Any, tmp_path: Path) -> None:
     paths = [tars.folder(tmp_path / name, [6]) for name in ("a", "b")]
-    assert Counter(keys(list(load(*paths).epoch(0)))) == Counter({tars.key(number): 2 for number in range(6)})
+    assert Counter(keys(list(load(*paths).epoch(0)))) == Counter(
+        {tars.key(number): 2 for number in range(6)}
+    )
 
 
 # Remote shards
@@ -526,7 +666,9 @@ class Remote:
     def __init__(self, tars: Any, load: Any, folder: Path):
         import fsspec
 
-        self.folder, self._load, self._root = tars.folder(folder / "d", [8] * 6), load, folder
+        self.folder = tars.folder(folder / "d", [8] * 6)
+        self._load = load
+        self._root = folder
         tars.manifest(self.folder, {f"0000{n}.tar": 8 for n in range(6)})
         self.memory = fsspec.filesystem("memory")
         self.memory.put(str(self.folder), f"/{folder.name}/shards", recursive=True)
@@ -535,12 +677,19 @@ class Remote:
     @property
     def on_disk(self) -> int:
         """Bytes of the cache, with what is being fetched."""
-        return sum(path.stat().st_size for path in (self._root / "cache").rglob("*") if path.is_file())
+        return sum(
+            path.stat().st_size for path in (self._root / "cache").rglob("*") if path.is_file()
+        )
 
     def loader(self, shards: float, **settings: Any) -> Any:
-        places = {"cache_folder": str(self._root / "cache"), "index_folder": str(self._root / "index")}
+        places = {
+            "cache_folder": str(self._root / "cache"),
+            "index_folder": str(self._root / "index"),
+        }
         places |= {"cache_gib": shards * self.shard_bytes / 2**30}
-        return self._load(f"memory://{self._root.name}", **{**places, "shuffle": 8, "streams": 1, **settings})
+        return self._load(
+            f"memory://{self._root.name}", **{**places, "shuffle": 8, "streams": 1, **settings}
+        )
 
     def local(self, **settings: Any) -> Any:
         return self._load(self.folder, **{"shuffle": 8, "streams": 1, **settings})
@@ -564,7 +713,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-def test_remote_shards_are_fetched_once_into_a_bounded_cache(remote: Remote, fetched: list[str]) -> None:
+def test_remote_shards_are_fetched_once_into_a_bounded_cache(
+    remote: Remote, fetched: list[str]
+) -> None:
     loader = remote.loader(4.5)
     fetched.clear()  # of the index
     batches = []
@@ -573,8 +724,16 @@ def test_remote_shards_are_fetched_once_into_a_bounded_cache(remote: Remote, fet
         batches.append(batch)
     assert same(batches, list(remote.local().epoch(0)))
     assert len(fetched) == len(set(fetched)) and len(fetched) >= 2
-    here = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)]
-    assert not [path for path in here if path.endswith("(deleted)") and path.startswith(f"{remote.folder.parent}/")]
+    here = [
+        os.readlink(entry.path)
+        for entry in os.scandir("/proc/self/fd")
+        if os.path.lexists(entry.path)
+    ]
+    assert not [
+        path
+        for path in here
+        if path.endswith("(deleted)") and path.startswith(f"{remote.folder.parent}/")
+    ]
     workers = remote.loader(4.5, workers=2)  # forked: they see the same memory
     assert same(list(workers.epoch(1)), list(remote.local().epoch(1)))
     assert remote.on_disk <= 4.5 * remote.shard_bytes
@@ -582,7 +741,8 @@ def test_remote_shards_are_fetched_once_into_a_bounded_cache(remote: Remote, fet
 
 def test_a_cache_without_room_for_the_window_is_refused_with_the_figure(remote: Remote) -> None:
     with pytest.raises(
-        BadSource, match=r"two windows of the shuffle are \S+ GiB .* data.cache_gib is .*data.streams, now 2"
+        BadSource,
+        match=r"two windows of the shuffle are \S+ GiB .* data.cache_gib is .*data.streams, now 2",
     ):
         remote.loader(4.5, streams=2)
     assert remote.loader(4.5, streams=None).streams == 1  # the default is what there is room for
@@ -592,10 +752,13 @@ def test_a_cache_without_room_for_the_window_is_refused_with_the_figure(remote: 
 
 
 @pytest.mark.parametrize("moment", ["stat", "rename"])
-def test_another_process_that_makes_room_keeps_a_finished_download(moment, remote, monkeypatch, tmp_path):
+def test_another_process_that_makes_room_keeps_a_finished_download(
+    moment, remote, monkeypatch, tmp_path
+):
     """It looks when the content is complete and the file does not have its final name yet."""
     place, function = (Path, "stat") if moment == "stat" else (os, "rename")
-    wrapped, other = getattr(place, function), ShardStore(tmp_path, 2**30)
+    wrapped = getattr(place, function)
+    other = ShardStore(tmp_path, 2**30)
     name = remote.memory.ls(f"/{tmp_path.name}/shards", detail=False)[0]
     content = remote.memory.cat_file(name)
 
@@ -630,20 +793,28 @@ def test_shards_that_go_from_the_store_are_lost(remote: Remote) -> None:
     for path in remote.folder.parent.rglob("cache/**/*.tar"):
         path.unlink()
     remote.memory.rm(f"/{remote.folder.parent.name}", recursive=True)
-    with pytest.raises(ShardUnavailable, match=r"memory://.*\.tar cannot be fetched: FileNotFoundError"):
+    with pytest.raises(
+        ShardUnavailable, match=r"memory://.*\.tar cannot be fetched: FileNotFoundError"
+    ):
         list(late.epoch(1))
 
 
-def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(remote: Remote, tars: Any) -> None:
+def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(
+    remote: Remote, tars: Any
+) -> None:
     loader = remote.loader(20, max_bad_share=0.1)
     batches = loader.epoch(0)
     begun = next(batches).keys  # half of a shard
     shard = int(begun[0].partition("-")[0], 16) // 8
-    remote.memory.rm(f"/{remote.folder.parent.name}/shards/{shard:05d}.tar")  # first, or it would be fetched again
+    remote.memory.rm(
+        f"/{remote.folder.parent.name}/shards/{shard:05d}.tar"
+    )  # first, or it would be fetched again
     for path in remote.folder.parent.rglob("cache/**/*.tar"):
         path.unlink()
     rest = keys(list(batches))
-    assert len(rest) == 44 and not {*rest} & {tars.key(number) for number in range(8 * shard, 8 * shard + 8)}
+    assert len(rest) == 44 and not {*rest} & {
+        tars.key(number) for number in range(8 * shard, 8 * shard + 8)
+    }
     assert loader.counts == {"ok": 48, "missing_shard": 4}
 
 
@@ -655,21 +826,31 @@ def test_indexes_of_remote_shards_lie_in_the_cache_folder(remote, tmp_path, monk
 
 def test_a_cache_that_cannot_be_written_is_named(remote: Remote, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ShardUnavailable, match=r"00000.tar cannot be kept in .*file/shards \(.*\): set data.cache_fol"):
+    with pytest.raises(
+        ShardUnavailable,
+        match=r"00000.tar cannot be kept in .*file/shards \(.*\): set data.cache_fol",
+    ):
         remote.loader(20, cache_folder=str(tmp_path / "file"))
 
 
-def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(remote, tmp_path, monkeypatch):
-    """A request takes tens of milliseconds, and there may be tens of thousands of shards, and several ranks."""
+def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(
+    remote, tmp_path, monkeypatch
+):
+    """A request takes tens of milliseconds, and there may be tens of thousands of shards, and
+    several ranks."""
     remote.loader(20)
     (lock,) = (tmp_path / "index").rglob(".lock")
-    ask, others, asked = type(remote.memory).info, threading.Barrier(5), list[str]()
+    ask = type(remote.memory).info
+    others = threading.Barrier(5)
+    asked = list[str]()
 
     def info(fs: Any, path: str, **options: Any) -> Any:
         if path.endswith(".tar"):
             asked.append(path)
             with open(lock, "w") as other:
-                fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises if a rank holds it; the requests share it
+                fcntl.flock(
+                    other, fcntl.LOCK_SH | fcntl.LOCK_NB
+                )  # raises if a rank holds it; the requests share it
             if len(asked) > 1:  # the first is asked for alone, as its request opens the connection
                 others.wait(timeout=30)
         return ask(fs, path, **options)
@@ -677,7 +858,9 @@ def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(remot
     remote.memory.rm(f"/{tmp_path.name}/shards/00005.tar")
     monkeypatch.setattr(type(remote.memory), "info", info)
     loader = remote.loader(20, max_bad_share=0.2)
-    assert [shard.file.name for shard in loader.sources[0].shards] == [f"0000{number}.tar" for number in range(5)]
+    assert [shard.file.name for shard in loader.sources[0].shards] == [
+        f"0000{number}.tar" for number in range(5)
+    ]
     assert loader.indexed == {"missing_shard": 8}
 
 
@@ -685,28 +868,41 @@ class NoAnswer(Exception):
     __module__ = "botocore.exceptions"
 
 
-def test_a_store_that_does_not_give_an_index_is_named(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_give_an_index_is_named(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise NoAnswer("no answer")
 
     get = type(remote.memory).cat_file
     for_index = lambda fs, path, **more: (refuse if ".index" in path else get)(fs, path, **more)  # noqa: E731
     monkeypatch.setattr(type(remote.memory), "cat_file", for_index)
-    with pytest.raises(BadSource, match=r"/.index/00000.*cannot be reached \(NoAnswer: no answer\); check the address"):
+    with pytest.raises(
+        BadSource,
+        match=r"/.index/00000.*cannot be reached \(NoAnswer: no answer\); check the address",
+    ):
         remote.loader(20)
     monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
-    with pytest.raises(BadSource, match=r"s3://b/0.npz cannot be reached \(NoAnswer: no answer\); check the address"):
+    with pytest.raises(
+        BadSource,
+        match=r"s3://b/0.npz cannot be reached \(NoAnswer: no answer\); check the address",
+    ):
         _given_index("s3://b/0.npz", "s3://b/0.tar", "1")
 
 
-def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:
-    """Made before they were copied to the store: no machine fetches them all before the first step."""
+def test_an_index_beside_remote_shards_is_used(
+    remote: Remote, fetched: list[str], tmp_path: Path
+) -> None:
+    """Made before they were copied to the store: no machine fetches them all before the first
+    step."""
     remote.local()  # makes the index
     remote.memory.put(f"{remote.folder}/.index", f"/{tmp_path.name}/shards/.index", recursive=True)
     loader = remote.loader(20)
     assert not fetched
     assert same(list(loader.epoch(0)), list(remote.local().epoch(0)))
-    remote.memory.pipe(f"/{tmp_path.name}/shards/00002.tar", b"\0" * 10240)  # another file: its index is of no use
+    remote.memory.pipe(
+        f"/{tmp_path.name}/shards/00002.tar", b"\0" * 10240
+    )  # another file: its index is of no use
     (remote.folder / "manifest.json").unlink()
     remote.memory.rm(f"/{tmp_path.name}/shards/manifest.json")
     fetched.clear()

@@ -1,4 +1,5 @@
-"""Shards and concept targets in an object store: a real S3 server on this machine, and the real client."""
+"""Shards and concept targets in an object store: a real S3 server on this machine, and the real
+client."""
 
 from pathlib import Path
 
@@ -32,11 +33,14 @@ def loader(path: str, targets: str, cache: Path, workers: int) -> ShardLoader:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_local_files(bucket, shards, targets, tmp_path, workers):
-    """With workers: forks of a process that has talked to the store, as of one that has indexed its shards."""
+    """With workers: forks of a process that has talked to the store, as of one that has indexed its
+    shards."""
     import s3fs
 
-    store, name = s3fs.S3FileSystem(), f"trainer-{workers}"
-    data, concepts = f"bucket/{name}", f"bucket/{name}-concepts"
+    store = s3fs.S3FileSystem()
+    name = f"trainer-{workers}"
+    data = f"bucket/{name}"
+    concepts = f"bucket/{name}-concepts"
     store.put(f"{shards}/*.*", f"{data}/")
     store.put(f"{targets}/", f"{concepts}/", recursive=True)
     remote = loader(f"s3://{data}", f"s3://{concepts}", tmp_path, workers)

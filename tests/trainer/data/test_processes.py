@@ -1,4 +1,5 @@
-"""Processes that the loader starts: spawned workers, the pool that indexes many shards, batches for a GPU."""
+"""Processes that the loader starts: spawned workers, the pool that indexes many shards, batches for
+a GPU."""
 
 import multiprocessing
 import os
@@ -39,7 +40,12 @@ def spawning() -> Iterator[None]:
 
 def loader(shards: Path, targets: Path, workers: int) -> ShardLoader:
     return ShardLoader(
-        DataSettings(sources=(Source(path=str(shards)),), workers=workers, shuffle=40, split=Split(holdout=0.1)),
+        DataSettings(
+            sources=(Source(path=str(shards)),),
+            workers=workers,
+            shuffle=40,
+            split=Split(holdout=0.1),
+        ),
         batch_size=16,
         transform=transform(TransformSettings(), 32, training=True),
         tokenizer=tokenizer(TEXT),
@@ -49,13 +55,19 @@ def loader(shards: Path, targets: Path, workers: int) -> ShardLoader:
 
 @pytest.mark.slow
 def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning: None) -> None:
-    """With the transforms, the tokenizer and the concept targets of a training; over two epochs, from the middle. One
-    is enough: what it is given has to survive the way, and each takes seconds to import torch."""
-    here, there = loader(shards, targets, 0), loader(shards, targets, 1)
+    """With the transforms, the tokenizer and the concept targets of a training; over two epochs,
+    from the middle. One is enough: what it is given has to survive the way, and each takes seconds
+    to import torch."""
+    here = loader(shards, targets, 0)
+    there = loader(shards, targets, 1)
     for epoch, start in ((0, 2), (1, 0)):
         batches = list(here.epoch(epoch, start))
-        assert len(batches) == here.batches_per_epoch - start and same(batches, there.epoch(epoch, start))
-    assert there._feed._batches.states().count("idle") == 1  # the board is shared with spawned workers too
+        assert len(batches) == here.batches_per_epoch - start and same(
+            batches, there.epoch(epoch, start)
+        )
+    assert (
+        there._feed._batches.states().count("idle") == 1
+    )  # the board is shared with spawned workers too
     assert all(pid > 0 for pid in there._feed._batches._pids.tolist())
     there.close()
 
@@ -66,11 +78,18 @@ def test_many_shards_are_indexed_in_parallel_to_the_same(tars, load, tmp_path, m
     for name, few in (("parallel", 8), ("alone", 100)):
         folder = tars.folder(tmp_path / name, [3] * 20)
         whole = (folder / "00007.tar").read_bytes()
-        (folder / "00007.tar").write_bytes(whole[: len(whole) // 2])  # what is wrong is found there as here
+        (folder / "00007.tar").write_bytes(
+            whole[: len(whole) // 2]
+        )  # what is wrong is found there as here
         monkeypatch.setattr(module, "_FEW", few)
         known = load(folder, max_bad_share=0.1)
         indices = [read_index(path) for path in sorted((folder / ".index").glob("*.npz"))]
-        made.append([(index.name, index.sha256, index.keys, index.bad, index.rows.tolist()) for index in indices])
+        made.append(
+            [
+                (index.name, index.sha256, index.keys, index.bad, index.rows.tolist())
+                for index in indices
+            ]
+        )
         assert len(indices) == 20 and known.counts["truncated_tar"] == 1
         stamps = [path.stat().st_mtime_ns for path in sorted((folder / ".index").glob("*.npz"))]
         tars.write(folder / "00020.tar", tars.members(range(100, 103)))
@@ -98,13 +117,16 @@ def test_indexing_processes_that_die_are_no_riddle(tars, load, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(module, "_FEW", 8)
-    with pytest.raises(BadSource, match=r"under `if __name__ == '__main__':`; otherwise memory ran out"):
+    with pytest.raises(
+        BadSource, match=r"under `if __name__ == '__main__':`; otherwise memory ran out"
+    ):
         load(tars.folder(tmp_path / "d", [1] * 9))
 
 
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_ends_with_the_remedy(tars: Any, tmp_path: Path) -> None:
-    """The processes that index import it, and would wait for a lock that it holds while it waits for them."""
+    """The processes that index import it, and would wait for a lock that it holds while it waits
+    for them."""
     tars.folder(tmp_path / "d", [1] * 9)
     script = tmp_path / "script.py"
     script.write_text(
@@ -113,7 +135,9 @@ def test_a_script_without_a_main_guard_ends_with_the_remedy(tars: Any, tmp_path:
         "ShardLoader(settings, batch_size=1, transform=None, tokenizer=None)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode and "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
 
 
@@ -126,8 +150,11 @@ def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.Mon
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    ids, p = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)
-    rows: dict[str, Any] = {name: torch.arange(2) for name in ("images", "texts", "caption_hash", "image_hash")}
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    p = torch.zeros(2, 3)
+    rows: dict[str, Any] = {
+        name: torch.arange(2) for name in ("images", "texts", "caption_hash", "image_hash")
+    }
     batch = Batch(**rows, keys=["a", "b"], concepts={"objects": (ids, p)})
     found, bad = pin_memory((batch, [Bad("kind", "message")]))
     assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 6

@@ -1,4 +1,5 @@
-"""Images of a batch lie in one tensor; one of several captions is drawn by seed, epoch and position."""
+"""Images of a batch lie in one tensor; one of several captions is drawn by seed, epoch and
+position."""
 
 import json
 import re
@@ -25,7 +26,9 @@ def test_images_lie_in_the_order_they_came() -> None:
     assert images.tensor is not None and torch.equal(images.tensor, torch.stack(given))
 
 
-@pytest.mark.parametrize("other", [torch.rand(1, 4, 5), torch.rand(3, 5, 4), torch.rand(3, 4, 5, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "other", [torch.rand(1, 4, 5), torch.rand(3, 5, 4), torch.rand(3, 4, 5, dtype=torch.float64)]
+)
 def test_an_image_of_another_shape_or_type_is_refused(other: torch.Tensor) -> None:
     images = Images(2)
     images.add(torch.rand(3, 4, 5))
@@ -35,7 +38,8 @@ def test_an_image_of_another_shape_or_type_is_refused(other: torch.Tensor) -> No
 
 
 def test_the_layout_of_the_images_is_kept() -> None:
-    """Decoded pixels come with the channels last; each image is then one copy of consecutive bytes."""
+    """Decoded pixels come with the channels last; each image is then one copy of consecutive
+    bytes."""
     image = torch.arange(4 * 5 * 3, dtype=torch.uint8).reshape(4, 5, 3).permute(2, 0, 1)
     images = Images(2)
     images.add(image)
@@ -45,11 +49,14 @@ def test_the_layout_of_the_images_is_kept() -> None:
     assert torch.equal(found, torch.stack([image, image]))
     expanded = Images(2)
     expanded.add(torch.ones(1, 1, 1).expand(3, 4, 5))
-    assert expanded.tensor is not None and expanded.tensor.is_contiguous()  # a view of one number gets room for all
+    assert (
+        expanded.tensor is not None and expanded.tensor.is_contiguous()
+    )  # a view of one number gets room for all
 
 
 class Stacks(Dataset[tuple[torch.Tensor, bool]]):
-    """Item i: five images full of i, and whether they were in shared memory before they were sent."""
+    """Item i: five images full of i, and whether they were in shared memory before they were
+    sent."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]:
         images = Images(5)
@@ -60,17 +67,28 @@ class Stacks(Dataset[tuple[torch.Tensor, bool]]):
 
 
 def test_workers_write_them_where_the_training_reads_them() -> None:
-    loader = DataLoader(Stacks(), batch_size=None, sampler=range(12), num_workers=2, collate_fn=lambda item: item)
+    loader = DataLoader(
+        Stacks(), batch_size=None, sampler=range(12), num_workers=2, collate_fn=lambda item: item
+    )
     found = list(loader)
     assert all(shared for _, shared in found)
     assert all(
-        torch.equal(images, torch.full((5, 3, 8, 8), n, dtype=torch.uint8)) for n, (images, _) in enumerate(found)
+        torch.equal(images, torch.full((5, 3, 8, 8), n, dtype=torch.uint8))
+        for n, (images, _) in enumerate(found)
     )
     assert not Stacks()[0][1]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[1]", b'{"captions": "one"}', b'{"captions": []}', b'{"captions": [" ", 3, null]}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"captions": "one"}',
+        b'{"captions": []}',
+        b'{"captions": [" ", 3, null]}',
+    ],
 )
 def test_where_there_is_no_list_there_is_none(content: bytes) -> None:
     assert drawn(content, "captions", 1) is None
@@ -79,18 +97,25 @@ def test_where_there_is_no_list_there_is_none(content: bytes) -> None:
 def test_each_is_drawn_as_often_and_has_its_hash() -> None:
     content = json.dumps({"said": [" a dog", "a cat\n", "", "a cow", 7]}).encode()
     found = Counter(drawn(content, "said", seed) for seed in range(3000))
-    assert set(found) == {(text, caption_hash(text.encode())) for text in ("a dog", "a cat", "a cow")}
+    assert set(found) == {
+        (text, caption_hash(text.encode())) for text in ("a dog", "a cat", "a cow")
+    }
     assert all(900 < count < 1100 for count in found.values())
 
 
 @pytest.fixture
 def folder(tars: Any, tmp_path: Path) -> Path:
-    """Shards of samples with four captions, every fifth with its .txt alone, and all but sample 3 a synthetic one."""
+    """Shards of samples with four captions, every fifth with its .txt alone, and all but sample 3 a
+    synthetic one."""
     for shard in range(2):
         members = []
         for number in range(10 * shard, 10 * shard + 10):
-            key, texts = tars.key(number), [f"{number} {letter}" for letter in "abcd"]
-            members += [(f"{key}.png", tars.image(number)), (f"{key}.txt", f"{number} txt".encode())]
+            key = tars.key(number)
+            texts = [f"{number} {letter}" for letter in "abcd"]
+            members += [
+                (f"{key}.png", tars.image(number)),
+                (f"{key}.txt", f"{number} txt".encode()),
+            ]
             fields: dict[str, Any] = {"captions": texts} if number % 5 else {}
             fields |= {"synthetic": f"{number} s" if number != 3 else " ", f"of_{shard}": "text"}
             members += [(f"{key}.json", json.dumps(fields).encode())]
@@ -99,19 +124,28 @@ def folder(tars: Any, tmp_path: Path) -> Path:
 
 
 def said(loader: Any, *epochs: int) -> list[str]:
-    texts = [row for epoch in epochs for batch in loader.epoch(epoch) for row in batch.texts.tolist()]
+    texts = [
+        row for epoch in epochs for batch in loader.epoch(epoch) for row in batch.texts.tolist()
+    ]
     return [bytes(row).rstrip(b"\0").decode() for row in texts]
 
 
-def test_a_training_meets_other_captions_in_other_epochs_and_the_same_again(load: Any, folder: Path) -> None:
+def test_a_training_meets_other_captions_in_other_epochs_and_the_same_again(
+    load: Any, folder: Path
+) -> None:
     first = said(load(folder), *range(12))
     assert {text.split()[1] for text in first} == {"txt"}
     random = said(load(folder, captions="random"), *range(12))
-    assert {text for text in random if int(text.split()[0]) % 5 == 0} == {f"{n} txt" for n in (0, 5, 10, 15)}
+    assert {text for text in random if int(text.split()[0]) % 5 == 0} == {
+        f"{n} txt" for n in (0, 5, 10, 15)
+    }
     assert {text.split()[1] for text in random if text.startswith("7 ")} == {*"abcd"}
     assert said(load(folder, captions="random", workers=2), *range(12)) == random
     assert said(load(folder, captions="random"), 4) == random[80:100], "a resume draws the same"
-    ranks = [said(load(folder, captions="random", batch_size=2, rank=rank, world=2), 4) for rank in (0, 1)]
+    ranks = [
+        said(load(folder, captions="random", batch_size=2, rank=rank, world=2), 4)
+        for rank in (0, 1)
+    ]
     assert sorted(ranks[0] + ranks[1]) == sorted(random[80:100])
     assert said(load(folder, captions="random", seed=6), *range(12)) != random
 
@@ -131,28 +165,42 @@ def test_fields_are_drawn_as_often_as_their_probabilities_say() -> None:
     assert [drawn_field(backwards, seed) for seed in range(5000)] == drawn_ones
 
 
-def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(load: Any, folder: Path) -> None:
+def test_captions_of_fields_are_the_same_for_workers_ranks_and_resumes(
+    load: Any, folder: Path
+) -> None:
     captions = {"caption": 0.4, "synthetic": 0.3, "captions": 0.3}
     options: dict[str, Any] = {"captions": captions, "max_bad_share": 0.2}
     loader = load(folder, **options)
     texts = said(loader, *range(12))
-    assert {text.split()[1] for text in texts} == {"txt", *"sabcd"} and loader.counts["missing_field"] > 0
-    assert "3 s" not in texts and any("-000003: no text in synthetic" in text for text in loader.problems)
+    assert {text.split()[1] for text in texts} == {"txt", *"sabcd"} and loader.counts[
+        "missing_field"
+    ] > 0
+    assert "3 s" not in texts and any(
+        "-000003: no text in synthetic" in text for text in loader.problems
+    )
     assert said(load(folder, **options, workers=2), *range(12)) == texts
     assert said(load(folder, **options), 4) == texts[80:100], "a resume draws the same"
     ranks = [said(load(folder, **options, batch_size=2, rank=rank, world=2), 4) for rank in (0, 1)]
     assert sorted(ranks[0] + ranks[1]) == sorted(texts[80:100])
-    hashes = [value for batch in load(folder, **options).epoch(4) for value in batch.caption_hash.tolist()]
+    hashes = [
+        value for batch in load(folder, **options).epoch(4) for value in batch.caption_hash.tolist()
+    ]
     assert hashes == [caption_hash(text.encode()) for text in texts[80:100]]
     assert said(load(folder, captions={"caption": 1}), 2) == said(load(folder), 2)
-    with pytest.raises(TooManyBad, match=r"missing_field: shard .*0\.tar, key .*-000003: no text in synthetic"):
+    with pytest.raises(
+        TooManyBad, match=r"missing_field: shard .*0\.tar, key .*-000003: no text in synthetic"
+    ):
         said(load(folder, captions={"synthetic": 1}), 0)
 
 
-def test_a_shard_without_a_field_is_refused_before_a_sample_is_read(load: Any, folder: Path) -> None:
+def test_a_shard_without_a_field_is_refused_before_a_sample_is_read(
+    load: Any, folder: Path
+) -> None:
     load(folder, captions={"caption": 0.5, "captions": 0.5})
     for options in ({"captions": {"caption": 0.5, "of_0": 0.5}}, {"negatives": "of_0"}):
-        with pytest.raises(BadSource, match=r"1\.tar: .* no text in the field 'of_0'; take .* data.skip=\[1.tar\]"):
+        with pytest.raises(
+            BadSource, match=r"1\.tar: .* no text in the field 'of_0'; take .* data.skip=\[1.tar\]"
+        ):
             load(folder, **options)
 
 
@@ -178,7 +226,12 @@ def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, folder: 
         for batch in (batch for epoch in epochs for batch in loader.epoch(epoch)):
             both = (batch.texts.tolist(), batch.negatives.texts.tolist())
             texts = ([bytes(row).rstrip(b"\0").decode() for row in ids] for ids in both)
-            found += zip(*texts, batch.negatives.present.tolist(), batch.negatives.caption_hash.tolist(), strict=True)
+            found += zip(
+                *texts,
+                batch.negatives.present.tolist(),
+                batch.negatives.caption_hash.tolist(),
+                strict=True,
+            )
         return found
 
     found = wrong(load(folder, negatives="captions"), *range(4))
@@ -189,5 +242,13 @@ def test_wrong_captions_are_the_same_for_workers_and_resumes(load: Any, folder: 
     assert {caption[-1:] for _, caption, _, _ in found} == {"", *"abcd"}
     assert wrong(load(folder, negatives="captions", workers=2), *range(4)) == found
     assert wrong(load(folder, negatives="captions"), 3) == found[60:80], "a resume draws the same"
-    few = load(folder, negatives="captions", batch_size=8, rank=0, world=2, drop_last=False, samples_per_epoch=17)
+    few = load(
+        folder,
+        negatives="captions",
+        batch_size=8,
+        rank=0,
+        world=2,
+        drop_last=False,
+        samples_per_epoch=17,
+    )
     assert [len(batch.negatives.texts) for batch in few.epoch(0)] == [8, 0]

@@ -19,15 +19,30 @@ SOURCE = Source(path="x")
         (lambda: Split(part="test", holdout=0.1), "choose train, holdout, all"),  # type: ignore[arg-type]
         (lambda: Split(part="holdout"), "set holdout"),
         (lambda: DataSettings(sources=()), "name at least one folder"),
-        (lambda: DataSettings(sources=(SOURCE, Source(path="y", weight=1))), "give all of them one, or none"),
+        (
+            lambda: DataSettings(sources=(SOURCE, Source(path="y", weight=1))),
+            "give all of them one, or none",
+        ),
         (lambda: DataSettings(sources=(SOURCE,), shuffle=-1), "shuffle is -1"),
         (lambda: DataSettings(sources=(SOURCE,), workers=-1), "workers is -1"),
         (lambda: DataSettings(sources=(SOURCE,), samples_per_epoch=0), "samples_per_epoch is 0"),
-        (lambda: DataSettings(sources=(SOURCE,), max_bad_share=1.5), "it must be at least 0 and at most 1"),
+        (
+            lambda: DataSettings(sources=(SOURCE,), max_bad_share=1.5),
+            "it must be at least 0 and at most 1",
+        ),
         (lambda: DataSettings(sources=(SOURCE,), stall_s=0), "stall_s is 0"),
-        (lambda: DataSettings(sources=(SOURCE,), captions="frist"), r"mean 'first'\?\); choose first, random"),  # type: ignore[arg-type]
-        (lambda: DataSettings(sources=(SOURCE,), captions={"a": 0.5, "b": 0.4}), "data.captions sum to 0.9; they must"),
-        (lambda: DataSettings(sources=(SOURCE,), captions={"a": 1.5, "b": -0.5}), "data.captions.a is 1.5; it must be"),
+        (
+            lambda: DataSettings(sources=(SOURCE,), captions="frist"),
+            r"mean 'first'\?\); choose first, random",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: DataSettings(sources=(SOURCE,), captions={"a": 0.5, "b": 0.4}),
+            "data.captions sum to 0.9; they must",
+        ),
+        (
+            lambda: DataSettings(sources=(SOURCE,), captions={"a": 1.5, "b": -0.5}),
+            "data.captions.a is 1.5; it must be",
+        ),
         (lambda: DataSettings(sources=(SOURCE,), captions={}), "data.captions sum to 0"),
     ],
 )
@@ -36,12 +51,20 @@ def test_wrong_settings(make: Any, says: str) -> None:
         make()
 
 
-OF_SHARDS = {"sources": (SOURCE,), "selection": "s", "subset": "s", "skip": ("0.tar",), "captions": "random"}
+OF_SHARDS = {
+    "sources": (SOURCE,),
+    "selection": "s",
+    "subset": "s",
+    "skip": ("0.tar",),
+    "captions": "random",
+}
 OF_SHARDS["negatives"] = "wrong"
 
 
 @pytest.mark.parametrize("name", OF_SHARDS)
 def test_settings_of_shards_do_not_go_with_another_loader(name: str) -> None:
     given: dict[str, Any] = {name: OF_SHARDS[name]}
-    with pytest.raises(ValueError, match=rf"{name} applies to shards only: leave it or data.loader out"):
+    with pytest.raises(
+        ValueError, match=rf"{name} applies to shards only: leave it or data.loader out"
+    ):
         DataSettings(loader="m:L", **given)

@@ -1,4 +1,5 @@
-"""The concept loss on sparse targets: dense cross-entropy, samples without concepts, the global mean."""
+"""The concept loss on sparse targets: dense cross-entropy, samples without concepts, the global
+mean."""
 
 from typing import Any
 
@@ -21,9 +22,13 @@ def targets(n: int, vocabulary: int, k: int, seed: int = 0) -> tuple[Any, Any, A
 
 def test_equals_dense_cross_entropy() -> None:
     ids, p, dense = targets(12, 50, 5)
-    for values in (torch.randn(12, 50, dtype=torch.float64), 200 * torch.randn(12, 50, dtype=torch.float64)):
+    for values in (
+        torch.randn(12, 50, dtype=torch.float64),
+        200 * torch.randn(12, 50, dtype=torch.float64),
+    ):
         a, b = (values.clone().requires_grad_() for _ in range(2))
-        found, expected = concept_loss(a, ids, p, 12), cross_entropy(b, dense)
+        found = concept_loss(a, ids, p, 12)
+        expected = cross_entropy(b, dense)
         torch.testing.assert_close(found, expected)
         found.backward(), expected.backward()
         torch.testing.assert_close(a.grad, b.grad)
@@ -69,4 +74,6 @@ def test_memory_is_that_of_the_logits(k: int) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         concept_loss(logits, ids, p.float(), 4)
-    assert sum(size >= logits.numel() for size in sizes) <= 2  # the logits themselves, for two operations
+    assert (
+        sum(size >= logits.numel() for size in sizes) <= 2
+    )  # the logits themselves, for two operations

@@ -40,10 +40,18 @@ def test_it_is_the_loss_of_our_trainer(alpha: float, beta: float, features: Any)
 
 def test_without_hardness_it_is_the_loss_of_open_clip_with_its_signature(features: Any) -> None:
     pair = [*features(33, 16), torch.tensor(30.0, dtype=torch.float64)]
-    options = {"local_loss": True, "gather_with_grad": True, "cache_labels": True, "rank": 0, "world_size": 1}
+    options = {
+        "local_loss": True,
+        "gather_with_grad": True,
+        "cache_labels": True,
+        "rank": 0,
+        "world_size": 1,
+    }
     loss, theirs = HnNceLoss(beta=0, **options), ClipLoss(**options)  # type: ignore[arg-type]
 
-    def of_unit_vectors(images: Any, texts: Any, scale: Any) -> Any:  # as open_clip's models give them
+    def of_unit_vectors(
+        images: Any, texts: Any, scale: Any
+    ) -> Any:  # as open_clip's models give them
         return theirs(normalize(images, dim=1), normalize(texts, dim=1), scale)
 
     for found, value in zip(evaluated(loss, *pair), evaluated(of_unit_vectors, *pair), strict=True):
@@ -76,25 +84,34 @@ def on_a_rank(folder: Path) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
+    rank = dist.get_rank()
+    world = dist.get_world_size()
     images, texts = torch.load(folder / "pair.pt")
     scale = torch.tensor(14.3, dtype=torch.float64)
     rows = slice(rank * len(images) // world, (rank + 1) * len(images) // world)
-    found = evaluated(HnNceLoss(beta=0.5, rank=rank, world_size=world), images[rows], texts[rows], scale)
+    found = evaluated(
+        HnNceLoss(beta=0.5, rank=rank, world_size=world), images[rows], texts[rows], scale
+    )
     torch.save(found, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_compute_the_gradient_of_the_whole_batch(on_ranks: Any, features: Any, tmp_path: Path) -> None:
+def test_two_ranks_compute_the_gradient_of_the_whole_batch(
+    on_ranks: Any, features: Any, tmp_path: Path
+) -> None:
     pair = features(32, 16)
     torch.save(pair, tmp_path / "pair.pt")
     on_ranks(__file__, "on_a_rank", 2, tmp_path)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
-    loss, *whole, scale = evaluated(HnNceLoss(beta=0.5), *pair, torch.tensor(14.3, dtype=torch.float64))
+    loss, *whole, scale = evaluated(
+        HnNceLoss(beta=0.5), *pair, torch.tensor(14.3, dtype=torch.float64)
+    )
     close: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
     torch.testing.assert_close(sum(rank[0] for rank in ranks) / 2, loss, **close)
     for index, gradient in enumerate(whole, 1):  # DDP averages over ranks, hence the half
-        torch.testing.assert_close(torch.cat([rank[index] for rank in ranks]) / 2, gradient, **close)
+        torch.testing.assert_close(
+            torch.cat([rank[index] for rank in ranks]) / 2, gradient, **close
+        )
     torch.testing.assert_close(sum(rank[3] for rank in ranks) / 2, scale, **close)
 
 
@@ -128,8 +145,14 @@ def test_open_clips_own_trainer_trains_with_it(tmp_path: Path) -> None:
     model = {"model_cfg": {"embed_dim": 32, "vision_cfg": tower, "text_cfg": text}}
     for name in ("config.json", "open_clip_config.json"):
         (tmp_path / name).write_text(json.dumps(model))
-    options = f"--model local-dir:{tmp_path} --dataset-type synthetic --train-data x --train-num-samples 16"
-    options += " --hardness 0.5 --batch-size 8 --workers 0 --epochs 1 --warmup 1 --device cpu --precision fp32"
+    options = (
+        f"--model local-dir:{tmp_path} --dataset-type synthetic --train-data x"
+        " --train-num-samples 16"
+    )
+    options += (
+        " --hardness 0.5 --batch-size 8 --workers 0 --epochs 1 --warmup 1 --device cpu --precision"
+        " fp32"
+    )
     recipe = str(REPOSITORY / "examples/recipes/hn_nce_in_open_clip.py")
     command = [sys.executable, recipe, *options.split(), "--logs", str(tmp_path), "--name", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -58,7 +58,10 @@ def test_a_loss_from_outside_is_trained_and_in_the_log(parts, triplet, tiny_conf
     assert set(first).isdisjoint({"hardest"}) and {"loss", "accuracy"} <= set(first)
     assert any("inside_margin" in line for line in said)
     assert plain(config)["loss"] == {"name": "triplet", "margin": 0.3}
-    assert outcome.export is not None and ", triplet, 640 samples" in (outcome.export / "README.md").read_text()
+    assert (
+        outcome.export is not None
+        and ", triplet, 640 samples" in (outcome.export / "README.md").read_text()
+    )
 
 
 def test_the_page_trains_with_it(triplet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +76,10 @@ def test_settings_of_a_loss_are_checked(triplet: Any) -> None:
     for words, message in (
         ({"name": "triplet", "margin": 3}, r"loss.margin is 3.0; it must be above 0 and below 2"),
         ({"name": "triplet", "beta": 1}, r"unknown key loss.beta; known: name, margin"),
-        ({"name": "tripet"}, r"'tripet' \(did you mean 'triplet'\?\); choose hn_nce, infonce, siglip, triplet"),
+        (
+            {"name": "tripet"},
+            r"'tripet' \(did you mean 'triplet'\?\); choose hn_nce, infonce, siglip, triplet",
+        ),
     ):
         with pytest.raises(BadConfig, match=message):
             load_config("tiny", ["data.sources=[{path: x}]", f"loss={json.dumps(words)}"])

@@ -1,4 +1,5 @@
-"""HN-NCE of rows: equal to the textbook, finite everywhere, the identities of the method; eager and by tiles."""
+"""HN-NCE of rows: equal to the textbook, finite everywhere, the identities of the method; eager and
+by tiles."""
 
 import itertools
 import math
@@ -14,7 +15,10 @@ from open_diht.trainer.losses.rows import hn_nce_rows
 
 FORMS = {
     "eager": hn_nce_rows,
-    **{f"tiles of {c}": lambda *a, c=c, **k: hn_nce_rows_chunked(*a, chunk=c, **k) for c in (1, 3, 17, 18)},
+    **{
+        f"tiles of {c}": lambda *a, c=c, **k: hn_nce_rows_chunked(*a, chunk=c, **k)
+        for c in (1, 3, 17, 18)
+    },
 }
 Rows = Callable[..., Any]
 
@@ -35,14 +39,23 @@ def evaluated(rows: Rows, x: Any, y: Any, scale: float, dtype: Any, **options: A
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features: Any, relative_error: Any) -> None:
-    for n, alpha, beta, scale in itertools.product((2, 3, 17), (0, 0.5, 0.999, 1), (0, 0.25, 1, 4), (1, 14.3, 50, 100)):
+def test_equals_the_textbook(
+    rows: Rows, detach: bool, textbook: Rows, features: Any, relative_error: Any
+) -> None:
+    for n, alpha, beta, scale in itertools.product(
+        (2, 3, 17), (0, 0.5, 0.999, 1), (0, 0.25, 1, 4), (1, 14.3, 50, 100)
+    ):
         x, y = features(n, seed=n)
-        expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta, detach=detach)
+        expected = evaluated(
+            textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta, detach=detach
+        )
         for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-4)):
-            found = evaluated(rows, x, y, scale, dtype, alpha=alpha, beta=beta, detach_weights=detach)
+            found = evaluated(
+                rows, x, y, scale, dtype, alpha=alpha, beta=beta, detach_weights=detach
+            )
             errors = [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
-            # Where the scale's gradient is a small difference of large terms, its error is that of the terms.
+            # Where the scale's gradient is a small difference of large terms, its error is that of
+            # the terms.
             small = abs(float(expected[3])) < 1e-3 * float(expected[1].norm())
             assert max(errors[:3]) < tolerance, (n, alpha, beta, scale, dtype, errors)
             assert small or errors[3] < 5 * tolerance, (n, alpha, beta, scale, dtype, errors)
@@ -57,14 +70,20 @@ def test_finite_and_precise_at_large_scales(rows: Rows, features: Any, relative_
         found = evaluated(rows, x, y, scale, torch.float32, beta=beta)
         assert all(bool(values.isfinite().all()) for values in found)
         if float(exact[0].mean()) > 1e-30:
-            assert relative_error(found[0].mean(), exact[0].mean()) < (1e-5 if scale == 100 else 1e-2)
+            assert relative_error(found[0].mean(), exact[0].mean()) < (
+                1e-5 if scale == 100 else 1e-2
+            )
 
 
 def test_easy_pairs_keep_their_gradient(rows: Rows, relative_error: Any) -> None:
     """cross_entropy in float32 gives loss 0 and no gradient here."""
     x = torch.eye(8, dtype=torch.float64)
-    y = torch.nn.functional.normalize(x + 0.01 * torch.arange(64.0, dtype=torch.float64).reshape(8, 8) / 64, dim=1)
-    exact, found = (evaluated(rows, x, y, 60, dtype, beta=0.25) for dtype in (torch.float64, torch.float32))
+    y = torch.nn.functional.normalize(
+        x + 0.01 * torch.arange(64.0, dtype=torch.float64).reshape(8, 8) / 64, dim=1
+    )
+    exact, found = (
+        evaluated(rows, x, y, 60, dtype, beta=0.25) for dtype in (torch.float64, torch.float32)
+    )
     assert 0 < float(exact[0].max()) < 1e-20
     assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[:3], exact[:3], strict=True))
 
@@ -77,9 +96,13 @@ def test_identities(rows: Rows, features: Any) -> None:
     decoupled = torch.logsumexp(s.masked_fill(~off, -math.inf), dim=1) - s.diagonal()
     torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=0).loss, decoupled)
     hardest = math.log(5) + s.masked_fill(~off, -math.inf).amax(dim=1)
-    torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=5000).loss, hardest - s.diagonal(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        rows(x, y, scale, alpha=0, beta=5000).loss, hardest - s.diagonal(), rtol=1e-3, atol=1e-3
+    )
     two = rows(x[:2], y[:2], scale, beta=0).loss
-    torch.testing.assert_close(rows(x[:2], y[:2], scale, beta=3).loss, two)  # one negative: its weight is 1
+    torch.testing.assert_close(
+        rows(x[:2], y[:2], scale, beta=3).loss, two
+    )  # one negative: its weight is 1
     equal = torch.ones(6, 3, dtype=torch.float64) / math.sqrt(3)
     for alpha, beta in ((1, 0.25), (0.5, 2), (0, 1)):
         expected = torch.full((6,), math.log(alpha + 5), dtype=torch.float64)
@@ -92,14 +115,19 @@ def test_rows_of_nothing_but_duplicates(rows: Rows, features: Any, count: int) -
     x, y = features(count)
     same = dict.fromkeys(("mine", "all_of"), torch.full((count,), 5)) if count > 1 else {}
     for alpha, beta in ((1, 0), (0.5, 0.25)):
-        loss, *gradients = evaluated(rows, x, y, 14.3, torch.float64, alpha=alpha, beta=beta, **same)
+        loss, *gradients = evaluated(
+            rows, x, y, 14.3, torch.float64, alpha=alpha, beta=beta, **same
+        )
         assert loss.tolist() == pytest.approx([math.log(alpha)] * count)
         assert all(not gradient.any() for gradient in gradients)
-    with pytest.raises(ValueError, match=r"alpha is 0 and a row .* has no negatives.*every row has a negative"):
+    with pytest.raises(
+        ValueError, match=r"alpha is 0 and a row .* has no negatives.*every row has a negative"
+    ):
         rows(x, y, torch.tensor(1.0), alpha=0, **same)
 
 
-CAPTIONS, IMAGES = torch.tensor([7, 8, 7, 9, 7, 10]), torch.tensor([1, 1, 1, 2, 3, 2])
+CAPTIONS = torch.tensor([7, 8, 7, 9, 7, 10])
+IMAGES = torch.tensor([1, 1, 1, 2, 3, 2])
 
 
 SAME_CAPTION, SAME_IMAGE = (hashes[:, None] == hashes[None, :] for hashes in (CAPTIONS, IMAGES))
@@ -110,11 +138,15 @@ SAME_CAPTION, SAME_IMAGE = (hashes[:, None] == hashes[None, :] for hashes in (CA
     [(CAPTIONS, SAME_CAPTION), (torch.stack([CAPTIONS, IMAGES], dim=1), SAME_CAPTION | SAME_IMAGE)],
     ids=["captions", "captions and images"],
 )
-def test_duplicates_are_no_negatives(rows: Rows, hashes: Any, same: Any, textbook: Rows, features: Any) -> None:
+def test_duplicates_are_no_negatives(
+    rows: Rows, hashes: Any, same: Any, textbook: Rows, features: Any
+) -> None:
     x, y = features(6)
     for alpha, beta in ((1, 0), (1, 0.25), (0.5, 2), (0, 0.5)):
         expected = evaluated(textbook, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, same=same)
-        found = evaluated(rows, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, mine=hashes, all_of=hashes)
+        found = evaluated(
+            rows, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, mine=hashes, all_of=hashes
+        )
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b)
 
@@ -132,7 +164,9 @@ def test_offset_rows(rows: Rows, features: Any) -> None:
 
 def test_statistics(rows: Rows) -> None:
     x = torch.eye(3)
-    y = torch.stack([x[0], x[2], x[2] * 0.5])  # the second is nearer to the third image, the third ties with it
+    y = torch.stack(
+        [x[0], x[2], x[2] * 0.5]
+    )  # the second is nearer to the third image, the third ties with it
     found = rows(x, torch.nn.functional.normalize(y, dim=1), torch.tensor(10.0), beta=0.0)
     assert found.hit.tolist() == [True, False, False]
     s = 10.0 * torch.tensor([0.0, 1.0])
@@ -141,7 +175,9 @@ def test_statistics(rows: Rows) -> None:
 
 def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, features: Any) -> None:
     _, y = features(17, 17, noise=2.0)
-    x = torch.eye(17, dtype=torch.float64)  # so that the gradient of y[j, i] is that of s[i, j], times the scale
+    x = torch.eye(
+        17, dtype=torch.float64
+    )  # so that the gradient of y[j, i] is that of s[i, j], times the scale
     scale = torch.tensor(10.0, dtype=torch.float64)
     off = ~torch.eye(17, dtype=torch.bool)
     shares = []
@@ -156,7 +192,9 @@ def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, featur
     assert shares == sorted(shares) and shares[-1] > shares[0] + 0.1
 
 
-@pytest.mark.parametrize(("name", "value"), [("alpha", -0.1), ("alpha", 1.1), ("beta", -1), ("beta", math.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", -0.1), ("alpha", 1.1), ("beta", -1), ("beta", math.nan)]
+)
 def test_constants_out_of_range(rows: Rows, name: str, value: float, features: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         rows(*features(3), torch.tensor(1.0), **{name: value})
@@ -168,8 +206,11 @@ def test_tiles_need_a_row(features: Any) -> None:
         hn_nce_rows_chunked(x, y, torch.tensor(1.0), chunk=0)
 
 
-def test_gradients_of_easy_pairs_are_nearer_to_the_truth_than_those_of_cross_entropy(rows, features, relative_error):
-    """The gradient p - 1 of the positive cancels in cross_entropy; the closed form in float64 sums the negatives."""
+def test_gradients_of_easy_pairs_are_nearer_to_the_truth_than_those_of_cross_entropy(
+    rows, features, relative_error
+):
+    """The gradient p - 1 of the positive cancels in cross_entropy; the closed form in float64 sums
+    the negatives."""
     x, y = (values.float() for values in features(64, 64, noise=0.05))
     scale = 14.3
     s = scale * x.double() @ y.double().T

@@ -1,4 +1,5 @@
-"""SigLIP: equal to its textbook formula and to open_clip's, whole and by tiles, with and without duplicates."""
+"""SigLIP: equal to its textbook formula and to open_clip's, whole and by tiles, with and without
+duplicates."""
 
 import functools
 from collections.abc import Callable
@@ -16,8 +17,10 @@ PLAIN = SigLip(mask_duplicates=False)
 
 
 def textbook(x: Any, y: Any, scale: Any, bias: Any, same: Any = None) -> Any:
-    """As the paper writes it, pair by pair; pairs that are the same and no positives cost nothing."""
-    n, total = len(x), torch.zeros((), dtype=x.dtype)
+    """As the paper writes it, pair by pair; pairs that are the same and no positives cost
+    nothing."""
+    n = len(x)
+    total = torch.zeros((), dtype=x.dtype)
     for i in range(n):
         for j in range(n):
             if i == j or same is None or not same[i, j]:
@@ -26,7 +29,9 @@ def textbook(x: Any, y: Any, scale: Any, bias: Any, same: Any = None) -> Any:
     return total / n
 
 
-def evaluated(loss: Callable[..., Any], x: Any, y: Any, scale: float, bias: float, dtype: Any) -> list[Any]:
+def evaluated(
+    loss: Callable[..., Any], x: Any, y: Any, scale: float, bias: float, dtype: Any
+) -> list[Any]:
     values = (x, y, torch.tensor(scale), torch.tensor(bias))
     leaves = [value.to(dtype).clone().requires_grad_() for value in values]
     value = loss(*leaves)
@@ -59,7 +64,9 @@ def test_equals_the_textbook_and_open_clip(scale, bias, oracle, features, relati
     expected = evaluated(of_unit_vectors(oracle), x, y, scale, bias, torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         found = evaluated(ours(PLAIN), x, y, scale, bias, dtype)
-        assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)), dtype
+        assert all(
+            relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True)
+        ), dtype
 
 
 @pytest.mark.usefixtures("tiled")
@@ -81,9 +88,12 @@ def test_duplicates_are_no_negatives(features: Any, relative_error: Any) -> None
 
 
 def test_tiles_keep_no_matrix(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what autograd keeps for the backward pass nothing is as large as the matrix of similarities, or a tile."""
+    """Of what autograd keeps for the backward pass nothing is as large as the matrix of
+    similarities, or a tile."""
     x, y = (values.requires_grad_() for values in features(60))
-    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (10.0, -10.0))
+    scale, bias = (
+        torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (10.0, -10.0)
+    )
     largest = []
     for tile in (60, 20):
         monkeypatch.setattr(chunked, "TILE_ELEMENTS", 60 * tile)
@@ -101,7 +111,8 @@ def test_tiles_keep_no_matrix(features: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_batch_of_duplicates_has_its_positives_left(features: Any) -> None:
     x, y = features(4)
-    scale, bias = torch.tensor(10.0).double(), torch.tensor(-10.0).double()
+    scale = torch.tensor(10.0).double()
+    bias = torch.tensor(-10.0).double()
     loss, statistics = SigLip()(x, y, scale, bias=bias, hashes=torch.zeros(4, 2, dtype=torch.int64))
     torch.testing.assert_close(loss, torch.log1p(torch.exp(-(10 * (x * y).sum(dim=1) - 10))).mean())
     assert statistics["accuracy"] == 1
@@ -116,15 +127,21 @@ def test_far_logits_stay_finite(logit: float, features: Any) -> None:
 
 def test_statistics() -> None:
     """Accuracy counts images; the bias stands in the log."""
-    image, text = torch.eye(2), torch.tensor([[1.0, 0.0], [0.9, 0.1]])
+    image = torch.eye(2)
+    text = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
     for one, other, accuracy in ((image, text, 1), (text, image, 0.5)):
         _, statistics = SigLip()(one, other, torch.tensor(10.0), bias=torch.tensor(-9.5))
-        assert {name: float(value) for name, value in statistics.items()} == {"accuracy": accuracy, "bias": -9.5}
+        assert {name: float(value) for name, value in statistics.items()} == {
+            "accuracy": accuracy,
+            "bias": -9.5,
+        }
 
 
 def test_it_needs_a_bias(features: Any) -> None:
     x, y = features(3)
-    with pytest.raises(ValueError, match=r"siglip needs the model's logit bias: set model.bias=-10"):
+    with pytest.raises(
+        ValueError, match=r"siglip needs the model's logit bias: set model.bias=-10"
+    ):
         SigLip()(x, y, torch.tensor(10.0))
 
 
@@ -136,9 +153,18 @@ def test_it_needs_a_bias(features: Any) -> None:
             "data.negatives is wrong, but loss.name siglip",
         ),
         (["loss.name=siglip"], r"loss.name siglip learns a logit bias: .*model.bias=-10"),
-        (["model.bias=-10"], r"model.bias is -10.0, but loss.name hn_nce learns none: leave it out, or set loss.name"),
+        (
+            ["model.bias=-10"],
+            (
+                r"model.bias is -10.0, but loss.name hn_nce learns none: leave it out, or set"
+                r" loss.name"
+            ),
+        ),
         (["loss.name=siglip", "model.bias=-1000"], r"model.bias is -1000.0; it must"),
-        (["loss.name=siglip", "model.bias=-10", "loss.beta=1"], r"unknown key loss.beta; known: name, mask_duplicates"),
+        (
+            ["loss.name=siglip", "model.bias=-10", "loss.beta=1"],
+            r"unknown key loss.beta; known: name, mask_duplicates",
+        ),
     ],
 )
 def test_settings_are_checked(words: list[str], message: str) -> None:

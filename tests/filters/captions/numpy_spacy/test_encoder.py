@@ -1,4 +1,5 @@
-"""Our encoder gives spaCy's vectors, whatever the batch, and refuses what it was not written for."""
+"""Our encoder gives spaCy's vectors, whatever the batch, and refuses what it was not written
+for."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,17 @@ from spacy.tokens import Doc
 from open_diht.filters.captions.numpy_spacy.encoder import Floats, TokenEncoder, UnsupportedModel
 
 HASHED = {
-    "@architectures": "spacy.MultiHashEmbed.v2", "width": 96, "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
-    "rows": [500] * 4, "include_static_vectors": False,
+    "@architectures": "spacy.MultiHashEmbed.v2", "width": 96,
+    "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"], "rows": [500] * 4,
+    "include_static_vectors": False,
 }  # fmt: skip
 CHARACTERS = {
     "@architectures": "spacy.CharacterEmbed.v2", "width": 96, "rows": 100, "nM": 16, "nC": 8,
     "include_static_vectors": False,
 }  # fmt: skip
 MAXOUT = {
-    "@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 96, "window_size": 1, "maxout_pieces": 3, "depth": 4,
+    "@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 96, "window_size": 1,
+    "maxout_pieces": 3, "depth": 4,
 }  # fmt: skip
 MISH = {"@architectures": "spacy.MishWindowEncoder.v2", "width": 96, "window_size": 1, "depth": 4}
 
@@ -56,7 +59,8 @@ def test_odd_texts(plain_nlp, odd_texts):
 def test_a_text_does_not_depend_on_its_batch(plain_nlp, odd_texts):
     encoder = encoder_of(plain_nlp)
     docs = docs_of(plain_nlp, odd_texts)
-    together, backwards = vectors_of(encoder, docs), vectors_of(encoder, docs[::-1])[::-1]
+    together = vectors_of(encoder, docs)
+    backwards = vectors_of(encoder, docs[::-1])[::-1]
     for doc, one, other in zip(docs, together, backwards, strict=True):
         (alone,) = vectors_of(encoder, [doc])
         assert np.allclose(one, other, atol=1e-5) and np.allclose(one, alone, atol=1e-5), doc.text
@@ -83,13 +87,18 @@ def test_other_architectures_are_refused(embed, encode):
 def test_the_same_architecture_with_other_weights(pieces):
     nlp = spacy.blank("en")
     encode = {**MAXOUT, "maxout_pieces": pieces}
-    nlp.add_pipe("tok2vec", config={"model": {"@architectures": "spacy.Tok2Vec.v2", "embed": HASHED, "encode": encode}})
+    nlp.add_pipe(
+        "tok2vec",
+        config={"model": {"@architectures": "spacy.Tok2Vec.v2", "embed": HASHED, "encode": encode}},
+    )
     nlp.initialize()
     assert_equal_vectors(nlp, ["a black cat", "", "and a dog"], encoder_of(nlp))
 
 
 def test_other_values_are_refused(plain_nlp):
     pipe: Any = plain_nlp.get_pipe("tok2vec")
-    shifted: Any = SimpleNamespace(model=pipe.model, predict=lambda docs: [rows + 0.01 for rows in pipe.predict(docs)])
+    shifted: Any = SimpleNamespace(
+        model=pipe.model, predict=lambda docs: [rows + 0.01 for rows in pipe.predict(docs)]
+    )
     with pytest.raises(UnsupportedModel, match=r"differ by 0\.01"):
         TokenEncoder(shifted, [plain_nlp.make_doc("a dog")])

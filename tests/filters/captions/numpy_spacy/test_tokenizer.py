@@ -18,13 +18,14 @@ from open_diht.filters.captions.parse import load_model
 
 # What special cases of the tokenizer are made of, within a chunk and across a space.
 PIECES = [
-    "a", "dog", "Dog's", "don't", "it's", "It's", "'s", "’s", "I'm", "cannot", "Dont", "DONT", "o'clock", "Mr.",
-    "Mr", "St.", "a.m.", "p.m", "10a.m.", ".", "..", "...", ",", ":", ")", "(", ":)", ":(", ":-)", "(:", "):",
-    ":D", ";", ";)", "-", "--", "'", "''", '"', "<3", "</3", "o.O", "xD", "8)", "8", "/", "w/o",
-    "and/or", "#1", "$5", "5%", "½", "10'6\"", "U.S.", "e.g.", "C.", "http://a.b/c?d=e",
-    "www.example.com", "mail@example.com", "DSC_0042.jpg", "🐱", "👩\u200d👩\u200d👧", "🇩🇪", "é", "e\u0301",
-    "中国", "\x00", "\x7f", "\u200b", "\ufeff", "—", "–", "“x”", "¯\\(ツ)/¯", "(╯°□°）╯︵┻━┻", "_", "*",
-    "^_^",
+    "a", "dog", "Dog's", "don't", "it's", "It's", "'s", "’s", "I'm", "cannot", "Dont", "DONT",
+    "o'clock", "Mr.", "Mr", "St.", "a.m.", "p.m", "10a.m.", ".", "..", "...", ",", ":", ")", "(",
+    ":)", ":(", ":-)", "(:", "):", ":D", ";", ";)", "-", "--", "'", "''", '"', "<3", "</3", "o.O",
+    "xD", "8)", "8", "/", "w/o", "and/or", "#1", "$5", "5%", "½", "10'6\"", "U.S.", "e.g.", "C.",
+    "http://a.b/c?d=e", "www.example.com", "mail@example.com", "DSC_0042.jpg", "🐱",
+    "👩\u200d👩\u200d👧", "🇩🇪", "é", "e\u0301", "中国", "\x00", "\x7f", "\u200b", "\ufeff",
+    "—", "–",
+    "“x”", "¯\\(ツ)/¯", "(╯°□°）╯︵┻━┻", "_", "*", "^_^",
 ]  # fmt: skip
 SPACES = [" ", " ", " ", " ", "", "  ", "\t", "\n", "\u00a0", "\x1c", "\u2003", "\r\n"]
 odd_words = st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(SPACES)), max_size=12)
@@ -48,7 +49,9 @@ def tokenizer(nlp, encoder) -> ChunkTokenizer:
     return ChunkTokenizer(nlp, encoder)
 
 
-def assert_equal_tokens(tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain: Language, texts: list[str]) -> None:
+def assert_equal_tokens(
+    tokenizer: ChunkTokenizer, encoder: TokenEncoder, plain: Language, texts: list[str]
+) -> None:
     found = tokenizer(texts)
     with plain.memory_zone():
         docs = [plain.make_doc(text) for text in texts]
@@ -67,10 +70,21 @@ def test_any_text(texts, tokenizer, encoder, plain_nlp):
 
 @pytest.mark.parametrize(
     "text",
-    ["(( :)s", "x-(: ’-()", "Havin ’’x", "] =]x", "x): -((()", "x-h. _.", ";- ):s", "x8) -:)", "x-><(((* ><(((*>x"],
+    [
+        "(( :)s",
+        "x-(: ’-()",
+        "Havin ’’x",
+        "] =]x",
+        "x): -((()",
+        "x-h. _.",
+        ";- ):s",
+        "x8) -:)",
+        "x-><(((* ><(((*>x",
+    ],
 )
 def test_special_cases_across_a_space(text, tokenizer, encoder, plain_nlp):
-    # spaCy looks for special cases in the tokens of a whole text: one across the space hides one beside it.
+    # spaCy looks for special cases in the tokens of a whole text: one across the space hides one
+    # beside it.
     chunks = text.split(" ")
     assert sum(len(plain_nlp.make_doc(chunk)) for chunk in chunks) != len(plain_nlp.make_doc(text))
     assert_equal_tokens(tokenizer, encoder, plain_nlp, [text, *chunks])
@@ -102,7 +116,8 @@ def test_what_is_kept_is_bounded(nlp, encoder, plain_nlp):
 
 
 def test_common_chunks_are_never_forgotten(nlp, encoder, monkeypatch):
-    small, embed = ChunkTokenizer(nlp, encoder, chunks=10), encoder.embed
+    small = ChunkTokenizer(nlp, encoder, chunks=10)
+    embed = encoder.embed
     embedded: list[int] = []
 
     def counted(features: NDArray[np.uint64]) -> Floats:

@@ -20,14 +20,20 @@ def parser_of(nlp: Language) -> Any:
 @pytest.fixture(scope="module")
 def random_nlp() -> Language:
     """A pipeline whose parser takes transitions at random."""
-    nlp, chance = load_model(), np.random.default_rng(1)
+    nlp = load_model()
+    chance = np.random.default_rng(1)
     lower, upper = parser_of(nlp).model.layers[1:]
     for layer, names in ((lower, ("W", "b", "pad")), (upper, ("W", "b"))):
         for name in names:
-            layer.set_param(name, chance.normal(size=layer.get_param(name).shape).astype(np.float32))
+            layer.set_param(
+                name, chance.normal(size=layer.get_param(name).shape).astype(np.float32)
+            )
     kinds = np.array([move[0] for move in parser_of(nlp).move_names])
     # The four kinds with hundreds of labels would leave nothing to the others.
-    upper.set_param("b", upper.get_param("b") + np.where(np.isin(kinds, ("S", "D", "B")), 15, 0).astype(np.float32))
+    upper.set_param(
+        "b",
+        upper.get_param("b") + np.where(np.isin(kinds, ("S", "D", "B")), 15, 0).astype(np.float32),
+    )
     return nlp
 
 
@@ -43,13 +49,17 @@ def of_spacy(nlp: Language, vectors: Floats, lengths: Ints) -> tuple[list[int], 
     parser = parser_of(nlp)
     for state, doc in zip(parser.predict(docs), docs, strict=True):
         parser.moves.set_annotations(state, doc)
-    return [token.head.i for doc in docs for token in doc], [token.dep_ for doc in docs for token in doc]
+    return [token.head.i for doc in docs for token in doc], [
+        token.dep_ for doc in docs for token in doc
+    ]
 
 
 def assert_equal_to_spacy(nlp: Language, vectors: Floats, lengths: Ints) -> None:
     ours = ArcEagerParser(parser_of(nlp))
     heads, moves = ours(vectors, lengths)
-    labels = ["ROOT" if move == ROOT else ours.moves[move].partition("-")[2] for move in moves.tolist()]
+    labels = [
+        "ROOT" if move == ROOT else ours.moves[move].partition("-")[2] for move in moves.tolist()
+    ]
     assert (heads.tolist(), labels) == of_spacy(nlp, vectors, lengths)
 
 
@@ -68,7 +78,8 @@ def test_trained_weights_on_vectors_at_random(plain_nlp):
 
 def test_a_text_does_not_depend_on_its_group(random_nlp, monkeypatch):
     lengths = np.array([7, 1, 30, 7, 0, 12, 90])
-    vectors, parser = random_texts(lengths), ArcEagerParser(parser_of(random_nlp))
+    vectors = random_texts(lengths)
+    parser = ArcEagerParser(parser_of(random_nlp))
     together = parser(vectors, lengths)
     sizes: list[int] = []
     parts = parser._parts

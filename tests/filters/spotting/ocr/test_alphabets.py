@@ -43,5 +43,7 @@ def test_files_of_another_kind_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match=r"inference\.onnx does not end in a linear layer"):
         load_recogniser(tmp_path, "latin")
     (tmp_path / "inference.yml").write_text("PostProcess: {character_dict: }")
-    with pytest.raises(ValueError, match=r"inference\.yml has no list under PostProcess\.character_dict"):
+    with pytest.raises(
+        ValueError, match=r"inference\.yml has no list under PostProcess\.character_dict"
+    ):
         load_recogniser(tmp_path, "latin")

@@ -21,7 +21,8 @@ def operators(data: bytes) -> list[str]:
 def test_the_map_is_that_of_the_file(ocr_models, size, precision):
     path = find_models(size).detection / "inference.onnx"
     known, ours = (
-        load_network(data, SpotterSettings()) for data in (path.read_bytes(), load_detector(path, precision))
+        load_network(data, SpotterSettings())
+        for data in (path.read_bytes(), load_detector(path, precision))
     )
     for shape in SHAPES:
         images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
@@ -32,17 +33,21 @@ def test_the_map_is_that_of_the_file(ocr_models, size, precision):
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_all_steps_find_their_layers(ocr_models, size):
     path = find_models(size).detection / "inference.onnx"
-    before, after = operators(path.read_bytes()), operators(load_detector(path, "f32"))
+    before = operators(path.read_bytes())
+    after = operators(load_detector(path, "f32"))
     assert before.count("Concat") == 2  # in the stem, which is taken apart, and in the head
     assert after.count("Concat") == 2  # of the maps at half the size, and of the kinds of output
     assert (before.count("ConvTranspose"), after.count("ConvTranspose")) == (2, 0)
     assert after.count("Resize") == before.count("Resize") - 1
-    assert after.count("Mul") == before.count("Mul")  # a gate keeps its product and its sum, which change places
+    assert after.count("Mul") == before.count(
+        "Mul"
+    )  # a gate keeps its product and its sum, which change places
 
 
 def test_in_bf16_only_the_last_layers_are_others(ocr_models):
     path = find_models("tiny").detection / "inference.onnx"
-    before, after = operators(path.read_bytes()), operators(load_detector(path, "bf16"))
+    before = operators(path.read_bytes())
+    after = operators(load_detector(path, "bf16"))
     assert after == [*before[:-6], "Conv", "Relu", "Conv", "Sigmoid", "DepthToSpace"]
 
 
@@ -58,7 +63,9 @@ def test_what_is_not_found_stays_as_it_is(ocr_models):
                 attribute.ints[:] = [1, 1, 1, 1]
     other = graph.to_bytes()
     assert operators(rewrite(other, "f32"))[-12:] == operators(other)[-12:]  # the head
-    known, ours = (load_network(data, SpotterSettings())(images) for data in (other, rewrite(other, "f32")))
+    known, ours = (
+        load_network(data, SpotterSettings())(images) for data in (other, rewrite(other, "f32"))
+    )
     assert ours == pytest.approx(known, rel=1e-3, abs=1e-4)
 
 

@@ -38,19 +38,28 @@ def bent(text: str, over: bool) -> DecodedImage:
     """An image with a text over the upper half of a circle, or under the lower half."""
     line = page(((60, 200), 44, text)).pixels[190:260, 50:590]
     down, across = np.mgrid[:480, :640].astype(np.float32)
-    distance, angle = np.hypot(across - 320, down - 240), np.arctan2(across - 320, (240 - down) * (1 if over else -1))
+    distance = np.hypot(across - 320, down - 240)
+    angle = np.arctan2(across - 320, (240 - down) * (1 if over else -1))
     x = (angle / 2.8 + 0.5) * line.shape[1]
     y = (215 - distance) if over else (distance - 145)
-    pixels = cv2.remap(line, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
+    pixels = cv2.remap(
+        line, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255)
+    )
     return replace(page(), pixels=pixels.astype(np.uint8))
 
 
 def sample() -> list[DecodedImage]:
-    return [decode_image((SAMPLE / f"{name}.jpg").read_bytes(), DecodeLimits()) for name in WITH_TEXT]
+    return [
+        decode_image((SAMPLE / f"{name}.jpg").read_bytes(), DecodeLimits()) for name in WITH_TEXT
+    ]
 
 
 PAGES = [
-    page(((30, 40), 40, "CARLSBERG BREWERY"), ((60, 200), 24, "No parking at any time"), ((400, 300), 60, "SALE")),
+    page(
+        ((30, 40), 40, "CARLSBERG BREWERY"),
+        ((60, 200), 24, "No parking at any time"),
+        ((400, 300), 60, "SALE"),
+    ),
     page(((10, 10), 16, "small print of a page"), ((20, 400), 32, "Wartburg 353, 1966")),
     page(),
 ]
@@ -68,11 +77,17 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models, monkeypatch):
 
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
     # At 512 pixels one line of noise on a meter differs in a letter.
-    settings = SpotterSettings(effort="low", alphabet="all", reread=None, turn_below=0, enlarge_faint=1)
-    ours, reference = Engine(settings), PaddleEngine(settings)
+    settings = SpotterSettings(
+        effort="low", alphabet="all", reread=None, turn_below=0, enlarge_faint=1
+    )
+    ours = Engine(settings)
+    reference = PaddleEngine(settings)
     read = 0
     for image in (*PAGES, *sample()):
-        (given,), (expected,) = ours.read([ours.find(image)]), reference.read([reference.find(image)])
+        (given,), (expected,) = (
+            ours.read([ours.find(image)]),
+            reference.read([reference.find(image)]),
+        )
         assert texts(given) == texts(expected)
         for line, known in zip(given, expected, strict=True):
             # Boxes grow by whole pixels of the detector's map; one in twenty is rounded otherwise.
@@ -86,7 +101,9 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models, monkeypatch):
 def test_narrow_padding_reads_the_same_words(engine, monkeypatch):
     given = engine.read([engine.find(image) for image in PAGES])
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
-    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(image) for image in PAGES])))
+    assert list(map(texts, given)) == list(
+        map(texts, engine.read([engine.find(image) for image in PAGES]))
+    )
 
 
 def test_results_do_not_depend_on_neighbours(engine):
@@ -110,7 +127,9 @@ def test_openvino_reads_the_same_words(engine, precision):
     other = Engine(SpotterSettings(engine="openvino", precision=precision))
     found = [other.find(image) for image in PAGES]
     given = other.read(found)
-    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(image) for image in PAGES])))
+    assert list(map(texts, given)) == list(
+        map(texts, engine.read([engine.find(image) for image in PAGES]))
+    )
     assert [other.read([lines])[0] for lines in found] == given
     assert other.read(found[::-1])[::-1] == given
 
@@ -118,7 +137,9 @@ def test_openvino_reads_the_same_words(engine, precision):
 @pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])
 def test_text_that_was_turned_is_read_either_way(engine, turns):
     image = page(((100, 200), 36, "Carlsberg brewery"))
-    turned = replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels, turns)), width=480, height=640)
+    turned = replace(
+        image, pixels=np.ascontiguousarray(np.rot90(image.pixels, turns)), width=480, height=640
+    )
     (lines,) = engine.read([engine.find(turned)])
     assert [text.replace(" ", "") for text in texts(lines)] == ["Carlsbergbrewery"]
 
@@ -142,7 +163,9 @@ def small_print() -> DecodedImage:
     """A photograph at 256 px with letters 6 px high."""
     photo = Image.open(SAMPLE / "0044.jpg").convert("RGB")
     photo.thumbnail((256, 256))
-    ImageDraw.Draw(photo).text((100, 120), "Reflections harbour", "white", ImageFont.load_default(9))
+    ImageDraw.Draw(photo).text(
+        (100, 120), "Reflections harbour", "white", ImageFont.load_default(9)
+    )
     return decode_image(encode(photo, "PNG"), DecodeLimits())
 
 
@@ -176,7 +199,8 @@ def test_an_image_without_text_has_no_lines(engine):
 def test_doubtful_lines_are_read_once_more(engine, monkeypatch):
     """By the larger recogniser, alone; short ones and hopeless ones are not."""
     first = {
-        "sure": ("a sure line", 0.9), "doubt": ("a doubt", 0.6), "short": ("shrt", 0.6), "hopeless": ("#####", 0.4),
+        "sure": ("a sure line", 0.9), "doubt": ("a doubt", 0.6), "short": ("shrt", 0.6),
+        "hopeless": ("#####", 0.4),
     }  # fmt: skip
     asked: list[int] = []
 
@@ -184,8 +208,10 @@ def test_doubtful_lines_are_read_once_more(engine, monkeypatch):
         asked.append(len(strips))
         return [("no doubt", 0.95)]
 
-    monkeypatch.setattr(engine._first, "read", lambda strips, batch: list(first.values())[: len(strips)])
+    monkeypatch.setattr(
+        engine._first, "read", lambda strips, batch: list(first.values())[: len(strips)]
+    )
     monkeypatch.setattr(engine._second, "read", again)
-    (line, *_) = engine.find(PAGES[0])
+    line, *_ = engine.find(PAGES[0])
     assert texts(engine.read([[line] * 4])[0]) == ["a sure line", "no doubt", "shrt"]
     assert asked == [1]

@@ -26,7 +26,9 @@ def box(left: int, top: int, right: int, bottom: int) -> Found:
     return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32), None
 
 
-def region(probabilities: np.ndarray, *found: Found, settings: SpotterSettings = SETTINGS) -> Region | None:
+def region(
+    probabilities: np.ndarray, *found: Found, settings: SpotterSettings = SETTINGS
+) -> Region | None:
     return faint_region(probabilities, SIZE, [line for line, _ in found], settings)
 
 
@@ -42,8 +44,10 @@ def test_faint_pixels_outside_of_lines_are_looked_at_again_in_pixels_of_the_imag
 @pytest.mark.parametrize(
     ("probabilities", "lines"),
     [
-        (text_map(), []), (text_map((100, 80, 140, 88, 0.05)), []), (text_map((100, 80, 103, 83, 0.9)), []),
-        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]), (text_map((0, 0, 256, 192, 0.15)), []),
+        (text_map(), []), (text_map((100, 80, 140, 88, 0.05)), []),
+        (text_map((100, 80, 103, 83, 0.9)), []),
+        (text_map((60, 60, 160, 80, 0.9)), [box(50, 50, 170, 90)]),
+        (text_map((0, 0, 256, 192, 0.15)), []),
     ],
     ids=["nothing", "too faint", "a speck", "a large line", "all of it"],
 )  # fmt: skip
@@ -70,13 +74,21 @@ def test_another_detector_sees_more_around_the_places_and_what_cannot_be_enlarge
     assert found is not None and found.box == (52, 32, 188, 136)
     everything = text_map((0, 0, 256, 192, 0.15))
     assert region(everything, settings=closer) == Region((0, 0, 256, 192), height=192, width=256)
-    for off in (replace(closer, enlarge_faint=1), replace(closer, closer="tiny")):  # the same as `model`
+    for off in (
+        replace(closer, enlarge_faint=1),
+        replace(closer, closer="tiny"),
+    ):  # the same as `model`
         assert region(everything, settings=off) is None
 
 
 def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first():
-    line, again, other = box(10, 10, 90, 30), box(12, 11, 95, 29), box(10, 60, 90, 80)
-    piece, new = box(30, 61, 72, 79), box(100, 100, 150, 120)  # the middle of either lies in the other
+    line = box(10, 10, 90, 30)
+    again = box(12, 11, 95, 29)
+    other = box(10, 60, 90, 80)
+    piece, new = (
+        box(30, 61, 72, 79),
+        box(100, 100, 150, 120),
+    )  # the middle of either lies in the other
     merged = merge([line, other], [again, piece, new])
     assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, again, new)]
 

@@ -1,4 +1,5 @@
-"""OpenCV's JPEG decoder in place of Pillow's: the same pixels, and the same reasons where there are none."""
+"""OpenCV's JPEG decoder in place of Pillow's: the same pixels, and the same reasons where there are
+none."""
 
 import random
 
@@ -6,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.decode import (
+    DecodedImage,
+    DecodeLimits,
+    UnreadableImage,
+    decode_image,
+)
 from open_diht.filters.spotting.ocr.jpeg import decode_jpeg
 from tests.common.hostile_images import encode, noise
 
@@ -45,15 +51,20 @@ def test_turned_images_are_upright():
 
 def test_damage_is_named_as_by_pillow(capfd):
     """Bytes changed, lost and cut off at random."""
-    rng, data, limits = random.Random(2), encode(noise(), "JPEG"), DecodeLimits()
+    rng = random.Random(2)
+    data = encode(noise(), "JPEG")
+    limits = DecodeLimits()
     for _ in range(300):
         damaged = bytearray(data)
         for _ in range(rng.choice((0, 1, 5))):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         start = rng.randrange(len(damaged))
         del damaged[start : start + rng.choice((0, 1, 50))]
-        whole = bytes(damaged) if rng.random() < 0.7 else bytes(damaged[: rng.randrange(len(damaged))])
-        known, quick = result(whole, limits, False), result(whole, limits, True)
+        whole = (
+            bytes(damaged) if rng.random() < 0.7 else bytes(damaged[: rng.randrange(len(damaged))])
+        )
+        known = result(whole, limits, False)
+        quick = result(whole, limits, True)
         if isinstance(known, str) or isinstance(quick, str):
             assert known == quick
         else:

@@ -11,7 +11,8 @@ LETTER = (30, 40)  # width and height
 
 
 def box(left: int, top: int, size: tuple[int, int] = LETTER) -> Quad:
-    right, bottom = left + size[0], top + size[1]
+    right = left + size[0]
+    bottom = top + size[1]
     return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32)
 
 
@@ -32,7 +33,9 @@ def test_boxes_one_below_the_other_are_a_column_from_top_to_bottom():
 
 def test_letters_that_were_overlooked_leave_a_gap_that_is_bridged():
     boxes = column(6)
-    assert parts([boxes[0], boxes[3]]) == [] and parts([boxes[0], boxes[1], boxes[3], boxes[5]]) == [(0, 1, 2, 3)]
+    assert parts([boxes[0], boxes[3]]) == [] and parts(
+        [boxes[0], boxes[1], boxes[3], boxes[5]]
+    ) == [(0, 1, 2, 3)]
 
 
 def test_neighbouring_columns_stay_apart():
@@ -59,13 +62,16 @@ def test_one_tall_box_may_be_a_column():
 def stacked(word: str) -> np.ndarray:  # type: ignore[type-arg]
     image = Image.new("RGB", (60, 60 * len(word)), "white")
     for index, letter in enumerate(word):
-        ImageDraw.Draw(image).text((30, 30 + 60 * index), letter, "black", ImageFont.load_default(44), anchor="mm")
+        ImageDraw.Draw(image).text(
+            (30, 30 + 60 * index), letter, "black", ImageFont.load_default(44), anchor="mm"
+        )
     return np.asarray(image)
 
 
 @pytest.mark.parametrize("word", ["HOTELS", "divide"])
 def test_letters_are_laid_side_by_side(word):
-    """As many patches of ink, beside each other, as the word has letters; the dot of an i is no letter."""
+    """As many patches of ink, beside each other, as the word has letters; the dot of an i is no
+    letter."""
     pixels = stacked(word)
     (found,) = find_columns([box(0, 0, (60, 60 * len(word)))])
     line = lay_out(pixels, found)

@@ -1,4 +1,5 @@
-"""Exact duplicates: the same as with a set that remembers everything, however keys are cut, batched and ordered."""
+"""Exact duplicates: the same as with a set that remembers everything, however keys are cut, batched
+and ordered."""
 
 import random
 
@@ -53,7 +54,9 @@ def _files(units: Rows) -> list[bytes]:
     files = []
     for unit, rows in enumerate(units):
         uids = halves_of_uids([_uid(unit, ordinal) for ordinal in range(len(rows))])
-        records = key_records(halves_of_digests([_key(n) for n in rows]), np.arange(len(rows)), uids)
+        records = key_records(
+            halves_of_digests([_key(n) for n in rows]), np.arange(len(rows)), uids
+        )
         files.append(pack(records, key_parts(records), PARTS))
     return files
 
@@ -63,7 +66,12 @@ def _found(files: list[bytes], ranges: int, batch: int) -> pa.Table:
     width = PARTS // ranges
     for cut in range(ranges):
         slices = [
-            (unit, read_slice(lambda a, b, f=file: f[a:b], KEY, PARTS, cut * width, (cut + 1) * width, "file"))  # type: ignore[misc]
+            (
+                unit,
+                read_slice(
+                    lambda a, b, f=file: f[a:b], KEY, PARTS, cut * width, (cut + 1) * width, "file"
+                ),
+            )  # type: ignore[misc]
             for unit, file in enumerate(files)
         ]
         mine = list(duplicates(slices, batch))
@@ -92,14 +100,18 @@ def test_one_key_a_million_times_is_one_first() -> None:
 
 
 @given(
-    units=st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=8), max_size=6),
+    units=st.lists(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=8), max_size=6
+    ),
     batch=st.integers(1, 20),
 )
 def test_rows_that_share_a_uid_and_differ(units: list[list[tuple[int, int]]], batch: int) -> None:
     """Of each uid the rows that are another pair than the first row of it, and the uid itself."""
     slices = []
     for unit, rows in enumerate(units):
-        uids, pairs = (np.array([[7, row[half]] for row in rows], np.uint64).reshape(-1, 2) for half in (0, 1))
+        uids, pairs = (
+            np.array([[7, row[half]] for row in rows], np.uint64).reshape(-1, 2) for half in (0, 1)
+        )
         slices.append((unit, key_records(uids, np.arange(len(rows)), pairs)))
     found = [row for table in shared(slices, batch) for row in table.to_pylist()]
     first: dict[int, tuple[int, int, int]] = {}
@@ -117,7 +129,11 @@ def test_units_must_ascend() -> None:
         list(duplicates([(1, none), (1, none)]))
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), unique=True, min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), unique=True, min_size=1
+    )
+)
 def test_spreading_keeps_keys_apart(keys: list[tuple[int, int]]) -> None:
     even = spread(np.array(keys, np.uint64))
     assert len({tuple(key) for key in even.tolist()}) == len(keys)

@@ -33,7 +33,9 @@ def _plain(vectors: np.ndarray, order: np.ndarray, eps: float, against: Against)
     stays: dict[int, int] = {}
     for at, row in enumerate(order.tolist()):
         for other in order[:at].tolist():
-            if cosine[row, other] > np.float32(1 - eps) and (against == "all" or stays[other] == -1):
+            if cosine[row, other] > np.float32(1 - eps) and (
+                against == "all" or stays[other] == -1
+            ):
                 stays[row] = other if stays[other] == -1 else stays[other]
                 break
         else:
@@ -49,7 +51,9 @@ def _plain(vectors: np.ndarray, order: np.ndarray, eps: float, against: Against)
     against=st.sampled_from(["kept", "all"]),
     keep=st.sampled_from(["first", "far", "near"]),
 )
-def test_equal_to_the_plain_loop(seed: int, rows: int, eps: float, against: Against, keep: semantic.Keep) -> None:
+def test_equal_to_the_plain_loop(
+    seed: int, rows: int, eps: float, against: Against, keep: semantic.Keep
+) -> None:
     vectors = _vectors(seed, rows)
     order = order_of(vectors[:, 0], keep)
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +90,11 @@ def test_groups_of_clusters_from_files(monkeypatch):
     for unit in range(4):
         records = np.zeros(20, member_type(dimension))
         records["cluster"] = np.sort(dice.integers(0, 3, 20))
-        records["ordinal"], records["uid_high"], records["uid_low"] = np.arange(20), unit, np.arange(20)
+        records["ordinal"], records["uid_high"], records["uid_low"] = (
+            np.arange(20),
+            unit,
+            np.arange(20),
+        )
         records["vector"] = _vectors(unit, 20)
         slices.append((unit, records))
         everything += [(unit, record) for record in records]
@@ -101,7 +109,10 @@ def test_groups_of_clusters_from_files(monkeypatch):
                 expected.append((unit, int(record["ordinal"]), other, int(cited["ordinal"])))
     got = [(row["unit"], row["ordinal"], row["first_unit"], row["first_ordinal"]) for row in found]
     assert got == sorted(expected) and len(got) > 5
-    assert all(row["duplicate_of"] == f"{row['first_unit']:016x}{row['first_ordinal']:016x}" for row in found)
+    assert all(
+        row["duplicate_of"] == f"{row['first_unit']:016x}{row['first_ordinal']:016x}"
+        for row in found
+    )
     assert all(row["similarity"] > 0.9 for row in found)
 
 
@@ -122,7 +133,9 @@ def test_clustering_is_repeatable_and_finds_what_brute_force_finds() -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     dice = np.random.default_rng(0)
     centres = dice.normal(size=(40, 32))
-    vectors = unit_length(centres[dice.integers(0, 40, 2_000)] + 0.5 * dice.normal(size=(2_000, 32)))
+    vectors = unit_length(
+        centres[dice.integers(0, 40, 2_000)] + 0.5 * dice.normal(size=(2_000, 32))
+    )
     copies = unit_length(vectors[:400] + 0.005 * dice.normal(size=(400, 32)))
     everything = np.concatenate([vectors, copies])
     centroids = train(everything[::2], 20, seed=3)
@@ -133,6 +146,8 @@ def test_clustering_is_repeatable_and_finds_what_brute_force_finds() -> None:
     found = np.zeros(len(everything), bool)
     for cluster in range(20):
         members = np.flatnonzero(clusters == cluster)
-        found[members] = near_copies(everything[members], np.arange(len(members)), 0.01, "kept")[0] >= 0
+        found[members] = (
+            near_copies(everything[members], np.arange(len(members)), 0.01, "kept")[0] >= 0
+        )
     assert brute.sum() >= 390 and (found & brute).sum() / brute.sum() >= 0.95
     assert not (found & ~brute).any()

@@ -20,19 +20,25 @@ def _pairs(count: int, seed: int = 0, width: int = 24) -> tuple[Half, Half]:
     dice = np.random.default_rng(seed)
     images = dice.normal(size=(count, width))
     texts = images + dice.normal(size=(count, width)) * dice.uniform(0.3, 3, size=(count, 1))
-    return tuple((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float16) for one in (images, texts))  # type: ignore[return-value]
+    return tuple(
+        (one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float16)
+        for one in (images, texts)
+    )  # type: ignore[return-value]
 
 
 def _textbook(images: Half, texts: Half, row: int, batch: list[int], t: float) -> float:
     """-t times the CLIP loss of a row in a batch that it is in, with means for sums."""
-    v, w = images.astype(np.float64), texts.astype(np.float64)
+    v = images.astype(np.float64)
+    w = texts.astype(np.float64)
     own = math.exp(v[row] @ w[row] / t)
     over_texts = sum(math.exp(v[row] @ w[j] / t) for j in batch) / len(batch)
     over_images = sum(math.exp(v[j] @ w[row] / t) for j in batch) / len(batch)
     return t * (math.log(own / over_texts) + math.log(own / over_images)) / 2
 
 
-def _scores(images: Half, texts: Half, batch: list[int], t: float, rows: Any = None) -> NDArray[np.float64]:
+def _scores(
+    images: Half, texts: Half, batch: list[int], t: float, rows: Any = None
+) -> NDArray[np.float64]:
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     places = np.array([batch.index(row) if row in batch else -1 for row in rows], np.int64)
     known = Batch(images[batch], texts[batch])
@@ -47,7 +53,9 @@ def test_equals_the_textbook(temperature: float) -> None:
     found = _scores(images, texts, batch, temperature)
     for row in range(40):
         mine = batch if row in batch else [row, *batch[:-1]]  # of its batch a row is always one
-        assert found[row] == pytest.approx(_textbook(images, texts, row, mine, temperature), abs=1e-12), row
+        assert found[row] == pytest.approx(
+            _textbook(images, texts, row, mine, temperature), abs=1e-12
+        ), row
 
 
 def test_a_row_depends_on_no_neighbour_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:

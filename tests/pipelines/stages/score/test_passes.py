@@ -1,4 +1,5 @@
-"""The passes over all rows: their random order, its beginning, and the score that a fraction of them reaches."""
+"""The passes over all rows: their random order, its beginning, and the score that a fraction of
+them reaches."""
 
 import hashlib
 
@@ -8,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.score.passes import PARTS, ROW, first_rows, kth_largest, random_order, rows_kept
+from open_diht.pipelines.stages.score.passes import (
+    PARTS,
+    ROW,
+    first_rows,
+    kth_largest,
+    random_order,
+    rows_kept,
+)
 
 UIDS = [hashlib.md5(str(n).encode()).hexdigest() for n in range(500)]
 
@@ -55,15 +63,25 @@ def test_another_seed_gives_another_order_as_even_as_the_first() -> None:
 def test_rows_of_one_uid_come_in_the_order_of_the_input() -> None:
     rows = np.zeros(3, ROW)
     rows["ordinal"] = [0, 1, 2]
-    found = first_rows([(0, "a"), (1, "b")], lambda name, first, stop: rows if first == 0 else rows[:0], 6, 6)
-    assert [(int(row["unit"]), int(row["ordinal"])) for row in found] == [(u, o) for u in (0, 1) for o in (0, 1, 2)]
+    found = first_rows(
+        [(0, "a"), (1, "b")], lambda name, first, stop: rows if first == 0 else rows[:0], 6, 6
+    )
+    assert [(int(row["unit"]), int(row["ordinal"])) for row in found] == [
+        (u, o) for u in (0, 1) for o in (0, 1, 2)
+    ]
 
 
-SCORES = st.lists(st.one_of(st.floats(-1, 1, width=32), st.sampled_from([0.0, -0.0, 0.25])), min_size=1, max_size=40)
+SCORES = st.lists(
+    st.one_of(st.floats(-1, 1, width=32), st.sampled_from([0.0, -0.0, 0.25])),
+    min_size=1,
+    max_size=40,
+)
 
 
 @given(scores=SCORES, data=st.data())
-def test_the_kth_largest_is_that_of_a_sort_however_they_are_cut(scores: list[float], data: st.DataObject) -> None:
+def test_the_kth_largest_is_that_of_a_sort_however_they_are_cut(
+    scores: list[float], data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, len(scores)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(scores)), max_size=3)))
     parts = np.split(np.array(scores, np.float32), cuts)
@@ -72,7 +90,15 @@ def test_the_kth_largest_is_that_of_a_sort_however_they_are_cut(scores: list[flo
 
 @pytest.mark.parametrize(
     ("share", "rows", "kept"),
-    [(0.3, 10, 3), (0.1, 30, 3), (0.3, 11, 4), (1.0, 7, 7), (0.01, 5, 1), (0.3, 0, 0), (1e-12, 100, 1)],
+    [
+        (0.3, 10, 3),
+        (0.1, 30, 3),
+        (0.3, 11, 4),
+        (1.0, 7, 7),
+        (0.01, 5, 1),
+        (0.3, 0, 0),
+        (1e-12, 100, 1),
+    ],
 )
 def test_a_share_of_rows(share: float, rows: int, kept: int) -> None:
     assert rows_kept(share, rows) == kept
