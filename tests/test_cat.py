@@ -242,8 +242,11 @@ def test_images_are_paired_with_captions_by_their_places(of, n, monkeypatch):
         (lambda: Cat()(DOG), TypeError, "list"),
         (lambda: Cat()([5] * 20), TypeError, "int"),
         (lambda: Cat()([DOG] * 20, [5] * 20), TypeError, "int"),
-        (lambda: Cat()([DOG], columns=[1]), TypeError, "columns is a list; pass a dict"),
-        # type: ignore[arg-type]
+        (
+            lambda: Cat()([DOG], columns=[1]),  # type: ignore[arg-type]
+            TypeError,
+            "columns is a list; pass a dict",
+        ),
         (lambda: Cat()([DOG], [None, None]), ValueError, "2"),
         (lambda: Cat().batch(caption="texts")({"text": [DOG]}), KeyError, "text"),
         (lambda: Cat().batch(caption="text", image="jpg")({"text": [DOG]}), KeyError, "image="),

@@ -198,9 +198,11 @@ class OcrRule:
         self, effort: str | None = None, alphabet: str | None = None, **given: Any
     ) -> SpotterSettings:
         """Return settings of the OCR. What is given and not None wins over the preset."""
-        return SpotterSettings(
-            effort=effort or self.effort, alphabet=alphabet or self.alphabet, **given
-        )  # type: ignore[arg-type]  # it checks them
+        named: dict[str, Any] = {  # Any: what was typed; SpotterSettings checks it
+            "effort": effort or self.effort,
+            "alphabet": alphabet or self.alphabet,
+        }
+        return SpotterSettings(**named, **given)
 
 
 def _check_alphabet(alphabet: str) -> None:

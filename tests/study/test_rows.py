@@ -1,8 +1,10 @@
 """Results of the study are whole or absent, and finished arms stay finished."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,9 @@ import pytest
 from study.rows import Arm, BrokenRows, Rows
 
 
-def arm(**changes: object) -> Arm:
-    return Arm(
-        **{"claim": "cat", "pool": "natural", "arm": "kept", "budget": 17043, "seed": 0, **changes}
-    )  # type: ignore[arg-type]
+def arm(**changes: Any) -> Arm:
+    arm = Arm(claim="cat", pool="natural", arm="kept", budget=17043, seed=0)
+    return dataclasses.replace(arm, **changes)
 
 
 def write(rows: Rows, one: Arm, value: float = 7.5) -> None:

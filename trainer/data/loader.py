@@ -446,7 +446,8 @@ class Prefetch:
         for number in range(first, self._batches):
             with self._moved:
                 ahead = number - reader.window_batches
-                self._moved.wait_for(lambda ahead=ahead: self._now is None or ahead <= self._now)
+                # It is called here only, while `ahead` is this one.
+                self._moved.wait_for(lambda: self._now is None or ahead <= self._now)  # noqa: B023
                 if self._now is None:
                     return
             for source, shard in sorted(reader.remote_shards(epoch, number) - known):

@@ -1,6 +1,9 @@
-"""Manifest formats, one class each, in a registry. Importing a module here registers its formats."""
+"""Manifest formats, one class each, in a registry.
 
-from open_diht.pipelines.manifests.formats import parquet  # noqa: I001  # in the order in which they are listed to people
+Importing a module here registers its formats, in the order in which they are listed to people.
+"""
+
+from open_diht.pipelines.manifests.formats import parquet  # noqa: I001
 from open_diht.pipelines.manifests.formats import delimited, jsonl, webdataset
 from open_diht.pipelines.manifests.formats.base import (
     Fault,

@@ -32,9 +32,9 @@ SOURCE = Source(path="x")
         ),
         (lambda: DataSettings(sources=(SOURCE,), stall_s=0), "stall_s is 0"),
         (
-            lambda: DataSettings(sources=(SOURCE,), captions="frist"),
+            lambda: DataSettings(sources=(SOURCE,), captions="frist"),  # type: ignore[arg-type]
             r"mean 'first'\?\); choose first, random",
-        ),  # type: ignore[arg-type]
+        ),
         (
             lambda: DataSettings(sources=(SOURCE,), captions={"a": 0.5, "b": 0.4}),
             "data.captions sum to 0.9; they must",

@@ -2,6 +2,7 @@
 and ordered."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -61,19 +62,19 @@ def _files(units: Rows) -> list[bytes]:
     return files
 
 
+def _part(file: bytes, first: int, end: int) -> bytes:
+    return file[first:end]
+
+
 def _found(files: list[bytes], ranges: int, batch: int) -> pa.Table:
     tables = []
     width = PARTS // ranges
     for cut in range(ranges):
-        slices = [
-            (
-                unit,
-                read_slice(
-                    lambda a, b, f=file: f[a:b], KEY, PARTS, cut * width, (cut + 1) * width, "file"
-                ),
-            )  # type: ignore[misc]
-            for unit, file in enumerate(files)
-        ]
+        first, end = cut * width, (cut + 1) * width
+        slices = []
+        for unit, file in enumerate(files):
+            of_range = read_slice(partial(_part, file), KEY, PARTS, first, end, "file")
+            slices.append((unit, of_range))
         mine = list(duplicates(slices, batch))
         if mine:
             table = pa.concat_tables(mine)
