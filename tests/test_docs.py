@@ -288,9 +288,10 @@ def test_links_lead_to_files_and_headings(name):
 
 def test_every_guarantee_names_tests_that_exist():
     named = 0
-    for row in (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8").splitlines():
+    page = (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8")
+    for item in re.split(r"\n(?=[-|\n])", page):
         path = ""
-        for file, test in re.findall(r"`([\w/.]*)::(\w+)`", row):
+        for file, test in re.findall(r"`([\w/.]*)::(\w+)`", item):
             path = file or path
             assert re.search(
                 rf"^def {test}\(", (REPOSITORY / path).read_text(encoding="utf-8"), re.M
@@ -342,7 +343,7 @@ def test_a_bound_of_a_preset_is_not_quoted_as_a_reason():
 
 
 def test_the_readme_is_short_and_pictures_are_small():
-    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 155
     for name in ("view.png", "rejected-pair.png"):
         assert (REPOSITORY / "docs/images" / name).stat().st_size < 300_000
 

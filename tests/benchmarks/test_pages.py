@@ -10,6 +10,11 @@ ROWS = {"LAION-400M": 0.4e9, "LAION-2B": 2.32e9}
 CORES = (2, 16, 256)
 
 
+def prose(path: str) -> str:
+    """The words of a page, wherever its lines break."""
+    return " ".join((REPOSITORY / path).read_text(encoding="utf-8").split())
+
+
 def tables(path: str, heading: str = "") -> dict[str, list[str]]:
     """Return the cells behind the first one of each row of all tables of a section or page, by the
     first one."""
@@ -81,7 +86,7 @@ def test_the_products_are_those_of_the_rates() -> None:
     hours = [sum(number(page[part][column]) for part in parts) for column in range(4)]
     text = (REPOSITORY / "docs/cost.md").read_text(encoding="utf-8")
     assert f"| **all** | {' | '.join(f'{each:,.0f}' for each in hours)} |" in text
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = prose("README.md")
     assert f"{hours[2]:,.0f} to {hours[3]:,.0f} core-hours with the download" in readme
     for cores in CORES:
         digits = 1 if cores > 16 else 0
@@ -137,13 +142,13 @@ def of_people(name: str, column: str) -> dict[str, str]:
 
 
 def test_what_people_say_is_quoted_as_measured() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = prose("README.md")
     f1 = of_people("FACTUAL, test", "F1")
     assert (
         f"its actions have an F1 of {f1['`paper`']}, those of `precise` {f1['`precise`']} "
         in readme
     )
-    page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
+    page = prose("docs/howto/presets.md")
     visible = {
         rule: f"{100 * float(cell):.1f} %" for rule, cell in of_people("Clue", "visible").items()
     }
@@ -155,7 +160,7 @@ def test_what_people_say_is_quoted_as_measured() -> None:
 
 
 def test_what_is_said_of_stricter_presets_is_as_measured() -> None:
-    page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
+    page = prose("docs/howto/presets.md")
     presets = [f"`{name}`" for name in ("paper", "balanced", "strict", "precise")]
     actions, complexity = (
         [of_people("FACTUAL, test", name)[each] for each in presets]
@@ -177,7 +182,7 @@ def test_what_is_said_of_stricter_presets_is_as_measured() -> None:
 
 def test_pages_give_the_costs_of_the_committed_figures() -> None:
     page = tables("docs/cost.md")
-    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    text = prose("docs/architecture.md")
     caption = 1e6 / number(page["captions per core-second"][0])
     ocr = [1e3 * number(page[f"OCR, image {kind} text (ms)"][0]) for kind in ("without", "with")]
     assert (
@@ -215,7 +220,7 @@ def test_every_section_of_figures_says_how_they_were_made() -> None:
 
 def test_what_each_effort_finds_is_quoted_as_measured() -> None:
     results = (REPOSITORY / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
-    page = " ".join((REPOSITORY / "docs/howto/presets.md").read_text(encoding="utf-8").split())
+    page = prose("docs/howto/presets.md")
     count = r"(\d+) \+ (\d+) of (\d+) \| "
     rows = re.findall(
         rf"^\| (low|medium|high) \| {count}{count}{count}.*?\| ([\d.]+) \(", results, re.MULTILINE
