@@ -242,6 +242,9 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "run": {"ema": 0.9},
     "checkpoint": {"every_samples": 3 * 16},
     "check": {"every_samples": 7 * 16},
+    "distillation": {
+        "max_missing_share": 0.1
+    },  # `targets` lack 2 samples, which may be drawn often
 }
 """12 steps of 16 pairs with a checkpoint each 3; what has a state of its own is switched on."""
 
