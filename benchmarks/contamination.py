@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from benchmarks.measuring import parser_of, print_table
 from open_diht.common.statistics import wilson
 from open_diht.filters import copies
-from open_diht.filters.evaluation import MOST_BITS
+from open_diht.filters.decontamination import MOST_BITS
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder
 
 THRESHOLDS = (14, 18, 20, 22, 24, 26, 28, 30)

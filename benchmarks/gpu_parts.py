@@ -30,7 +30,7 @@ from benchmarks.measuring import in_turn
 from benchmarks.train_step import ours, pairs, stepper_of, theirs
 from open_diht.common.fields import build
 from open_diht.common.ranks import _Gather, begin_group, joined_ranks
-from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.teachers.teacher import find_teacher
 from open_diht.trainer.architecture import tokenizer
 from open_diht.trainer.config import Config
 from open_diht.trainer.loop import TrainingOutcome, train

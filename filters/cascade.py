@@ -33,7 +33,7 @@ DUPLICATE_PAIR = "duplicate_pair"
 DUPLICATE_IMAGE = "duplicate_image"
 DUPLICATE_SEMANTIC = "duplicate_semantic"
 
-KEPT = ""
+NO_REASON = ""
 DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
 """Decision of rows of failed units. Like `DEAD` it is not a reason. The next run tries these rows
@@ -108,7 +108,7 @@ class StageFilter(Protocol):
         """A text that changes with the filter's thresholds."""
 
     def reasons(self, layout: Any, unit: str, rows: pa.Table) -> Reasons:
-        """Return the reason of each row, `KEPT` for rows that pass; shape (n,).
+        """Return the reason of each row, `NO_REASON` for rows that pass; shape (n,).
 
         Args:
             layout: the output folder, a `pipelines.store.layout.Layout`.
@@ -230,7 +230,7 @@ class EachCaption:
         table takes all its captions there.
         """
         of_row = rows[self.owners]
-        return np.where((self.reasons == KEPT) | (of_row == DEAD), of_row, self.reasons)
+        return np.where((self.reasons == NO_REASON) | (of_row == DEAD), of_row, self.reasons)
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ class Decisions:
     """The decisions on a table of n annotated rows, each with its reason and evidence."""
 
     reasons: Reasons
-    """(n,): the reason of each row; `KEPT` if no filter rejects it, `DEAD` if its image cannot be
-    read."""
+    """(n,): the reason of each row; `NO_REASON` if no filter rejects it, `DEAD` if its image cannot
+    be read."""
     counts: CaptionDecisions | None
     """The preset's counts for each row's one caption, or None without stage `captions`."""
     asked: Bools
@@ -306,7 +306,7 @@ def apply_cascade(
     measured = dict[str, pa.Array]()
     for one in own:
         assert layout is not None
-        alive = np.flatnonzero(reasons == KEPT)
+        alive = np.flatnonzero(reasons == NO_REASON)
         mine = rows.take(pa.array(alive))
         values = one.measured(layout, unit, mine) if isinstance(one, MeasuringFilter) else None
         if isinstance(one, DecidesByNumbers):
@@ -338,7 +338,7 @@ def _one_of_each(
     """Combine the decisions on `captions` (see `each_caption`) into those on the rows, which may
     have several."""
     places = {step.reason: place for place, step in enumerate(cascade(preset))}
-    # One image is read for all captions of a row, so `KEPT` and `DEAD` do not meet in it.
+    # One image is read for all captions of a row, so `NO_REASON` and `DEAD` do not meet in it.
     reached = np.array([places.get(reason, len(places)) for reason in decided.reasons], np.int64)
     order = np.lexsort((-reached, owners))  # stable: the first caption of those that got as far
     best = order[np.unique(owners[order], return_index=True)[1]]
@@ -384,7 +384,7 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
             column = rows[name].combine_chunks().take(kept)
             rows = rows.set_column(rows.column_names.index(name), name, column)
     evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if annotated else None)
-    reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+    reasons: Reasons = np.full(rows.num_rows, NO_REASON, object)
     for one in reversed(
         preset.caption_filters
     ):  # written last, the first filter of the cascade wins
@@ -401,7 +401,7 @@ def _apply_images(
     `apply_cascade`."""
     reasons = decided.reasons
     overlaps = decided.overlaps
-    alive = np.flatnonzero(reasons == KEPT)
+    alive = np.flatnonzero(reasons == NO_REASON)
     found = np.full(len(reasons), -1, np.int64)
     found[alive] = _indices(np.asarray(rows["ordinal"])[alive], np.asarray(records["ordinal"]))
     if (found[alive] < 0).any():
@@ -425,7 +425,7 @@ def apply_image_filters(
         if status == NOT_AT_HAND:
             reasons[index] = NOT_AT_HAND
         elif status == UNREAD:
-            reasons[index] = KEPT
+            reasons[index] = NO_REASON
         elif status.startswith(DOWNLOAD_FAILED):
             reasons[index] = status.removeprefix(DOWNLOAD_FAILED)
     read = np.flatnonzero([status == "ok" for status in statuses])
@@ -440,7 +440,7 @@ def apply_image_filters(
         records,
         np.array(overlap_lengths(mine, spotted, preset.text_spotting), np.int64).reshape(-1),
     )
-    overlaps[read], reasons[read] = evidence.overlaps, KEPT
+    overlaps[read], reasons[read] = evidence.overlaps, NO_REASON
     for one in reversed(preset.image_filters):
         reasons[read[one.rejects(evidence)]] = one.reason
     return reasons, overlaps

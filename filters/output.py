@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.filters.cascade import DEAD, KEPT, NOT_READ, Decisions, EachCaption, Reasons
+from open_diht.filters.cascade import DEAD, NO_REASON, NOT_READ, Decisions, EachCaption, Reasons
 from open_diht.filters.dedup import COPIES
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
@@ -67,7 +67,7 @@ def output_rows(
 def _captions(each: EachCaption, rows: Reasons) -> dict[str, pa.Array]:
     """Return the columns `SEVERAL` of n rows, whose final reasons are `rows` (n,)."""
     reasons = each.settled(rows)
-    passed = (reasons == KEPT).astype(bool)
+    passed = (reasons == NO_REASON).astype(bool)
     named = [each.captions, pa.array(reasons.tolist(), pa.string())]
     rejected = pa.StructArray.from_arrays(named, fields=list(REJECTED_CAPTION))
 
@@ -104,7 +104,7 @@ def rejected_rows(
 ) -> pa.Table:
     """Return the rejected rows among the n rows of `output_rows`, with the columns `stage` and
     `reason`. If `copies`, n rows of `COPIES`, is given, its columns are added."""
-    gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
+    gone = ((reasons != NO_REASON) & (reasons != DEAD)).astype(bool)
     table, reasons = table.filter(pa.array(gone)), reasons[gone]
     table = table.append_column(
         "stage", pa.array([stages[reason] for reason in reasons], pa.string())

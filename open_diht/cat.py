@@ -22,7 +22,7 @@ from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import (
     DEAD,
-    KEPT,
+    NO_REASON,
     RECORD,
     apply_caption_filters,
     apply_cascade,
@@ -190,7 +190,7 @@ class Cat:
                     reason = records["status"][
                         int(decided.found[index])
                     ].as_py()  # it names the error
-                if reason != KEPT:
+                if reason != NO_REASON:
                     reasons.setdefault(row, reason)
             # Restore the order of the captions; unreadable ones become rows of null.
             where = np.full(n, -1)
@@ -246,7 +246,7 @@ class Cat:
         `RECORD`."""
         with _Models.lock:
             passed = np.flatnonzero(
-                apply_caption_filters(rows, self.preset, True).reasons == KEPT
+                apply_caption_filters(rows, self.preset, True).reasons == NO_REASON
             ).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
         return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD)

@@ -75,10 +75,10 @@ COMMANDS = {
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists"
         " them)",
-        "open_diht.pipelines.concepts.cli",
+        "open_diht.pipelines.teachers.cli",
         ("train",),
         (("data", "out/sample"),),
-        parser="open_diht.pipelines.concepts.options",
+        parser="open_diht.pipelines.teachers.options",
     ),
     "train": Command(
         "train a model on filtered data",

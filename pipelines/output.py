@@ -12,7 +12,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
 from open_diht.common.installation import remedy
 from open_diht.common.spelling import spelled
-from open_diht.filters.cascade import KEPT, Reasons
+from open_diht.filters.cascade import NO_REASON, Reasons
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
@@ -265,8 +265,8 @@ class Output:
         return found
 
     def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-        """Return the reason (n,) why a run rejected each row of a decided unit, or `KEPT`. Raise as
-        `ordinals` does."""
+        """Return the reason (n,) why a run rejected each row of a decided unit, or `NO_REASON`.
+        Raise as `ordinals` does."""
         try:
             reasons = read_table(self.part("rejected", unit), ["reason"])["reason"].to_pylist()
         except FileNotFoundError:
@@ -275,7 +275,9 @@ class Output:
         if len(rejected) != len(reasons):
             raise FileNotFoundError(f"unit {unit} as it was")
         by_ordinal = dict(zip(rejected, reasons, strict=True))
-        return np.array([by_ordinal.get(ordinal, KEPT) for ordinal in ordinals.tolist()], object)
+        return np.array(
+            [by_ordinal.get(ordinal, NO_REASON) for ordinal in ordinals.tolist()], object
+        )
 
 
 def _ordinals(path: StorePath) -> NDArray[np.int64]:

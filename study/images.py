@@ -21,7 +21,7 @@ from open_diht.common.progress import ProgressBar
 from open_diht.common.tar_stream import TarStream
 from open_diht.eval.fetch.archives import Sample, write_tar
 from open_diht.eval.records import sha256_of
-from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
+from open_diht.pipelines.teachers.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]
 PIXELS = 128

@@ -27,7 +27,7 @@ from open_diht.filters.presets import load_preset
 from open_diht.filters.spotting.masking import mask_text, text_area
 from open_diht.filters.spotting.overlap import SpottedText, overlap_lengths
 from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from open_diht.pipelines.concepts.teacher import LoadedTeacher
+from open_diht.pipelines.teachers.teacher import LoadedTeacher
 from study.images import Floats, batches, opened, small_teacher, stored_features
 
 SIDE = 224

@@ -28,12 +28,12 @@ from open_diht.common import reference_encoder  # noqa: E402
 from open_diht.common.command_line import WrongUse  # noqa: E402
 from open_diht.common.encoders import EncoderError  # noqa: E402
 from open_diht.eval import cli, compare  # noqa: E402
-from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
 from open_diht.pipelines.stages.encoders import (  # noqa: E402
     Encoder,
     find_encoder,
     find_pair_encoder,
 )
+from open_diht.pipelines.teachers.teacher import find_teacher  # noqa: E402
 from open_diht.trainer import hub as trainer_hub  # noqa: E402
 from open_diht.trainer.architecture import (  # noqa: E402
     BadArchitecture,

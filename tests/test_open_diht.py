@@ -106,7 +106,7 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
     (first, features), (second, heads) = calls
-    assert (first, second) == ("open_diht.pipelines.concepts.cli", "open_diht.trainer.concepts.cli")
+    assert (first, second) == ("open_diht.pipelines.teachers.cli", "open_diht.trainer.concepts.cli")
     assert (features.data, heads.concepts, heads.settings.epochs) == (
         "/data/cat",
         "/data/cat/concepts",

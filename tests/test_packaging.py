@@ -338,7 +338,7 @@ def test_no_module_is_there_under_two_names():
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd())\nimport open_diht.pipelines.driver.cli,"
         " open_diht.eval.cli, study.cli\nimport open_diht.pipelines.stages.transforms,"
-        " open_diht.pipelines.concepts.cli\ntry: import torch\nexcept ModuleNotFoundError:"
+        " open_diht.pipelines.teachers.cli\ntry: import torch\nexcept ModuleNotFoundError:"
         " pass\nelse: import open_diht.trainer.loop, open_diht.eval.models\nfiles ="
         " [os.path.realpath(m.__file__) for m in set(sys.modules.values()) if getattr(m,"
         " '__file__', None)]\nours = [path for path in files if path.startswith(os.getcwd() + '/')"

@@ -22,8 +22,8 @@ from open_diht.filters.built_in import (
 )
 from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
+from open_diht.filters.decontamination import EVALUATION_CAPTION, EVALUATION_IMAGE, EvaluationRule
 from open_diht.filters.dedup import DedupRule
-from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE, EvaluationRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import OverlapRule
 from open_diht.filters.spotting.settings import OcrRule

@@ -9,8 +9,8 @@ from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
+from open_diht.pipelines.stages.decontamination import FingerprintStage
 from open_diht.pipelines.stages.download import DownloadStage
-from open_diht.pipelines.stages.evaluation import FingerprintStage
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
 from open_diht.pipelines.store.layout import unit_of
@@ -94,5 +94,5 @@ class Annotations:
                 for name, record in work.records(kind.name, kind.units(work, [*sources])):
                     if record is not None:
                         sources[unit_of(name)].append(kind.source(record))
-        own = [kind.judge(self._settings, work, sources) for kind in running]
-        return sources, tuple(judge for judge in own if judge is not None)
+        own = [kind.row_filter(self._settings, work, sources) for kind in running]
+        return sources, tuple(row_filter for row_filter in own if row_filter is not None)

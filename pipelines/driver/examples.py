@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from open_diht.filters.captions.explain import explain
 from open_diht.filters.cascade import (
-    KEPT,
+    NO_REASON,
     Decisions,
     MeasuringFilter,
     NotLookedAt,
@@ -84,7 +84,9 @@ def collect_examples(
                 rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
             )
             decisions = apply_caption_filters(one, preset, "captions" in stages)
-            passed = decisions.reasons[0] == KEPT  # else records of its image are of an earlier run
+            passed = (
+                decisions.reasons[0] == NO_REASON
+            )  # else records of its image are of an earlier run
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {}) if passed else {}

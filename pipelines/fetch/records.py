@@ -4,7 +4,7 @@ from typing import TypedDict
 
 import pyarrow as pa
 
-OK = "ok"
+ARRIVED = "ok"
 REQUESTED = pa.schema(
     [
         ("ordinal", pa.int64()),

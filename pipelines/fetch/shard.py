@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetcher
 from open_diht.pipelines.fetch.opener import MISMATCH, Notes, expected_of, opening_by
-from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED, FetchedRow, RequestedRow
+from open_diht.pipelines.fetch.records import ARRIVED, FETCHED, REQUESTED, FetchedRow, RequestedRow
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.tool import load_tool
 from open_diht.pipelines.fetch.urls import parse_url
@@ -70,7 +70,7 @@ def fetch_shard(
             f"img2dataset returned {len(records)} records for {rows.num_rows} rows; see the"
             " worker's log"
         )
-    stored = any(record["status"] == OK for record in records)
+    stored = any(record["status"] == ARRIVED for record in records)
     return pa.Table.from_pylist(records, FETCHED).sort_by("ordinal"), tar if stored else None
 
 
@@ -144,7 +144,7 @@ def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str)
         return {"status": str(reason), "message": message}
     offset, size = places[result["key"]]
     return {
-        "status": OK,
+        "status": ARRIVED,
         "message": "",
         "width": result["original_width"],
         "height": result["original_height"],

@@ -4,8 +4,8 @@ from typing import NotRequired, TypedDict
 
 from open_diht.common.naming import counted
 from open_diht.common.shard_index import IndexCounts
+from open_diht.filters.decontamination import BYTES, PIXELS
 from open_diht.filters.dedup import DuplicateCounts
-from open_diht.filters.evaluation import BYTES, PIXELS
 
 
 class DeadLetter(TypedDict):

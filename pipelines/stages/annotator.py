@@ -113,7 +113,7 @@ class Annotator(Stage):
         return record["fingerprint"]
 
     @classmethod
-    def judge(
+    def row_filter(
         cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
     ) -> StageFilter | None:
         """Return the filter that decides by the annotations, or None if the cascade already does.

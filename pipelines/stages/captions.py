@@ -28,7 +28,7 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
 from open_diht.pipelines.stages.columns import ColumnValues, values_fingerprint
 from open_diht.pipelines.stages.rows import ROW, identities
-from open_diht.pipelines.stages.segments import Survivors
+from open_diht.pipelines.stages.segments import WantedRows
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
@@ -344,10 +344,10 @@ def annotations_fingerprint(settings: RunSettings) -> str:
     )
 
 
-def survivors_of(settings: RunSettings) -> Survivors:
+def wanted_rows(settings: RunSettings) -> WantedRows:
     """Return the rows of a run whose images are wanted."""
     values = values_fingerprint(settings.dataset, settings.preset.columns)
-    return Survivors(
+    return WantedRows(
         settings.preset, CAPTIONS in settings.stages, annotations_fingerprint(settings), values
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from open_diht.filters.cascade import (
     DEAD,
-    KEPT,
+    NO_REASON,
     NOT_READ,
     Decisions,
     StageFilter,
@@ -39,8 +39,8 @@ from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import (
     DuplicateFiles,
+    DuplicateFindings,
     Entries,
-    Findings,
     reject_duplicates,
 )
 from open_diht.pipelines.stages.image_records import image_records
@@ -153,7 +153,7 @@ class DecideStage(Stage):
                     found = decisions.found
                     kept.write(good)
                     rejected.write(bad)
-                    tally.kept += rows["ordinal"].filter(pa.array(reasons == KEPT)).to_pylist()
+                    tally.kept += rows["ordinal"].filter(pa.array(reasons == NO_REASON)).to_pylist()
                     gone = np.flatnonzero(reasons == DEAD)
                     if len(gone) and records is not None and found is not None:
                         theirs = records.take(pa.array(found[gone]))
@@ -219,7 +219,7 @@ class DecideStage(Stage):
         copies = reject_duplicates(rows, decisions.reasons, duplicates, unit)
         table = output_rows(original, rows, records, decisions, caption_column)
         rejected = rejected_rows(table, decisions.reasons, self._stage_of, copies)
-        return decisions, rows, table.filter(pa.array(decisions.reasons == KEPT)), rejected
+        return decisions, rows, table.filter(pa.array(decisions.reasons == NO_REASON)), rejected
 
     def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
         counts = decisions.counts
@@ -273,7 +273,7 @@ def decide(
     work: Work,
     sources: Mapping[str, Sequence[Any]],
     own: tuple[StageFilter, ...],
-) -> tuple[dict[str, str], Findings]:
+) -> tuple[dict[str, str], DuplicateFindings]:
     """Find duplicates and decide the outdated units. Return the inputs of the decisions for each
     unit that has not failed, and the duplicates. `sources`: the inputs of each unit's annotations.
     `own`: filters of stage `score` and of the user's stages."""
@@ -285,10 +285,10 @@ def decide(
         settings.dataset.images_root,
         *(one.fingerprint for one in own),
     )
-    survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
-    findings = Deduplication(settings, work, own).find(survivors)
-    names = work.alive(survivors)
-    fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
+    states = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+    findings = Deduplication(settings, work, own).find(states)
+    names = work.alive(states)
+    fingerprints = {unit: fingerprint_of(states[unit], findings.fingerprint) for unit in names}
     stage = DecideStage(
         work.layout,
         settings.dataset,

@@ -33,16 +33,16 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, failure, quarantine
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.fetch.fetcher import Fetcher
-from open_diht.pipelines.fetch.records import FETCHED, OK, REQUESTED
+from open_diht.pipelines.fetch.records import ARRIVED, FETCHED, REQUESTED
 from open_diht.pipelines.fetch.settings import UNREACHED, DownloadSettings
 from open_diht.pipelines.fetch.shard import fetch_shard
 from open_diht.pipelines.fetch.tool import ToolMissing, check_tool, load_tool
 from open_diht.pipelines.manifests import Span, info_of, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, survivors_of
+from open_diht.pipelines.stages.captions import BATCH_ROWS, wanted_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads, state_of, tar_path
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors
+from open_diht.pipelines.stages.segments import SegmentAnnotator, WantedRows
 from open_diht.pipelines.store.commit import (
     publish_json,
     publish_table,
@@ -91,7 +91,7 @@ class DownloadStage(SegmentAnnotator):
     fingerprint: str
     """Fingerprint of the settings that stored images depend on."""
     settings: DownloadSettings
-    survivors: Survivors
+    survivors: WantedRows
     """The rows whose images are fetched."""
     name: str = field(default=DOWNLOAD, init=False)
     lasting = True
@@ -126,7 +126,7 @@ class DownloadStage(SegmentAnnotator):
         work.models[DOWNLOAD] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
         fingerprint = fingerprint_of(settings.download.identity())
         return cls(
-            work.layout, settings.dataset, fingerprint, settings.download, survivors_of(settings)
+            work.layout, settings.dataset, fingerprint, settings.download, wanted_rows(settings)
         )
 
     @classmethod
@@ -251,7 +251,7 @@ class DownloadStage(SegmentAnnotator):
         record["urls"] += found.num_rows - earlier.num_rows
         record["asked"], record["unreachable"] = reached
         record["statuses"] = dict(sorted(statuses.items()))
-        stored = found.filter(pc.equal(found["status"], OK))
+        stored = found.filter(pc.equal(found["status"], ARRIVED))
         at = dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True))
         record["bytes"] += sum(at.values())  # rows with the same URL share an image
         tars = set(found["shard"].drop_null().to_pylist())

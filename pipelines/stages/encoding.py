@@ -19,7 +19,7 @@ from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.records import CommitRecord
 from open_diht.pipelines.store.storage import StorePath
 
-OK = "ok"
+READABLE = "ok"
 """Status of a row with all its embeddings. Any other status is the reason why an embedding is
 missing."""
 _GROUP_ROWS = 1_024
@@ -51,7 +51,7 @@ def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
     return [
-        (OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message)
+        (READABLE, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message)
         for one in embeddings
     ]
 

@@ -37,7 +37,7 @@ from open_diht.common.stores import in_words, translated
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
-from open_diht.pipelines.stages.encoding import OK
+from open_diht.pipelines.stages.encoding import READABLE
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import fingerprint_of
@@ -165,7 +165,7 @@ def _of_path(path: Path, word: str) -> EvaluationSet:
 def _check_readable(images: Iterable[bytes], word: str) -> None:
     """Raise WrongUse if no image of a set can be decoded, because nothing would be compared with
     it."""
-    if not any(fingerprints_of(image, copies.variants)["status"] == OK for image in images):
+    if not any(fingerprints_of(image, copies.variants)["status"] == READABLE for image in images):
         raise WrongUse(
             f"{spelled_option('decontaminate', word)}: there is no image in it that can be read;"
             " name a folder or file of images, or leave it out"
@@ -339,7 +339,7 @@ def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:
             "captions": captions,
             **fingerprints_of(image, copies.variants),
         }
-        if row["status"] == OK and isinstance(vector, np.ndarray):
+        if row["status"] == READABLE and isinstance(vector, np.ndarray):
             row["embedding"] = vector
         rows.append(row)
     return pa.Table.from_pylist(rows, _TABLE)
@@ -355,7 +355,7 @@ def fingerprints_of(image: bytes, hashed: Callable[[Image.Image], NDArray[Any]])
         seen = copies.look(image)
     except UnreadableImage as error:
         return {**row, "status": str(error.reason)}
-    return {**row, "status": OK, "pixels": seen.pixels, "hashes": hashed(seen.luma).tobytes()}
+    return {**row, "status": READABLE, "pixels": seen.pixels, "hashes": hashed(seen.luma).tobytes()}
 
 
 def normalized(caption: str | None) -> str:

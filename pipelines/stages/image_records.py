@@ -14,7 +14,7 @@ from open_diht.filters.cascade import (
     apply_cascade,
 )
 from open_diht.filters.presets import Preset
-from open_diht.pipelines.fetch.records import OK
+from open_diht.pipelines.fetch.records import ARRIVED
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, load_downloads
 from open_diht.pipelines.stages.spotting import load_records
@@ -39,7 +39,7 @@ def image_records(
     downloads = pa.concat_tables(tables)
     statuses = downloads["status"].to_pylist()
     messages = downloads["message"].to_pylist()
-    statuses = [UNREAD if status == OK else DOWNLOAD_FAILED + status for status in statuses]
+    statuses = [UNREAD if status == ARRIVED else DOWNLOAD_FAILED + status for status in statuses]
     if records is None:
         n = len(statuses)
         given = {"ordinal": downloads["ordinal"], "status": statuses, "message": messages}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.fetch.records import FETCHED, OK
+from open_diht.pipelines.fetch.records import ARRIVED, FETCHED
 from open_diht.pipelines.manifests import MissingImage, Span, read_images
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name, segment_name
@@ -105,7 +105,7 @@ def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]
     return {
         ordinal: (width, height)
         for ordinal, status, width, height in zip(*columns, strict=True)
-        if status == OK
+        if status == ARRIVED
     }
 
 
@@ -115,12 +115,12 @@ def _downloaded(
     records = FETCHED.empty_table() if records is None else records
     chosen = records.filter(pa.array(np.isin(np.asarray(records["ordinal"]), wanted)))
     found = {row["ordinal"]: row for row in chosen.to_pylist()}
-    of_shard = Counter(row["shard"] for row in found.values() if row["status"] == OK)
+    of_shard = Counter(row["shard"] for row in found.values() if row["status"] == ARRIVED)
     with contextlib.ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for ordinal in wanted:
             row = found.get(ordinal)
-            if row is None or row["status"] != OK:
+            if row is None or row["status"] != ARRIVED:
                 why = (
                     f"not downloaded: {row['status']}: {row['message']}"
                     if row

@@ -22,7 +22,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted, listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.base import CaptionFilter
-from open_diht.filters.cascade import KEPT, NotLookedAt, apply_caption_filters
+from open_diht.filters.cascade import NO_REASON, NotLookedAt, apply_caption_filters
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.several_captions import OTHER_CAPTIONS
 from open_diht.pipelines.datasets import Dataset
@@ -61,7 +61,7 @@ _COUNTED_ROWS = 100_000
 def all_rows(preset: Preset, values: str) -> str:
     """Return the name of the set of rows that are wanted if captions decide nothing: all rows with
     a caption of accepted length that pass the preset's conditions on columns, and its registered
-    filters that need no annotations. `values`: see `Survivors.values`."""
+    filters that need no annotations. `values`: see `WantedRows.values`."""
     own = [
         one
         for one in preset.filters
@@ -71,14 +71,14 @@ def all_rows(preset: Preset, values: str) -> str:
     return f"all-{preset.captions.max_chars}{conditions}{f'-{values}' if preset.columns else ''}"
 
 
-def survivors(preset: Preset, annotations: str, values: str) -> str:
+def survivors_name(preset: Preset, annotations: str, values: str) -> str:
     """Return the name of the set of rows that pass a preset's filters on captions and columns.
-    `annotations` and `values` are the fingerprints of `Survivors`."""
+    `annotations` and `values` are the fingerprints of `WantedRows`."""
     return f"{RULES}-{preset.captions_fingerprint}-{annotations}-{values}"
 
 
 @dataclass(frozen=True)
-class Survivors:
+class WantedRows:
     """The rows whose images are wanted."""
 
     preset: Preset
@@ -107,13 +107,13 @@ class Survivors:
         """Names of the sets of rows that a finished image unit contains."""
         if not self.captions_decide:
             return {all_rows(self.preset, self.values)}
-        return {survivors(preset, self.annotations, self.values) for preset in self._presets}
+        return {survivors_name(preset, self.annotations, self.values) for preset in self._presets}
 
     @property
     def needed(self) -> set[str]:
         """Names of sets of rows, each of which contains all rows that the preset needs."""
         mine = (
-            {survivors(self.preset, self.annotations, self.values)}
+            {survivors_name(self.preset, self.annotations, self.values)}
             if self.captions_decide
             else set()
         )
@@ -135,7 +135,9 @@ class Survivors:
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             survive = np.zeros(rows.num_rows, bool)
             for preset in self._presets:
-                survive |= apply_caption_filters(rows, preset, self.captions_decide).reasons == KEPT
+                survive |= (
+                    apply_caption_filters(rows, preset, self.captions_decide).reasons == NO_REASON
+                )
             found.append(ordinals[survive & (ordinals >= first) & (ordinals < stop)])
         return np.concatenate(found)
 
@@ -399,8 +401,8 @@ class SegmentStage(Stage):
 class SegmentAnnotator(SegmentStage, Annotator):
     """A stage over the image units of rows that pass the caption filters."""
 
-    survivors: Survivors
-    """The rows that are processed, see `survivors_of`."""
+    survivors: WantedRows
+    """The rows that are processed, see `wanted_rows`."""
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:

@@ -26,10 +26,10 @@ from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.captions import wanted_rows
 from open_diht.pipelines.stages.images import DOWNLOAD, images_at_hand, last_of_each, original_sizes
 from open_diht.pipelines.stages.rows import Reading, read_texts
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, segments_of
+from open_diht.pipelines.stages.segments import SegmentAnnotator, WantedRows, segments_of
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
@@ -65,7 +65,7 @@ class SpottingStage(SegmentAnnotator):
     """Fingerprint of engine, models and settings, or of the settings alone if there are no
     images."""
     settings: SpotterSettings
-    survivors: Survivors
+    survivors: WantedRows
     """The rows whose images are read."""
     name: str = field(default="spotting", init=False)
     counted = "images"
@@ -80,7 +80,7 @@ class SpottingStage(SegmentAnnotator):
         work.models[cls.name] = {"effort": spotter.settings.effort, **known} if known else {}
         fingerprint = readings_fingerprint(spotter.settings, known)
         return cls(
-            work.layout, settings.dataset, fingerprint, spotter.settings, survivors_of(settings)
+            work.layout, settings.dataset, fingerprint, spotter.settings, wanted_rows(settings)
         )
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
-from open_diht.filters.cascade import DEAD, KEPT
+from open_diht.filters.cascade import DEAD, NO_REASON
 
 
 class DecideRecord(TypedDict):
@@ -25,8 +25,8 @@ class DecideRecord(TypedDict):
     """Number of rows by value for complexity, actions and overlap, and by bin for columns, scores
     and other numbers that have conditions."""
     captions: NotRequired[dict[str, int]]
-    """Number of captions by reason, if a row may have several: `KEPT` if they passed, `DEAD` in
-    dead-letter rows."""
+    """Number of captions by reason, if a row may have several: `NO_REASON` if they passed, `DEAD`
+    in dead-letter rows."""
     examples: dict[str, list[int]]
     """Ordinals of example rows, by reason, "kept" or `DEAD`."""
 
@@ -63,9 +63,11 @@ class Tally:
     def record(self) -> DecideRecord:
         record: DecideRecord = {
             "rows": sum(self.rows.values()),
-            "kept": self.rows[KEPT],
+            "kept": self.rows[NO_REASON],
             "rejected": {
-                reason: n for reason, n in sorted(self.rows.items()) if reason not in (KEPT, DEAD)
+                reason: n
+                for reason, n in sorted(self.rows.items())
+                if reason not in (NO_REASON, DEAD)
             },
             "dead": dict(sorted(self.dead.items())),
             "lost": dict(sorted(self.lost.items())),

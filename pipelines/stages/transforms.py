@@ -31,7 +31,7 @@ from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import (
     DEAD,
-    KEPT,
+    NO_REASON,
     RECORD,
     NotLookedAt,
     apply_caption_filters,
@@ -278,7 +278,7 @@ class _Spot(beam.DoFn):
         if self._preset is None:
             return np.arange(table.num_rows)
         batch, rows = _rows(table, self._dataset, self._preset, annotated=True)
-        passed = apply_caption_filters(rows, self._preset, True).reasons == KEPT
+        passed = apply_caption_filters(rows, self._preset, True).reasons == NO_REASON
         return batch.ordinals[passed.astype(bool)]
 
 
@@ -329,7 +329,7 @@ class _Decide(beam.DoFn):
                 for place, row in zip(places, theirs, strict=True)
             ]
         return {
-            "kept": output.filter(pa.array((decisions.reasons == KEPT).astype(bool))),
+            "kept": output.filter(pa.array((decisions.reasons == NO_REASON).astype(bool))),
             "rejected": rejected_rows(output, decisions.reasons, self._stage_of),
             "dead_letter": _dead_letters(_own(table), lost),
         }

@@ -42,7 +42,7 @@ from open_diht.pipelines.store.storage import (
     size_of,
     store_errors,
 )
-from open_diht.pipelines.verify.findings import Findings
+from open_diht.pipelines.verify.findings import Verification
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
@@ -90,11 +90,11 @@ main = command(
 )
 
 
-def verify(root: StorePath, options: argparse.Namespace) -> Findings:
+def verify(root: StorePath, options: argparse.Namespace) -> Verification:
     """Return what the checks of an output find. Raise WrongUse if there is no output or a run is
     working in it, and RunFailed if its store does not answer any more."""
     layout = Layout(root)
-    found = Findings(str(root), options.seed)
+    found = Verification(str(root), options.seed)
     with store_errors(root, WrongUse, SEE_TO_OUTPUT):
         if is_local(root):
             files_of(root, found)
@@ -159,7 +159,7 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
     return found
 
 
-def _plan(layout: Layout, found: Findings) -> Plan | None:
+def _plan(layout: Layout, found: Verification) -> Plan | None:
     """Return the plan of an output, or report what is wrong with it. Raise WrongUse if there is
     none."""
     try:
@@ -182,7 +182,9 @@ def _plan(layout: Layout, found: Findings) -> Plan | None:
     return None if wrong else plan
 
 
-def _output(root: StorePath, run: Any, plugins: Sequence[str], found: Findings) -> Output | None:
+def _output(
+    root: StorePath, run: Any, plugins: Sequence[str], found: Verification
+) -> Output | None:
     """Return the reader of an output. Report settings in run.json that cannot be read, and return
     None."""
     try:
@@ -203,7 +205,7 @@ def _common_end(one: str, other: str) -> int:
     return len(posixpath.commonprefix([one[::-1], other[::-1]]))
 
 
-def _where(plan: Plan, dataset: Dataset, given: str | None, found: Findings) -> dict[str, str]:
+def _where(plan: Plan, dataset: Dataset, given: str | None, found: Verification) -> dict[str, str]:
     """Return where each input file that has not changed is now, by its recorded path. With `given`,
     it is the file of its name there, with the longest common end if there are several. Report files
     that have changed.

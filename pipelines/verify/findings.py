@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 
 
 @dataclass
-class Findings:
+class Verification:
     """Everything that a verification has checked, could not check, and found to differ."""
 
     output: str

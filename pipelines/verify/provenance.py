@@ -20,8 +20,8 @@ from open_diht.pipelines.driver.conservation import Damaged, readable
 from open_diht.pipelines.manifests.plan import input_fingerprint
 from open_diht.pipelines.manifests.types import InputFile
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
+from open_diht.pipelines.stages.decontamination import IMAGE_HASHES, EvaluationFilter
 from open_diht.pipelines.stages.encoding import embedding_of
-from open_diht.pipelines.stages.evaluation import FINGERPRINTS, EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
@@ -198,7 +198,7 @@ def evaluation_filter(
             "provenance", path, "names another rule of evaluation sets than its preset has"
         )
     encoders = (
-        [models.get(name, {}).get("encoder") for name in (FINGERPRINTS, SCORE)] if embedded else []
+        [models.get(name, {}).get("encoder") for name in (IMAGE_HASHES, SCORE)] if embedded else []
     )
     identity = next((one for one in encoders if one), None)
     sets = [

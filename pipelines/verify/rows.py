@@ -26,10 +26,9 @@ from open_diht.filters.captions.annotate import SCHEMA, provenance
 from open_diht.filters.captions.opinion import OpinionMissing
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.cascade import DEAD as GONE
-from open_diht.filters.cascade import KEPT as ALIVE
-from open_diht.filters.cascade import stage_of
+from open_diht.filters.cascade import NO_REASON, stage_of
+from open_diht.filters.decontamination import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.dedup import COPIES
-from open_diht.filters.evaluation import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.output import OURS, SEVERAL
 from open_diht.filters.several_captions import OTHERS, captions_of
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
@@ -53,7 +52,7 @@ from open_diht.pipelines.settings import INDEX, RunSettings
 from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.decide import DecideStage
-from open_diht.pipelines.stages.evaluation import EvaluationFilter
+from open_diht.pipelines.stages.decontamination import EvaluationFilter
 from open_diht.pipelines.stages.evaluation_sets import EVALUATION
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_at_hand, original_sizes
@@ -250,8 +249,8 @@ class Rows:
         all_ordinals = np.asarray(rows["ordinal"])
         ends = np.asarray(rows["end"])
         for kind, now, is_now in (
-            (KEPT, kept, reasons == ALIVE),
-            (REJECTED, rejected, (reasons != ALIVE) & (reasons != GONE)),
+            (KEPT, kept, reasons == NO_REASON),
+            (REJECTED, rejected, (reasons != NO_REASON) & (reasons != GONE)),
         ):
             path = self.layout.part(kind, unit)
             mine = all_ordinals[ends == kind]
@@ -281,7 +280,7 @@ class Rows:
                         and batch is not None
                     ):
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
-                elif reasons[place] == ALIVE and reason not in self._known:
+                elif reasons[place] == NO_REASON and reason not in self._known:
                     why = (
                         "by a stage that is not of this program, or by evaluation sets whose table"
                         " is missing"

@@ -69,7 +69,7 @@ from open_diht.pipelines.store.layout import CARD, KINDS, Layout
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import Row, StorePath, each, is_local
-from open_diht.pipelines.verify.findings import Findings, Part
+from open_diht.pipelines.verify.findings import Part, Verification
 
 KEPT, REJECTED, DEAD = KINDS
 UNWRITTEN = "unwritten"
@@ -134,7 +134,7 @@ class Vouching(TypedDict):
     shards: NotRequired[list[Shard]]
 
 
-def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
+def files_of(root: StorePath, found: Verification) -> dict[str, int | None]:
     """Return the sizes of the files of an output, by their names in it. On a disk, report what
     would be opened and is neither a regular file nor a folder, and return None for it: reading a
     pipe or a device may never end, and a link may lead to files of this machine that are not of the
@@ -200,7 +200,9 @@ def files_of(root: StorePath, found: Findings) -> dict[str, int | None]:
 class Structure:
     """The checks of files and counts of one output. `unit` comes before `check`."""
 
-    def __init__(self, layout: Layout, plan: Plan, files: dict[str, int | None], found: Findings):
+    def __init__(
+        self, layout: Layout, plan: Plan, files: dict[str, int | None], found: Verification
+    ):
         """Read the records of all units. `files` is the result of `files_of`."""
         self.layout = layout
         self.plan = plan

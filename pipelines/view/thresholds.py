@@ -29,7 +29,7 @@ from open_diht.filters.cascade import (
     DUPLICATE_IMAGE,
     DUPLICATE_PAIR,
     DUPLICATE_SEMANTIC,
-    KEPT,
+    NO_REASON,
     RECORD,
     UNREAD,
     Reasons,
@@ -67,7 +67,7 @@ class Piece:
     the text in their image, the run has computed no score for them, or a stage of the user has not
     seen them."""
     recorded: Reasons
-    """Reasons why the run rejected rows; `KEPT` for all others and for undecided rows."""
+    """Reasons why the run rejected rows; `NO_REASON` for all others and for undecided rows."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
@@ -167,7 +167,9 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
         "spotting" in output.stages or ("download" in output.stages and not decided)
     ):
         records = RECORD.empty_table()
-    recorded = output.reasons(unit, ordinals) if decided else np.full(len(ordinals), KEPT, object)
+    recorded = (
+        output.reasons(unit, ordinals) if decided else np.full(len(ordinals), NO_REASON, object)
+    )
     unexamined = np.zeros(len(ordinals), bool)
     if records is not None:
         unexamined = ~np.isin(ordinals, np.asarray(records["ordinal"]))
@@ -206,12 +208,12 @@ class Decided:
     def kept(self) -> tuple[Bools, ...]:
         """Mask of the rows of each piece that are certainly kept."""
         pairs = zip(self.sample.pieces, self.reasons, strict=True)
-        return tuple((why == KEPT) & ~piece.unexamined for piece, why in pairs)
+        return tuple((why == NO_REASON) & ~piece.unexamined for piece, why in pairs)
 
     @property
     def uncertain(self) -> int:
         """Number of rows that are kept only if they pass the stages that have not examined them."""
-        return sum(int((why == KEPT).sum()) for why in self.reasons) - self.kept_rows
+        return sum(int((why == NO_REASON).sum()) for why in self.reasons) - self.kept_rows
 
     @property
     def kept_rows(self) -> int:
@@ -232,7 +234,7 @@ class Decided:
         """Number of rows by reason, including dead-letter rows."""
         counts: Counter[str] = Counter()
         for reasons in self.reasons:
-            counts.update(reasons[reasons != KEPT].tolist())
+            counts.update(reasons[reasons != NO_REASON].tolist())
         return counts
 
 
@@ -274,15 +276,17 @@ def _stay(decided: Decided, stays: Callable[[str], bool]) -> None:
     """Reject rows that the run has rejected for a reason that `stays` accepts."""
     for piece, reasons in zip(decided.sample.pieces, decided.reasons, strict=True):
         names = [
-            name for name in dict.fromkeys(piece.recorded.tolist()) if name != KEPT and stays(name)
+            name
+            for name in dict.fromkeys(piece.recorded.tolist())
+            if name != NO_REASON and stays(name)
         ]
-        which = (reasons == KEPT) & np.isin(piece.recorded.astype(str), names)
+        which = (reasons == NO_REASON) & np.isin(piece.recorded.astype(str), names)
         reasons[which] = piece.recorded[which]
 
 
 def _find_pairs(decided: Decided) -> None:
     """Reject all but the first of equal pairs among the kept rows."""
-    kept = [np.flatnonzero(reasons == KEPT) for reasons in decided.reasons]
+    kept = [np.flatnonzero(reasons == NO_REASON) for reasons in decided.reasons]
     keys = []
     for piece, places in zip(decided.sample.pieces, kept, strict=True):
         pairs = Pairs()

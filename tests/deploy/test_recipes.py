@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.dask import slurm
-from open_diht.pipelines.concepts.options import parse as parse_concepts
 from open_diht.pipelines.options import filter_parser
 from open_diht.pipelines.runners.beam_options import check_beam_options
+from open_diht.pipelines.teachers.options import parse as parse_concepts
 from tests.imports import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]

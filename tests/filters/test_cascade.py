@@ -12,7 +12,7 @@ import pytest
 from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
 from open_diht.filters.captions.annotate import SCHEMA as ANNOTATIONS
 from open_diht.filters.cascade import (
-    KEPT,
+    NO_REASON,
     RECORD,
     NotLookedAt,
     Reasons,
@@ -58,17 +58,26 @@ def test_first_reason_of_the_cascade_counts():
         _row("a dog runs", **_DOG, **_RUNS),
     )
     asked = apply_caption_filters(rows, PAPER, True)
-    assert asked.reasons.tolist() == ["no_caption", "caption_length", "complexity", "action", KEPT]
+    assert asked.reasons.tolist() == [
+        "no_caption",
+        "caption_length",
+        "complexity",
+        "action",
+        NO_REASON,
+    ]
     alone = apply_caption_filters(rows, PAPER, False)
     assert (
-        alone.reasons.tolist() == ["no_caption", "caption_length", KEPT, KEPT, KEPT]
+        alone.reasons.tolist() == ["no_caption", "caption_length", NO_REASON, NO_REASON, NO_REASON]
         and alone.counts is None
     )
 
 
 def test_the_longest_caption_counts_characters_not_bytes():
     rows = _rows(_row("\U0001f415" * 4_096), _row("\U0001f415" * 4_097))
-    assert apply_caption_filters(rows, PAPER, False).reasons.tolist() == [KEPT, "caption_length"]
+    assert apply_caption_filters(rows, PAPER, False).reasons.tolist() == [
+        NO_REASON,
+        "caption_length",
+    ]
 
 
 def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> dict[str, Any]:
@@ -91,15 +100,15 @@ def test_images():
         ["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORD), PAPER
     )
     expected = [
-        KEPT,
+        NO_REASON,
         "text_spotting",
-        KEPT,
-        KEPT,
+        NO_REASON,
+        NO_REASON,
         "image_too_small",
         "image_not_available",
         "dead_letter",
     ]
-    expected += [KEPT, "http_status", "not_an_image"]
+    expected += [NO_REASON, "http_status", "not_an_image"]
     assert reasons.tolist() == expected
     assert overlaps[1] >= 13 and overlaps[0] == overlaps[2] == 0
     assert overlaps[7:].tolist() == [-1, -1, -1], "no stage read these images"
@@ -129,7 +138,7 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read():
     reasons, _ = apply_image_filters(
         ["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORD), preset
     )
-    assert reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
+    assert reasons.tolist() == ["wide", NO_REASON, "text_spotting", "dead_letter"]
     assert preset.filters_fingerprint != PAPER.filters_fingerprint
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
 
@@ -146,7 +155,7 @@ def test_a_row_shows_evidence_up_to_the_filter_that_rejects_it():
     records = [{**_record("ok", 100, ("A DOG", 0.9)), "ordinal": ordinal} for ordinal in (3, 7)]
     table = pa.Table.from_pylist(records, RECORD)
     found = apply_cascade(rows, table, PAPER, ["captions", "spotting"])
-    assert found.reasons.tolist() == ["complexity", KEPT] and found.found is not None
+    assert found.reasons.tolist() == ["complexity", NO_REASON] and found.found is not None
     assert found.found.tolist() == [-1, 1] and found.overlaps.tolist() == [-1, 4]
     with pytest.raises(NotLookedAt):
         apply_cascade(rows, table.slice(0, 1), PAPER, ["captions", "spotting"])
@@ -174,12 +183,12 @@ class _Long:
         return self.reasons_of(self.measured(layout, unit, rows))
 
     def reasons_of(self, values: pa.Table) -> Reasons:
-        return np.where(np.asarray(values["length"]) > 9, "too_long", KEPT).astype(object)
+        return np.where(np.asarray(values["length"]) > 9, "too_long", NO_REASON).astype(object)
 
 
 def test_a_filter_that_decides_by_its_numbers_looks_up_each_row_once() -> None:
     rows = _rows(_row("A dog"), _row(None), _row("A dog runs home"))
     one = _Long()
     decided = apply_cascade(rows, None, PAPER, [], (one,), layout="out")
-    assert decided.reasons.tolist() == [KEPT, "no_caption", "too_long"] and one.looked == 2
+    assert decided.reasons.tolist() == [NO_REASON, "no_caption", "too_long"] and one.looked == 2
     assert decided.measured["length"].to_pylist() == [5, None, 15]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from open_diht.filters import copies
-from open_diht.filters.evaluation import PIXELS
+from open_diht.filters.decontamination import PIXELS
 from tests.common.hostile_images import encode
 
 SAMPLE = sorted((Path(__file__).parents[2] / "data" / "sample" / "images").glob("*.jpg"))[:36]

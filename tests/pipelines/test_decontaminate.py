@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import sha256_file
-from open_diht.filters.evaluation import PIXELS
+from open_diht.filters.decontamination import PIXELS
 from open_diht.pipelines.stages import evaluation_sets
-from open_diht.pipelines.stages.evaluation import FingerprintStage
+from open_diht.pipelines.stages.decontamination import FingerprintStage
 from open_diht.pipelines.stages.evaluation_sets import find_sets
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import stamps, store_path

@@ -17,7 +17,6 @@ import pytest
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import load, part_of, scan, stamp_of
 from open_diht.filters.presets import load_preset
-from open_diht.pipelines.concepts.shards import shard_entries
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.pilot.command import main as pilot
 from open_diht.pipelines.pilot.measure import measure
@@ -26,6 +25,7 @@ from open_diht.pipelines.stages import tar_indexes
 from open_diht.pipelines.stages.tar_indexes import KeptIndexStage
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import store_path
+from open_diht.pipelines.teachers.shards import shard_entries
 from tests.pipelines.conftest import NOTHING_LEFT, tar_of
 from tests.pipelines.kills import Moment, check_kills, left_by
 from tests.pipelines.processes import ForkedStarter

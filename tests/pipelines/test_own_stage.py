@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import open_diht.pipelines.concepts.features
-import open_diht.pipelines.driver.cli  # noqa: F401  # it imports all stages before it loads plugins
+import open_diht.pipelines.driver.cli  # it imports all stages before it loads plugins
+import open_diht.pipelines.teachers.features  # noqa: F401
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
@@ -60,7 +60,7 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
     rejected = pq.read_table(output / "rejected")
     found = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     assert found[CAPTIONS[1]] == "not_ascii" and found["SALE NOW"] in ("complexity", "action")
-    assert found[CAPTIONS[4]] == "duplicate_pair", "its judge comes before the duplicates"
+    assert found[CAPTIONS[4]] == "duplicate_pair", "its row_filter comes before the duplicates"
     assert pq.read_table(output / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
     funnel = json.loads((output / "funnel.json").read_text())
     (step,) = [step for step in funnel["steps"] if step["reason"] == "not_ascii"]

@@ -161,7 +161,7 @@ def test_tars_keep_the_manifests_columns(tmp_path, filtering, draw):
 
 
 def test_output_is_input_again(tmp_path, filtering):
-    """Survivors filtered once more survive, with the uids they had."""
+    """WantedRows filtered once more survive, with the uids they had."""
     source = tmp_path / "a.parquet"
     pq.write_table(
         pa.table({"caption": [SENTENCE, "Blue mug", "Two cats sleep"], "n": [0, 1, 2]}), source

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.captions.annotate import CaptionAnnotator
-from open_diht.filters.cascade import KEPT, apply_caption_filters, apply_cascade, cascade
+from open_diht.filters.cascade import NO_REASON, apply_caption_filters, apply_cascade, cascade
 from open_diht.filters.output import output_rows
 from open_diht.filters.presets import load_preset
 from open_diht.filters.several_captions import OTHERS, nested
@@ -135,20 +135,22 @@ def test_each_caption_is_decided_as_a_row_of_its_own(rows, several, alone) -> No
     ends = Counter[str]()
     for row in rows[1]:
         captions = captions_of(row)
-        reasons = {caption: alone[row["n"], caption].get("reason", KEPT) for caption in captions}
+        reasons = {
+            caption: alone[row["n"], caption].get("reason", NO_REASON) for caption in captions
+        }
         if "dead_letter" in reasons.values():
             ends["dead_letter"] += 1
             assert row["n"] not in found
             continue
         kind, out = found[row["n"]]
-        passed = [caption for caption in captions if reasons[caption] == KEPT]
+        passed = [caption for caption in captions if reasons[caption] == NO_REASON]
         ends[kind] += 1
         assert kind == ("kept" if passed else "rejected"), out
         assert out["captions"] == passed
         assert out["rejected_captions"] == [
             {"caption": caption, "reason": reason}
             for caption, reason in reasons.items()
-            if reason != KEPT
+            if reason != NO_REASON
         ]
         furthest = max(
             reasons.values(), key=lambda reason: order.index(reason) if reason else len(order)
@@ -156,7 +158,7 @@ def test_each_caption_is_decided_as_a_row_of_its_own(rows, several, alone) -> No
         assert out["caption"] == next(
             caption for caption in captions if reasons[caption] == furthest
         )
-        assert out.get("reason", KEPT) == furthest
+        assert out.get("reason", NO_REASON) == furthest
         mine = alone[row["n"], out["caption"]]
         assert {name: out[name] for name in EVIDENCE} == {name: mine[name] for name in EVIDENCE}
     assert min(ends["kept"], ends["rejected"], ends["dead_letter"]) >= 3, ends
@@ -235,7 +237,7 @@ def test_an_image_is_read_once_for_all_its_captions(rows, several, alone) -> Non
     wanted = {
         n
         for (n, _), row in alone.items()
-        if row.get("reason", KEPT) in (KEPT, "text_spotting", "dead_letter")
+        if row.get("reason", NO_REASON) in (NO_REASON, "text_spotting", "dead_letter")
     }
     layout = Layout(several.output)
     read_images = [
@@ -317,7 +319,7 @@ def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) 
     rows = pa.table([*table.columns, *annotations.columns, others], names)
     decisions = apply_cascade(rows, None, PAPER, ("captions",))
     assert decisions.reasons.tolist() == apply_caption_filters(rows, PAPER, True).reasons.tolist()
-    reasons = dict.fromkeys((DOG, BOY), KEPT) | {
+    reasons = dict.fromkeys((DOG, BOY), NO_REASON) | {
         CAR: "action",
         WALL: "complexity",
         None: "no_caption",
@@ -325,9 +327,9 @@ def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) 
     out = output_rows(batch.table, decisions.rows, None, decisions, None).to_pylist()
     for texts, row in zip(lists, out, strict=True):
         expected = captions_of({"caption": None, "more": texts})
-        assert row["captions"] == [text for text in expected if reasons[text] == KEPT]
+        assert row["captions"] == [text for text in expected if reasons[text] == NO_REASON]
         assert [(one["caption"], one["reason"]) for one in row["rejected_captions"]] == [
-            (text, reasons[text]) for text in expected if reasons[text] != KEPT
+            (text, reasons[text]) for text in expected if reasons[text] != NO_REASON
         ]
 
 

@@ -1,4 +1,4 @@
-"""Features and labels of every shard, as `python -m open_diht.pipelines.concepts` stores them for
+"""Features and labels of every shard, as `python -m open_diht.pipelines.teachers` stores them for
 the heads."""
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.decontamination import IMAGE_HASHES
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
@@ -28,13 +29,13 @@ from open_diht.pipelines.stages.dedup.findings import (
     SEMANTIC,
     UID,
     DuplicateFiles,
-    Findings,
+    DuplicateFindings,
     file_name,
 )
 from open_diht.pipelines.stages.dedup.semantic import groups_of
 from open_diht.pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
-    EMBEDDINGS,
+    EMBEDDINGS_STAGE,
     CentroidStage,
     EmbeddingStage,
     GroupStage,
@@ -42,7 +43,6 @@ from open_diht.pipelines.stages.dedup.semantic_stages import (
     Stored,
 )
 from open_diht.pipelines.stages.encoders import find_encoder
-from open_diht.pipelines.stages.evaluation import FINGERPRINTS
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
@@ -79,32 +79,32 @@ class Deduplication:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
-    def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors` has the state that each unit's
+    def find(self, states: dict[str, str]) -> DuplicateFindings:
+        """Find the duplicates of each kind that applies. `states` has the state that each unit's
         survivors depend on, in plan order. Raise RunFailed if a unit fails that all others need,
         such as a range or a group.
         """
-        names = self._work.alive(survivors)
+        names = self._work.alive(states)
         pairs = self.asked and self.rule.pairs
         own, without_url = (
             self._work.total("captions", names, of) for of in ("own_uids", "without_url")
         )
-        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
+        self._exact(PAIR, states, rejects=pairs, read=pairs and self._images and without_url > 0)
         # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all
         # are in the pair.
         if own or without_url or self.settings.dataset.several_captions:
-            self._exact(UID, survivors, rejects=False, read=False)
+            self._exact(UID, states, rejects=False, read=False)
         if self._images:
             images = self.asked and self.rule.images
-            self._exact(IMAGE, survivors, rejects=images, read=images)
+            self._exact(IMAGE, states, rejects=images, read=images)
             if self.asked and self.rule.semantic:
-                self._semantic(survivors)
+                self._semantic(states)
         self._work.models["dedup"] = self._models
-        return Findings(self._found, fingerprint_of(self._rejecting), self._counts)
+        return DuplicateFindings(self._found, fingerprint_of(self._rejecting), self._counts)
 
     # ---- exact
 
-    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
+    def _exact(self, kind: str, states: dict[str, str], *, rejects: bool, read: bool) -> None:
         """Find the duplicates of a kind. `read` says whether to read images that stage `spotting`
         has not read."""
         settings = self.settings
@@ -112,9 +112,7 @@ class Deduplication:
             not read or "spotting" in settings.stages
         )  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
-        known = {
-            unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()
-        }
+        known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in states.items()}
         stage = KeyStage(
             self.layout,
             settings.dataset,
@@ -126,8 +124,8 @@ class Deduplication:
             Fingerprints.published(self.layout, keys_stage(kind), known),
             self._own,
         )
-        self._do(stage, self._work.alive(survivors), quick=quick)
-        names = self._work.alive(survivors)
+        self._do(stage, self._work.alive(states), quick=quick)
+        names = self._work.alive(states)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
@@ -158,33 +156,31 @@ class Deduplication:
 
     # ---- semantic
 
-    def _semantic(self, survivors: dict[str, str]) -> None:
+    def _semantic(self, states: dict[str, str]) -> None:
         rule = self.rule
-        names = self._work.alive(survivors)
+        names = self._work.alive(states)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
-        competing = {
-            unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names
-        }
-        scored, seen = (self._work.models.get(name, {}) for name in (SCORE, FINGERPRINTS))
+        competing = {unit: fingerprint_of(VERSION, self._rejecting, states[unit]) for unit in names}
+        scored, seen = (self._work.models.get(name, {}) for name in (SCORE, IMAGE_HASHES))
         if (
             scored.get("encoder") == encoder and SCORE in self.settings.stages
         ):  # stage score has embedded the images
             stored = Stored(SCORE, IMAGES)
             embedding = scored["fingerprint"]
         elif seen.get("encoder") == encoder:
-            stored = Stored(FINGERPRINTS)
+            stored = Stored(IMAGE_HASHES)
             embedding = seen["fingerprint"]
         else:
             dataset = self.settings.dataset
             # Relative paths mean other files below another --images-root.
             stored = Stored()
             embedding = fingerprint_of(encoder, dataset.images_root)
-            covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
+            covers = Fingerprints.published(self.layout, EMBEDDINGS_STAGE, competing)
             stage = EmbeddingStage(
                 self.layout, self._found, dataset, rule.encoder, embedding, covers
             )
             self._do(stage, self._work.image_units(names))
-        names = self._work.alive(survivors)
+        names = self._work.alive(states)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
@@ -207,6 +203,6 @@ class Deduplication:
         """Process the units of a stage that are not done. `quick`: the units take so little time
         that few workers suffice. `fatal`: the run ends if a unit fails."""
         work = self._work
-        quiet = quick or (stage.name != EMBEDDINGS and work.plan.rows < _ROWS_PER_WORKER)
+        quiet = quick or (stage.name != EMBEDDINGS_STAGE and work.plan.rows < _ROWS_PER_WORKER)
         few = max(1, min(work.workers, -(-work.plan.rows // _ROWS_PER_WORKER)))
         work.complete(stage, names, quiet=quiet, workers=few if quick else None, fatal=fatal)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.filters.cascade import KEPT, StageFilter
+from open_diht.filters.cascade import NO_REASON, StageFilter
 from open_diht.filters.presets import Preset
 from open_diht.filters.several_captions import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.datasets import Dataset
@@ -45,7 +45,7 @@ from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
-from open_diht.pipelines.stages.segments import Survivors
+from open_diht.pipelines.stages.segments import WantedRows
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name
@@ -169,7 +169,7 @@ class KeyStage(Stage):
             self.layout, unit, units, self.preset, self.stages, self.own
         ):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
-            kept.add(rows.filter(pa.array(decisions.reasons == KEPT)))
+            kept.add(rows.filter(pa.array(decisions.reasons == NO_REASON)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
         return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
 
@@ -192,7 +192,7 @@ class KeyStage(Stage):
 
     def _spotted(self, unit: str) -> list[int]:
         """Return the ordinals of the rows whose images this run's stage `spotting` reads."""
-        wanted = Survivors(self.preset, "captions" in self.stages, annotations="")
+        wanted = WantedRows(self.preset, "captions" in self.stages, annotations="")
         names = [image_unit_name(unit, number) for number in self._image_units(unit)]
         rows = [
             wanted.ordinals(self.layout, name, self._plan.image_rows).tolist() for name in names

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from open_diht.filters.cascade import KEPT, Reasons
+from open_diht.filters.cascade import NO_REASON, Reasons
 from open_diht.filters.dedup import COPIES, DuplicateCounts
 from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
@@ -39,7 +39,7 @@ class DuplicateFiles:
 
 
 @dataclass(frozen=True)
-class Findings:
+class DuplicateFindings:
     """The findings that stage `decide` and the funnel need."""
 
     files: tuple[DuplicateFiles, ...]
@@ -126,7 +126,7 @@ def reject_duplicates(
         known = np.asarray(entries["ordinal"])
         places = np.minimum(np.searchsorted(known, ordinals), len(known) - 1)
         hit = known[places] == ordinals
-        if (reasons[hit] != KEPT).any():
+        if (reasons[hit] != NO_REASON).any():
             raise RuntimeError(
                 f"unit {unit}: rows are called duplicates ({kind}) that were rejected before"
             )

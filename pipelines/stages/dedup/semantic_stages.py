@@ -33,7 +33,7 @@ from open_diht.pipelines.stages.dedup.semantic import duplicates, member_parts, 
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import (
-    OK,
+    READABLE,
     Encoded,
     EncodingStage,
     matrix,
@@ -51,7 +51,7 @@ from open_diht.pipelines.store.layout import (
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import read_range, read_table
 
-EMBEDDINGS = "embeddings"
+EMBEDDINGS_STAGE = "embeddings"
 CENTROIDS = "centroids"
 """Name of the stage and of its only unit."""
 
@@ -60,7 +60,7 @@ CENTROIDS = "centroids"
 class Stored:
     """The stage that embedded the images, and the column with the embeddings in its files."""
 
-    stage: str = EMBEDDINGS
+    stage: str = EMBEDDINGS_STAGE
     column: str = "embedding"
 
 
@@ -96,8 +96,8 @@ class _OfEmbeddings(_SemanticStage):
     stored: Stored
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """Return the `OK` embeddings of a unit's competitors. Return None if no row of the unit has
-        the status `OK`."""
+        """Return the `READABLE` embeddings of a unit's competitors. Return None if no row of the
+        unit has the status `READABLE`."""
         rows = self._competitors(unit)
         good = self._stored(unit, self.stored.column)
         if not good:
@@ -120,9 +120,9 @@ class _OfEmbeddings(_SemanticStage):
         return len(np.intersect1d(np.concatenate(good), self._competitors(unit).ordinals))
 
     def _stored(self, unit: str, *columns: str) -> list[pa.Table]:
-        """Return the ordinals and these columns of a unit's images with status `OK`, in tables that
-        are not empty. They include rows that do not compete. A row that was embedded several times
-        occurs as many times.
+        """Return the ordinals and these columns of a unit's images with status `READABLE`, in
+        tables that are not empty. They include rows that do not compete. A row that was embedded
+        several times occurs as many times.
         """
         tables = []
         for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
@@ -131,7 +131,7 @@ class _OfEmbeddings(_SemanticStage):
             for segment in range(record["segments"]):
                 path = self.layout.data(self.stored.stage, segment_name(name, segment))
                 table = read_table(path, columns=["ordinal", "status", *columns])
-                tables.append(table.filter(pc.equal(table["status"], OK)))
+                tables.append(table.filter(pc.equal(table["status"], READABLE)))
         return [table for table in tables if table.num_rows]
 
 
@@ -145,7 +145,7 @@ class EmbeddingStage(_SemanticStage, EncodingStage):
     """Fingerprint of the encoder, its weights and --images-root."""
     covers: Fingerprints
     """For each caption unit, the name of the set of rows that compete."""
-    name: str = field(default=EMBEDDINGS, init=False)
+    name: str = field(default=EMBEDDINGS_STAGE, init=False)
 
     def setup(self) -> None:
         super().setup()

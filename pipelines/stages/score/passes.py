@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.common.devices import Claim, gpus_of
-from open_diht.filters.cascade import KEPT
+from open_diht.filters.cascade import NO_REASON
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NegativesRule
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -27,7 +27,7 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
 from open_diht.pipelines.stages.dedup.slices import pack, read_slice
-from open_diht.pipelines.stages.encoding import OK, matrix
+from open_diht.pipelines.stages.encoding import READABLE, matrix
 from open_diht.pipelines.stages.image_records import decided_rows
 from open_diht.pipelines.stages.score.cliploss import Batch
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
@@ -70,7 +70,7 @@ class RowStage(Stage):
         known = stored_rows(
             self.layout, SCORE, self._plan, unit, ["ordinal", "status", CLIP_SCORE, MASKED_SCORE]
         )
-        known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
+        known = known.filter(pc.equal(known["status"], READABLE)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
         image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
         parts = [np.empty(0, ROW)]
@@ -78,7 +78,7 @@ class RowStage(Stage):
             self.layout, unit, image_units, self.preset, self.before
         ):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
-            mine = np.flatnonzero((decisions.reasons == KEPT) & np.isin(ordinals, scored))
+            mine = np.flatnonzero((decisions.reasons == NO_REASON) & np.isin(ordinals, scored))
             found = np.empty(len(mine), ROW)
             if len(mine):
                 keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)

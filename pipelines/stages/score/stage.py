@@ -20,7 +20,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
-from open_diht.filters.cascade import KEPT
+from open_diht.filters.cascade import NO_REASON
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.filters.spotting.decode import Pixels, UnreadableImage
@@ -36,7 +36,7 @@ from open_diht.pipelines.stages.columns import values_fingerprint
 from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import (
-    OK,
+    READABLE,
     Encoded,
     EncodingStage,
     matrix,
@@ -280,7 +280,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             self.layout, parent, [number], self.preset, self.before, span=(first, stop)
         )
         found = [
-            np.asarray(some["ordinal"])[decided.reasons == KEPT].astype(np.int64)
+            np.asarray(some["ordinal"])[decided.reasons == NO_REASON].astype(np.int64)
             for some, decided in rows
         ]
         return np.concatenate(found)
@@ -355,13 +355,13 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         no_text = (NO_TEXT, "the model's embedding of the caption is zero or not finite")
         known = [
             next(
-                (one for one in (image, without) if one[0] != OK),
+                (one for one in (image, without) if one[0] != READABLE),
                 no_text if text is None else image,
             )
             for image, without, text in zip(statuses(whole), statuses(last), texts, strict=True)
         ]
         states, messages = zip(*known, strict=True)
-        bad = np.array([state != OK for state in states], bool)
+        bad = np.array([state != READABLE for state in states], bool)
         digests = [
             self._text[ordinal].digest if ordinal in self._text else NOTHING_MASKED
             for ordinal in ordinals
@@ -386,7 +386,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     # ---- all units together
 
     @classmethod
-    def judge(
+    def row_filter(
         cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
     ) -> ScoreFilter:
         """If needed, find the thresholds that keep the requested fractions of the rows, and the

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
+from open_diht.filters.cascade import NO_REASON, NotLookedAt, Reasons, Step
 from open_diht.filters.columns import ColumnCondition
 from open_diht.filters.score import (
     CLIP_SCORE,
@@ -20,7 +20,7 @@ from open_diht.filters.score import (
     ScoreRule,
 )
 from open_diht.pipelines.manifests.plan import Plan, load_plan
-from open_diht.pipelines.stages.encoding import OK
+from open_diht.pipelines.stages.encoding import READABLE
 from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.segments import segments_of
 from open_diht.pipelines.store.commit import read_json
@@ -123,7 +123,7 @@ class ScoreFilter:
         return self.reasons_of(self.measured(layout, unit, rows))
 
     def reasons_of(self, values: pa.Table) -> Reasons:
-        reasons: Reasons = np.full(values.num_rows, KEPT, object)
+        reasons: Reasons = np.full(values.num_rows, NO_REASON, object)
         for one in reversed(
             self.conditions
         ):  # written last, the first condition of the cascade wins
@@ -153,7 +153,7 @@ class ScoreFilter:
                     **{name: pa.array([], pa.float32()) for name in names},
                 }
             )
-        scored = pc.equal(table["status"], OK)
+        scored = pc.equal(table["status"], READABLE)
         columns = {
             name: pc.if_else(scored, table[name], pa.scalar(None, pa.float32())) for name in names
         }

@@ -20,8 +20,6 @@ from typing import Any
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from open_diht.pipelines.concepts.embeddings import EmbeddingStage
-from open_diht.pipelines.concepts.features import FeatureStage
 from open_diht.pipelines.driver.cli import main
 from open_diht.pipelines.engine.stage import GPU_HINTS
 from open_diht.pipelines.runners import RunnerError, make_backend
@@ -29,6 +27,8 @@ from open_diht.pipelines.runners.beam_options import option_values
 from open_diht.pipelines.runners.job import is_of_run, job_name
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
+from open_diht.pipelines.teachers.embeddings import EmbeddingStage
+from open_diht.pipelines.teachers.features import FeatureStage
 from tests.conftest import TOOLS
 from tests.pipelines.processes import captured
 

@@ -32,7 +32,7 @@ from open_diht.pipelines.store.locking import is_locked, output_lock  # noqa: E4
 from open_diht.pipelines.store.storage import store_path  # noqa: E402
 from open_diht.pipelines.verify import command, findings, rows  # noqa: E402
 from open_diht.pipelines.verify.command import main, verify  # noqa: E402
-from open_diht.pipelines.verify.findings import Difference, Findings, escape  # noqa: E402
+from open_diht.pipelines.verify.findings import Difference, Verification, escape  # noqa: E402
 from open_diht.pipelines.verify.options import parse  # noqa: E402
 from open_diht.pipelines.verify.provenance import UNRECORDED  # noqa: E402
 from tests.pipelines.conftest import (  # noqa: E402
@@ -62,7 +62,7 @@ def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captions, "gc", _UNCOLLECTED)
 
 
-def checked(output: Any, *words: object) -> Findings:
+def checked(output: Any, *words: object) -> Verification:
     return verify(store_path(output), parse([str(output), *map(str, words)]))
 
 
@@ -903,7 +903,9 @@ def test_decontamination_by_embeddings_is_decided_again(
     ]
 
 
-def checked_sets(copy: Path, names: tuple[str, ...], change: Callable[[Any], object]) -> Findings:
+def checked_sets(
+    copy: Path, names: tuple[str, ...], change: Callable[[Any], object]
+) -> Verification:
     """The findings after a change of what files say of the evaluation sets."""
     for name in names:
         altered(
@@ -1047,7 +1049,7 @@ def test_of_an_unfinished_run_the_decided_units_are_checked(copied: Path) -> Non
 
 def test_memory_holds_a_bounded_number_of_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(findings, "LISTED", 3)
-    found = Findings("out")
+    found = Verification("out")
     for n in range(5):
         found.differ("structure", "kept", "is missing", str(n))
     assert (
@@ -1058,7 +1060,7 @@ def test_memory_holds_a_bounded_number_of_differences(monkeypatch: pytest.Monkey
 
 
 def test_the_text_holds_nothing_that_a_terminal_obeys() -> None:
-    found = Findings("out\x1b[2J")
+    found = Verification("out\x1b[2J")
     found.differ("structure", "kept/\u202e\n", "names \r\x07", "\x9b1A\udc80 é 犬")
     found.skip("the files of a\tb")
     lines = [*found.lines()]

@@ -1,4 +1,4 @@
-"""Folders of `python -m open_diht.pipelines.concepts`, made by hand."""
+"""Folders of `python -m open_diht.pipelines.teachers`, made by hand."""
 
 import hashlib
 import json

@@ -17,8 +17,8 @@ def test_rows_of_a_unit_that_was_not_scored_are_not_decided(tmp_path):
     layout = Layout(tmp_path / "out")
     [unit] = keep_plan(layout.plan, make_plan(str(manifest), load_dataset("custom"), 1)).units
     publish_json(layout.commit("captions", unit.name), {"extent": 1})
-    judge = ScoreFilter((), rejects=True, masked=False, corrected=False, fingerprint="")
+    row_filter = ScoreFilter((), rejects=True, masked=False, corrected=False, fingerprint="")
     rows = pa.table({"ordinal": pa.array([0], pa.int64())})
-    assert judge.reasons(layout, unit.name, rows.slice(0, 0)).tolist() == []
+    assert row_filter.reasons(layout, unit.name, rows.slice(0, 0)).tolist() == []
     with pytest.raises(NotLookedAt, match=unit.name):
-        judge.reasons(layout, unit.name, rows)
+        row_filter.reasons(layout, unit.name, rows)

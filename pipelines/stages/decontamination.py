@@ -23,12 +23,12 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters import copies
-from open_diht.filters.cascade import KEPT, NotLookedAt, Reasons, Step
+from open_diht.filters.cascade import NO_REASON, NotLookedAt, Reasons, Step
 from open_diht.filters.columns import ColumnCondition
-from open_diht.filters.evaluation import (
+from open_diht.filters.decontamination import (
+    BY_EMBEDDING,
     BYTES,
     CAPTION,
-    EMBEDDING,
     EVALUATION_CAPTION,
     EVALUATION_IMAGE,
     EVIDENCE,
@@ -46,10 +46,10 @@ from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.captions import wanted_rows
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
-from open_diht.pipelines.stages.encoding import OK, embedding_of, matrix, vectors
+from open_diht.pipelines.stages.encoding import READABLE, embedding_of, matrix, vectors
 from open_diht.pipelines.stages.evaluation_sets import (
     EVALUATION,
     find_sets,
@@ -58,22 +58,22 @@ from open_diht.pipelines.stages.evaluation_sets import (
     table_of_sets,
 )
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
-from open_diht.pipelines.stages.segments import SegmentAnnotator, Survivors, check_images
+from open_diht.pipelines.stages.segments import SegmentAnnotator, WantedRows, check_images
 from open_diht.pipelines.store.commit import RunFailed, TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table
 
-FINGERPRINTS = "fingerprints"
+IMAGE_HASHES = "fingerprints"
 VERSION = 1
 """Increase the version when equal fingerprints may be compared differently."""
-EMBEDDINGS = "embedding"
+EMBEDDING_COLUMN = "embedding"
 """Column of the stage's files with embeddings, if semantic de-duplication is on."""
 _VIEWS = 3
 # rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of
 # these
 _TILE = 256
-_FINGERPRINTS = pa.schema(
+_IMAGE_HASHES = pa.schema(
     [
         ("ordinal", pa.int64()),
         ("sha256", pa.binary()),
@@ -111,11 +111,11 @@ class FingerprintStage(SegmentAnnotator):
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    survivors: Survivors
+    survivors: WantedRows
     encoder: str | None
     """The name that `encoder_of` returns. It is None if stage `score` has embedded the images with
     this encoder."""
-    name: str = field(default=FINGERPRINTS, init=False)
+    name: str = field(default=IMAGE_HASHES, init=False)
     counted = noun = "images"
     nothing: ClassVar[CommitRecord] = {"images": 0, "bad": 0}
 
@@ -140,11 +140,11 @@ class FingerprintStage(SegmentAnnotator):
         if SCORE in settings.stages and work.models.get(SCORE, {}).get("encoder") == identity:
             encoder = identity = None
         fingerprint = fingerprint_of(copies.VERSION, identity, settings.dataset.images_root)
-        work.models[FINGERPRINTS] = {"encoder": identity, "fingerprint": fingerprint}
-        return cls(work.layout, settings.dataset, fingerprint, survivors_of(settings), encoder)
+        work.models[IMAGE_HASHES] = {"encoder": identity, "fingerprint": fingerprint}
+        return cls(work.layout, settings.dataset, fingerprint, wanted_rows(settings), encoder)
 
     @classmethod
-    def judge(
+    def row_filter(
         cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
     ) -> EvaluationFilter:
         """Compare all units with the sets, and return the filter."""
@@ -159,9 +159,13 @@ class FingerprintStage(SegmentAnnotator):
             raise RunFailed(
                 f"{error}; committed work is kept. Then run the same command to resume"
             ) from error
-        own = work.models[FINGERPRINTS]["encoder"]
+        own = work.models[IMAGE_HASHES]["encoder"]
         embedded = (
-            None if semantic is None else (FINGERPRINTS, EMBEDDINGS) if own else (SCORE, IMAGES)
+            None
+            if semantic is None
+            else (IMAGE_HASHES, EMBEDDING_COLUMN)
+            if own
+            else (SCORE, IMAGES)
         )
         asked = fingerprint_of(VERSION, path.name, embedded)
         known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
@@ -201,7 +205,9 @@ class FingerprintStage(SegmentAnnotator):
                 table = self._table(some)
                 out.write(table)
                 record["images"] += table.num_rows
-                record["bad"] += table.num_rows - pc.sum(pc.equal(table["status"], OK)).as_py()
+                record["bad"] += (
+                    table.num_rows - pc.sum(pc.equal(table["status"], READABLE)).as_py()
+                )
                 heartbeat.beat(out.rows)
         return [path]
 
@@ -215,15 +221,15 @@ class FingerprintStage(SegmentAnnotator):
             )
             rows.append({"ordinal": ordinal, **seen})
         if self._encoder is None:
-            return pa.Table.from_pylist(rows, _FINGERPRINTS)
+            return pa.Table.from_pylist(rows, _IMAGE_HASHES)
         embedded = self._encoder.encode(
             [image if isinstance(image, bytes) else b"" for _, image in some]
         )
         for row, vector in zip(rows, embedded, strict=True):
-            if row["status"] == OK and isinstance(vector, UnreadableImage):
+            if row["status"] == READABLE and isinstance(vector, UnreadableImage):
                 row["status"] = str(vector.reason)
-        table = pa.Table.from_pylist(rows, _FINGERPRINTS)
-        return table.append_column(EMBEDDINGS, vectors(embedded, self._encoder.dimension))  # type: ignore[arg-type]
+        table = pa.Table.from_pylist(rows, _IMAGE_HASHES)
+        return table.append_column(EMBEDDING_COLUMN, vectors(embedded, self._encoder.dimension))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -237,7 +243,7 @@ class MatchStage(Stage):
     """The stage that stored embeddings, and their column; or None without embeddings."""
     fingerprint: Fingerprints
     name: str = field(default=EVALUATION, init=False)
-    part_of = FINGERPRINTS
+    part_of = IMAGE_HASHES
 
     def setup(self) -> None:
         table = read_table(self.sets)
@@ -258,7 +264,7 @@ class MatchStage(Stage):
         )
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        rows = stored_rows(self.layout, FINGERPRINTS, self._plan, unit, _FINGERPRINTS.names)
+        rows = stored_rows(self.layout, IMAGE_HASHES, self._plan, unit, _IMAGE_HASHES.names)
         n = rows.num_rows
         exact = np.full(n, -1, np.int64)
         same_bytes = np.zeros(n, bool)
@@ -293,7 +299,8 @@ class MatchStage(Stage):
         rows = stored_rows(self.layout, stage, self._plan, unit, ["ordinal", "status", column])
         rows = rows.filter(
             pc.and_(
-                pc.equal(rows["status"], OK), pc.is_in(rows["ordinal"], ordinals.combine_chunks())
+                pc.equal(rows["status"], READABLE),
+                pc.is_in(rows["ordinal"], ordinals.combine_chunks()),
             )
         )
         mine = np.searchsorted(ordinals, rows["ordinal"])
@@ -349,9 +356,9 @@ class EvaluationFilter:
             " near copy."
         )
         caption = f"The caption is that of an image of an evaluation set ({self.names})."
-        steps = [Step(FINGERPRINTS, EVALUATION_IMAGE, image, always=True)]
+        steps = [Step(IMAGE_HASHES, EVALUATION_IMAGE, image, always=True)]
         return (
-            [*steps, Step(FINGERPRINTS, EVALUATION_CAPTION, caption, always=True)]
+            [*steps, Step(IMAGE_HASHES, EVALUATION_CAPTION, caption, always=True)]
             if self.rule.captions
             else steps
         )
@@ -365,7 +372,7 @@ class EvaluationFilter:
 
     def reasons_of(self, values: pa.Table) -> Reasons:
         how = np.asarray(values["evaluation_how"].to_pylist(), object)
-        reasons: Reasons = np.full(values.num_rows, KEPT, object)
+        reasons: Reasons = np.full(values.num_rows, NO_REASON, object)
         reasons[[one is not None for one in how]] = EVALUATION_IMAGE
         reasons[how == CAPTION] = EVALUATION_CAPTION
         return reasons
@@ -391,7 +398,7 @@ class EvaluationFilter:
             (BYTES, np.where(same, exact, -1), None),
             (PIXELS, exact, None),
             (NEAR, np.where(bits <= self.rule.distance, near, -1), bits),
-            (EMBEDDING, np.where(cosine <= self.rule.eps, alike, -1), cosine),
+            (BY_EMBEDDING, np.where(cosine <= self.rule.eps, alike, -1), cosine),
             (CAPTION, np.asarray(said, np.int64), None),
         )
         item = np.full(rows.num_rows, -1, np.int64)

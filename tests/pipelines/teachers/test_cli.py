@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from open_diht.cli import main as open_diht_main
-from open_diht.pipelines.concepts import cli
-from open_diht.pipelines.concepts.run import ConceptSettings
-from open_diht.pipelines.concepts.teacher import find_teacher
 from open_diht.pipelines.runners import Direct, Job, Staged
+from open_diht.pipelines.teachers import cli
+from open_diht.pipelines.teachers.run import ConceptSettings
+from open_diht.pipelines.teachers.teacher import find_teacher
 from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.concepts.cli import main as second_half
 

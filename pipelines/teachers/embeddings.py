@@ -25,24 +25,12 @@ from open_diht.common.devices import AUTO
 from open_diht.common.shard_index import packed_keys
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.decode import UnreadableImage
-from open_diht.pipelines.concepts import datacompdr
-from open_diht.pipelines.concepts.extract import Bad, Features
-from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
-from open_diht.pipelines.concepts.run import (
-    ShardRun,
-    ShardSettings,
-    check_output,
-    locked,
-    outdated,
-    reading_data,
-)
-from open_diht.pipelines.concepts.shards import CAPTION, Pair, pairs_of, shard_entries
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.manifests import UnreadableFile
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
-from open_diht.pipelines.stages.encoding import OK, matrix
+from open_diht.pipelines.stages.encoding import READABLE, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.stages.shards import PER_SHARD
@@ -56,6 +44,18 @@ from open_diht.pipelines.store.commit import (
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, sizes
+from open_diht.pipelines.teachers import datacompdr
+from open_diht.pipelines.teachers.extract import Bad, Features
+from open_diht.pipelines.teachers.features import Batches, Begun, Extracting, Keys
+from open_diht.pipelines.teachers.run import (
+    ShardRun,
+    ShardSettings,
+    check_output,
+    locked,
+    outdated,
+    reading_data,
+)
+from open_diht.pipelines.teachers.shards import CAPTION, Pair, pairs_of, shard_entries
 
 NAME = "embeddings"
 VERSION = 1  # of the files that training reads
@@ -165,7 +165,7 @@ class EmbeddingStage(Extracting):
         return {
             f"{uid}-{ordinal:06d}": (image, text)
             for (uid, ordinal, status), image, text in pairs
-            if status == OK
+            if status == READABLE
         }
 
     def _prepared(

@@ -8,8 +8,8 @@ import pytest
 import timm  # noqa: F401  # that forks have it
 import torch  # noqa: F401
 
-from open_diht.pipelines.concepts.run import ConceptSettings, run
-from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.teachers.run import ConceptSettings, run
+from open_diht.pipelines.teachers.teacher import find_teacher
 from tests.pipelines.conftest import Here
 
 SHARDS = 3

@@ -22,7 +22,6 @@ from open_diht.common.crops import crop_box, crop_of, middle_box
 from open_diht.common.images import open_image
 from open_diht.common.shard_index import uid_of_key, unpacked_keys
 from open_diht.filters.spotting.decode import DecodeLimits
-from open_diht.pipelines.concepts.shards import pairs_of
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
@@ -30,6 +29,7 @@ from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import StorePath, read_bytes
+from open_diht.pipelines.teachers.shards import pairs_of
 
 NAME = "datacompdr"
 VERSION = 2  # of what the tars hold; boxes are those that the teacher saw of long images, too

@@ -13,7 +13,7 @@ EVALUATION_CAPTION = "evaluation_caption"
 BYTES = "same bytes"
 PIXELS = "same pixels after a reduction to 96"
 NEAR = "near copy"
-EMBEDDING = "embedding"
+BY_EMBEDDING = "embedding"
 CAPTION = "same caption"
 """How a row equals an item of an evaluation set, in the order in which they are tried. Images whose
 longer side has fewer than 192 pixels are not reduced (`copies.REDUCED_TO`)."""
@@ -26,7 +26,7 @@ EVIDENCE = pa.schema(
     ]
 )
 """Columns of the rows of a run with --decontaminate, null where no rule rejects. The distance is
-the number of differing bits of a `NEAR` copy, 1 - cosine of an `EMBEDDING`, and otherwise 0."""
+the number of differing bits of a `NEAR` copy, 1 - cosine of an `BY_EMBEDDING`, and otherwise 0."""
 MOST_BITS = 40
 """Most differing bits of 128 that are looked for. Unrelated images differ in about 64."""
 MOST_EPS = 0.3

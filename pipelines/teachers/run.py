@@ -23,19 +23,6 @@ from open_diht.common.lease import Lease
 from open_diht.common.shard_index import Shard
 from open_diht.common.spelling import spelled
 from open_diht.filters.captions.parse import model_provenance
-from open_diht.pipelines.concepts.features import Extracting, FeatureStage
-from open_diht.pipelines.concepts.identity import precision_of, seen, settle
-from open_diht.pipelines.concepts.labels import LabelStage
-from open_diht.pipelines.concepts.shards import shard_entries
-from open_diht.pipelines.concepts.teacher import Teacher
-from open_diht.pipelines.concepts.vocabulary import (
-    NAMES_VERSION,
-    VERSION,
-    Vocabulary,
-    VocabularyStage,
-    lowest_count,
-    make_vocabulary,
-)
 from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.stage import Stage
@@ -52,6 +39,19 @@ from open_diht.pipelines.store.storage import (
     is_local,
     stamps,
     store_errors,
+)
+from open_diht.pipelines.teachers.features import Extracting, FeatureStage
+from open_diht.pipelines.teachers.identity import precision_of, seen, settle
+from open_diht.pipelines.teachers.labels import LabelStage
+from open_diht.pipelines.teachers.shards import shard_entries
+from open_diht.pipelines.teachers.teacher import Teacher
+from open_diht.pipelines.teachers.vocabulary import (
+    NAMES_VERSION,
+    VERSION,
+    Vocabulary,
+    VocabularyStage,
+    lowest_count,
+    make_vocabulary,
 )
 
 _log = logging.getLogger(__name__)

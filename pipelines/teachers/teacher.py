@@ -39,7 +39,7 @@ from open_diht.common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = LITE0
-_FOLDER = Path(__file__).with_name("teachers")
+_FOLDER = Path(__file__).with_name("models")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
 

@@ -8,10 +8,10 @@ import pytest
 
 from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.concepts import identity
-from open_diht.pipelines.concepts.identity import precision_of, record_path, seen, settle
-from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.teachers import identity
+from open_diht.pipelines.teachers.identity import precision_of, record_path, seen, settle
+from open_diht.pipelines.teachers.teacher import Teacher, find_teacher
 
 
 @pytest.fixture

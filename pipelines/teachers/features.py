@@ -27,9 +27,6 @@ import numpy.typing as npt
 from apache_beam.utils.shared import Shared
 
 from open_diht.common.shard_index import packed_keys, unpacked_keys
-from open_diht.pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
-from open_diht.pipelines.concepts.shards import images_of
-from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher
 from open_diht.pipelines.engine.ahead import prepared_ahead
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage, hints_of
@@ -38,6 +35,9 @@ from open_diht.pipelines.store.commit import publish_arrays, published, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.teachers.extract import Features, TeacherFailed, extracted, prepared
+from open_diht.pipelines.teachers.shards import images_of
+from open_diht.pipelines.teachers.teacher import LoadedTeacher, Teacher
 
 KEEP_S = 60.0  # with its worker, a unit loses at most about this much work
 

@@ -10,8 +10,8 @@ import pytest
 import timm  # noqa: F401  # that forks have it
 import torch  # noqa: F401
 
-from open_diht.pipelines.concepts import cli
 from open_diht.pipelines.runners import Direct
+from open_diht.pipelines.teachers import cli
 from tests.pipelines.conftest import Here
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter, enter

@@ -19,7 +19,7 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from open_diht.common import devices
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.concepts.teacher import _fill, find_teacher
+from open_diht.pipelines.teachers.teacher import _fill, find_teacher
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:

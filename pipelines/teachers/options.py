@@ -11,8 +11,8 @@ from open_diht.common.data_root import REFERENCE
 from open_diht.common.devices import add_device_options
 from open_diht.common.fields import Count, Positive, Range
 from open_diht.common.spelling import spelled
-from open_diht.pipelines.concepts.teacher import DEFAULT, teacher_names
 from open_diht.pipelines.options import add_where, parsed
+from open_diht.pipelines.teachers.teacher import DEFAULT, teacher_names
 
 CONCEPTS = "concepts"
 EMBEDDINGS = "embeddings"
@@ -23,7 +23,7 @@ Kept = Annotated[float, Range(above=0, at_most=1)]
 
 def parse(
     arguments: Sequence[str] | None = None,
-    prog: str = "python -m open_diht.pipelines.concepts",
+    prog: str = "python -m open_diht.pipelines.teachers",
     **defaults: str,
 ) -> argparse.Namespace:
     """Parse the command line of `make concepts`, see `options.parsed`. Options with `defaults` are

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_diht.pipelines.concepts import vocabulary
-from open_diht.pipelines.concepts.vocabulary import (
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.teachers import vocabulary
+from open_diht.pipelines.teachers.vocabulary import (
     VocabularyStage,
     annotated,
     lowest_count,
     make_vocabulary,
 )
-from open_diht.pipelines.engine.engine import Engine
-from open_diht.pipelines.store.layout import Layout
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 
 from open_diht.common.crops import middle
 from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
-from open_diht.pipelines.concepts.teacher import LoadedTeacher
+from open_diht.pipelines.teachers.teacher import LoadedTeacher
 
 NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"

@@ -21,15 +21,15 @@ from PIL import Image  # noqa: E402
 
 from open_diht.cli import main as open_diht_main  # noqa: E402
 from open_diht.common.shard_index import scan  # noqa: E402
-from open_diht.pipelines.concepts import cli  # noqa: E402
 from open_diht.pipelines.driver import cli as filter_cli  # noqa: E402
+from open_diht.pipelines.teachers import cli  # noqa: E402
 from open_diht.trainer.embeddings import open_embeddings  # noqa: E402
 from open_diht.trainer.embeddings.targets import EmbeddingTargets, ShardEmbeddings  # noqa: E402
-from tests.pipelines.concepts.conftest import drawn, files_of  # noqa: E402
-from tests.pipelines.concepts.test_kill import Runs as ConceptRuns  # noqa: E402
-from tests.pipelines.concepts.test_kill import make_targets  # noqa: E402, F401  # which forks run
 from tests.pipelines.conftest import pairs_of  # noqa: E402
 from tests.pipelines.kills import Moment, check_kills  # noqa: E402
+from tests.pipelines.teachers.conftest import drawn, files_of  # noqa: E402
+from tests.pipelines.teachers.test_kill import Runs as ConceptRuns  # noqa: E402
+from tests.pipelines.teachers.test_kill import make_targets  # noqa: E402, F401  # which forks run
 from tests.tiny_clip import write_tiny  # noqa: E402
 
 WORDS = (
@@ -140,7 +140,7 @@ def test_each_crop_and_caption_is_what_the_model_says_of_it_and_a_second_run_doe
 
     files = {path: path.stat().st_mtime_ns for path in (data / "embeddings").rglob("*.npz")}
     with patch(
-        "open_diht.pipelines.concepts.embeddings.Encoder", side_effect=AssertionError("loaded")
+        "open_diht.pipelines.teachers.embeddings.Encoder", side_effect=AssertionError("loaded")
     ):
         assert store(data, towers, *words) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -198,7 +198,7 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(
     assert filter_cli.main(words) == 0
     capfd.readouterr()
     with patch(
-        "open_diht.pipelines.concepts.embeddings.Encoder", side_effect=AssertionError("loaded")
+        "open_diht.pipelines.teachers.embeddings.Encoder", side_effect=AssertionError("loaded")
     ):
         assert store(data, towers) == 0
     assert "12 taken over from stage score" in capfd.readouterr().out

@@ -11,8 +11,6 @@ import numpy as np
 
 from open_diht.common.shard_index import packed_keys
 from open_diht.filters.captions.concepts import concept_names
-from open_diht.pipelines.concepts.shards import annotations_of
-from open_diht.pipelines.concepts.vocabulary import HEADS, annotated
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import UnreadableFile
@@ -20,6 +18,8 @@ from open_diht.pipelines.store.commit import publish_arrays, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath
+from open_diht.pipelines.teachers.shards import annotations_of
+from open_diht.pipelines.teachers.vocabulary import HEADS, annotated
 
 
 @dataclass

@@ -15,20 +15,20 @@ from typing import Any
 from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, say
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.spelling import spelled_option
-from open_diht.pipelines.concepts.embeddings import (
-    EmbeddingSettings,
-    check_captions,
-    store_embeddings,
-)
-from open_diht.pipelines.concepts.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
-from open_diht.pipelines.concepts.run import ConceptSettings, run
-from open_diht.pipelines.concepts.shards import CAPTION
-from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher
 from open_diht.pipelines.driver.cli import backend_of, exit_status
 from open_diht.pipelines.options import shard_of
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.stages.encoders import find_pair_encoder
 from open_diht.pipelines.store.storage import store_path
+from open_diht.pipelines.teachers.embeddings import (
+    EmbeddingSettings,
+    check_captions,
+    store_embeddings,
+)
+from open_diht.pipelines.teachers.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
+from open_diht.pipelines.teachers.run import ConceptSettings, run
+from open_diht.pipelines.teachers.shards import CAPTION
+from open_diht.pipelines.teachers.teacher import DEFAULT, find_teacher
 
 before_main = ForkServer.branch_off
 """Called by `run_command` after the imports: starts the process that workers are forked from."""

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from open_diht.common.command_line import WrongUse
-from open_diht.pipelines.concepts import features as features_module
-from open_diht.pipelines.concepts.features import FeatureStage
-from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from open_diht.pipelines.engine.jobs import run_units
 from open_diht.pipelines.engine.stage import DoUnit
 from open_diht.pipelines.runners import Direct
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.teachers import features as features_module
+from open_diht.pipelines.teachers.features import FeatureStage
+from open_diht.pipelines.teachers.teacher import LoadedTeacher, Teacher, find_teacher
 
 
 def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

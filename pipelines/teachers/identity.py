@@ -17,10 +17,10 @@ from PIL import Image
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision
-from open_diht.pipelines.concepts.teacher import Teacher
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath
+from open_diht.pipelines.teachers.teacher import Teacher
 
 SAME = 0.01
 """Maximum relative distance of two features of one image that count as equal. Another processor

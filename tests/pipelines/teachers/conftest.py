@@ -17,9 +17,9 @@ import torch  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from open_diht.pipelines.concepts.run import ConceptSettings, run  # noqa: E402
-from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
 from open_diht.pipelines.runners.fork_server import ForkServer  # noqa: E402
+from open_diht.pipelines.teachers.run import ConceptSettings, run  # noqa: E402
+from open_diht.pipelines.teachers.teacher import find_teacher  # noqa: E402
 from tests.pipelines.conftest import tar_of  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle")

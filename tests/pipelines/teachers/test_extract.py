@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from open_diht.pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
-from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.teachers.extract import Features, TeacherFailed, extracted, prepared
+from open_diht.pipelines.teachers.teacher import find_teacher
 
 
 def image(size: tuple[int, int]) -> bytes:

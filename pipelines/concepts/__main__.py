@@ -1,6 +1,0 @@
-"""`python -m open_diht.pipelines.concepts`, the first half of `make concepts`."""
-
-from open_diht.common.run_command import run_command
-
-if __name__ == "__main__":
-    run_command("open_diht.pipelines.concepts.cli", parser="open_diht.pipelines.concepts.options")
