@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.concepts import datacompdr
 from open_diht.pipelines.concepts.extract import Bad, Features
-from open_diht.pipelines.concepts.features import Batches, Begun, Extracting, Keys
+from open_diht.pipelines.concepts.features import Batches, Begun, ExtractedRecord, Extracting, Keys
 from open_diht.pipelines.concepts.run import (
     ShardRun,
     ShardSettings,
@@ -54,7 +54,7 @@ from open_diht.pipelines.store.commit import (
     retract,
 )
 from open_diht.pipelines.store.layout import Layout, image_unit_name
-from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, read_table, sizes
 
 NAME = "embeddings"
@@ -138,7 +138,9 @@ class EmbeddingStage(Extracting):
             return {}
         plan = load_plan(self.filtered.plan)
         images = (image_unit_name(parent, n) for n in plan.image_units(captions))
-        records = [read_json(self.filtered.commit(SCORE, name)) for name in images]
+        records: list[CommitRecord | None] = [
+            read_json(self.filtered.commit(SCORE, name)) for name in images
+        ]
         scored = [record for record in records if record]
         if any(record["fingerprint"].partition("-")[0] != self.scored for record in scored):
             return {}  # some rows are of another model
@@ -363,7 +365,7 @@ class _Run(ShardRun):
 
     def _finish(self) -> bool:
         self.lock.fence.check()
-        records = dict(self.engine.records(NAME, self.shards))
+        records = cast(dict[str, ExtractedRecord], dict(self.engine.committed(NAME, self.shards)))
         of_all = list(records.values())
         rows = sum(record["rows"] for record in of_all)
         without = np.sum([record["without_text"] for record in of_all], axis=0).tolist()

@@ -2,8 +2,7 @@
 is 1."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 
@@ -14,13 +13,14 @@ from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.filters.download import EXPLANATIONS, Reason
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
+from open_diht.pipelines.engine.engine import Failed
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken
 from open_diht.pipelines.manifests.images import MissingReason, image_folders
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.decide import broken_unit
+from open_diht.pipelines.store.records import Broken
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     )
 
 
-def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+def dead_letters_of(plan: Plan, quarantined: Failed) -> pa.Table | None:
     """Return the dead-letter table of unreadable files and quarantined units. Return None if there
     are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]

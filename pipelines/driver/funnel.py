@@ -20,10 +20,9 @@ from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CaptionRecord, DecideRecord
 from open_diht.pipelines.store.storage import each
 
 _MOST_BINS = 10_000  # far more than there are: only a record that was altered can have so many

@@ -20,7 +20,12 @@ from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
-from open_diht.pipelines.store.records import Vouched, fingerprint_of, publish_record
+from open_diht.pipelines.store.records import (
+    Vouched,
+    WholeRunRecord,
+    fingerprint_of,
+    publish_record,
+)
 from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 
@@ -82,7 +87,7 @@ class Results:
             f" dead_letter{', report.html' if 'export' in stages else ''})"
         )
 
-    def _provenance(self, began: float) -> dict[str, object]:
+    def _provenance(self, began: float) -> WholeRunRecord:
         settings = self.settings
         plan = self.work.plan
         return {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from open_diht.common.lease import LeaseLost, check_fence, token_of
 from open_diht.common.naming import counted
@@ -285,7 +285,9 @@ class Engine:
 
     # ---- commit records
 
-    def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def records(
+        self, stage: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, CommitRecord | None]]:
         """Return an iterator over (name, commit record), with None for a missing record."""
         asked = list(names)
         found = each(
@@ -293,19 +295,22 @@ class Engine:
         )
         return zip(asked, found, strict=True)
 
-    def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
-        """Return the sum of a count over commit records. Raise RunFailed if one is missing."""
-        total = 0
+    def committed(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, CommitRecord]]:
+        """Yield (name, commit record). Raise RunFailed if a record is missing."""
         for name, record in self.records(stage, names):
             if record is None:
                 raise RunFailed(
                     f"the commit record of unit {name} of stage {stage} in {self.layout.root} is"
                     " gone; run the same command to resume"
                 )
-            total += int(record[of])
-        return total
+            yield name, record
 
-    def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
+        """Return the sum of a count over commit records. Raise RunFailed if one is missing."""
+        records = cast(Iterator[tuple[str, dict[str, int]]], self.committed(stage, names))
+        return sum(record[of] for _, record in records)
+
+    def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, CommitRecord | None]]:
         """Yield (name, commit record) like `records`, but check each record first. If a record is
         corrupt, or its files are missing or of another size, delete it, so that its unit is not
         done, and yield None in its place.

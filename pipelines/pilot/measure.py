@@ -9,15 +9,13 @@ from open_diht.filters.cascade import stage_of
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
-from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.images import load_downloads
 from open_diht.pipelines.stages.score.passes import BATCHES
-from open_diht.pipelines.stages.shards import ExportRecord
 from open_diht.pipelines.stages.spotting import load_records
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name, unit_of
+from open_diht.pipelines.store.records import CaptionRecord, DecideRecord, ExportRecord
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import NotRequired, Self, TypedDict
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
+from open_diht.pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
@@ -31,7 +31,7 @@ from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import Survivors
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
+from open_diht.pipelines.store.records import Broken, CaptionRecord, CommitRecord, fingerprint_of
 
 CAPTIONS = "captions"
 # A batch and its annotations are in memory at once, and a row group of the file is read back whole.
@@ -53,39 +53,6 @@ DEAD_LETTERS = pa.schema(
 """A row of the dead-letter table: the place and the error, and for a bad row of the manifest the
 row as far as it was read. `ordinal` is the row's index in the unit, and null if a whole file or
 unit failed."""
-
-
-class CaptionRecord(TypedDict):
-    """The fields of a `captions` commit record, in addition to those of all records."""
-
-    annotated: bool
-    """Whether captions were parsed."""
-    rows: int
-    good: int
-    dead: int
-    """`rows` = `good` + `dead`."""
-    extent: int
-    """Index after the last row that was read; larger than `rows` if rows before it are damaged."""
-    own_uids: int
-    """Number of good rows whose uid is the manifest's."""
-    without_url: int
-    lean: bool
-    """See `RunSettings.lean`."""
-    unparsed: int
-    """Number of captions of good rows that were not parsed because of `lean`."""
-    moves: dict[str, float] | None
-    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for no second
-    opinions."""
-    columns: dict[str, object]
-    """Conditions on manifest columns, in the form of a preset. Rows that they reject were not
-    parsed."""
-    values: NotRequired[dict[str, str]]
-    """Maps the name of each of these conditions to its `values_fingerprint`."""
-    captions: NotRequired[int]
-    """Number of captions of the good rows, if a row may have several."""
-    slow: str | None
-    """See `CaptionParser.slow`."""
-    broken: Broken | None
 
 
 @dataclass

@@ -32,9 +32,9 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
+from open_diht.pipelines.manifests import UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import (
@@ -48,7 +48,13 @@ from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
 from open_diht.pipelines.store.layout import KINDS, Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import (
+    Broken,
+    CaptionRecord,
+    CommitRecord,
+    Fingerprints,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 7  # increase it when equal annotations and thresholds may lead to other decisions

@@ -172,9 +172,8 @@ class DownloadStage(SegmentAnnotator):
         records = {
             unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record
         }
-        asked, unreachable = (
-            sum(record[name] for record in records.values()) for name in ("asked", "unreachable")
-        )
+        asked = sum(record["asked"] for record in records.values())
+        unreachable = sum(record["unreachable"] for record in records.values())
         if is_outage(unreachable, asked):
             for unit in (unit for unit, record in records.items() if record["unreachable"]):
                 if unit in self._before:

@@ -152,8 +152,8 @@ class Export:
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
         if self._leaves:
             self._remove_shards(but=units)
-        records = self.work.records("export", units)
-        shards: list[Shard] = [shard for _, record in records for shard in record["shards"]]
+        committed = self.work.committed("export", units)
+        shards = [shard for _, record in committed for shard in record["shards"]]
         self._remove_indexes(but=[shard["shard"] for shard in shards] if self._leaves else ())
         manifest, *sizes = self._of_indexes if self._leaves else self._of_shards
         listed = [manifest_of(shards), sizes_of(shards)]

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints
+from open_diht.pipelines.store.records import CommitRecord, ExportRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
 # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
@@ -60,13 +60,6 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
         path = shard_path(layout, unit, number)
         remove(index_path(path))
         remove(path)
-
-
-class ExportRecord(TypedDict):
-    """The fields of an `export` commit record, in addition to those of all records."""
-
-    rows: int
-    shards: list[Shard]
 
 
 @dataclass

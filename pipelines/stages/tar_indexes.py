@@ -37,10 +37,15 @@ from open_diht.pipelines.manifests.files import open_file, reading, unchanged
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX
-from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
+from open_diht.pipelines.stages.shards import kept_rows
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import (
+    CommitRecord,
+    ExportRecord,
+    Fingerprints,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1

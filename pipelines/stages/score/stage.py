@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -411,7 +411,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             )
             stage._pass(work, thresholds, about, together=True)
             found = {
-                name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)
+                name: record["threshold"] for name, record in work.committed(THRESHOLDS, fractions)
             }
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
         asked = {name: found.get(name, least) for name, (least, _) in rule.thresholds.items()}
@@ -482,6 +482,13 @@ def _workers(work: Work, device: str) -> int:
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
+class EncoderRecord(TypedDict):
+    """The fields of `model.json`, which a stage with an encoder keeps in OUTPUT."""
+
+    encoder: dict[str, str]
+    precision: str
+
+
 def settled_precision(
     layout: Layout, identity: Mapping[str, str], asked: str, device: str, stage: str = SCORE
 ) -> str:
@@ -490,13 +497,13 @@ def settled_precision(
     device's best if OUTPUT has none.
     """
     path = layout.work / stage / "model.json"
-    ours = {
+    ours: EncoderRecord = {
         "encoder": dict(identity),
         "precision": asked if asked != AUTO else best_precision(device),
     }
     # With `auto`, the first of several shards decides for all.
-    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
+    known: EncoderRecord = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
-        return str(known["precision"])
+        return known["precision"]
     publish_json(path, ours)  # the model or precision has changed; rows are scored again
-    return str(ours["precision"])
+    return ours["precision"]
