@@ -53,9 +53,9 @@ class Results:
         path = root / "funnel.json"
         report = root / "report.html"
         previous = cast(FunnelRecord, Vouched(layout).current(path))
-        asked = fingerprint_of(funnel, decided, settings.license)
+        fingerprint = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.work.seconds}
-        if previous.get("fingerprint") == asked and not self.work.seconds:
+        if previous.get("fingerprint") == fingerprint and not self.work.seconds:
             say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
@@ -78,7 +78,9 @@ class Results:
             reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()
         }
         files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
-        publish_record(layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
+        publish_record(
+            layout, path, {**funnel, "examples": slim, "fingerprint": fingerprint}, files
+        )
         say(render_funnel(funnel))
         for note in notes:
             say(note)

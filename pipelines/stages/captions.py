@@ -83,18 +83,20 @@ class CaptionStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        asked = CAPTIONS in settings.stages
+        annotate = CAPTIONS in settings.stages
         lean = settings.lean
         opinion = settings.preset.captions.second_opinion
-        work.models[CAPTIONS] = provenance(lean, opinion) if asked else {}
+        work.models[CAPTIONS] = provenance(lean, opinion) if annotate else {}
         return cls(
             work.layout,
             settings.dataset,
             annotations_fingerprint(settings),
-            asked,
+            annotate,
             lean,
             opinion,
-            fuller=fingerprint_of(provenance(second_opinion=opinion)) if asked and lean else None,
+            fuller=fingerprint_of(provenance(second_opinion=opinion))
+            if annotate and lean
+            else None,
             conditions=settings.preset.columns,
         )
 
@@ -126,7 +128,7 @@ class CaptionStage(Annotator):
         lean = sum(bool(record["lean"]) for record in records)
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         changed = sum(bool(record["annotated"]) for record in records) - lean - wider
-        said = (
+        reasons = (
             [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"]
             if lean
             else []
@@ -135,13 +137,13 @@ class CaptionStage(Annotator):
             "annotated when the conditions on columns did not pass all of these rows, or compared"
             " other values"
         )
-        said += [f"{wider:,} of {units}, {other}"] if wider else []
-        said += (
+        reasons += [f"{wider:,} of {units}, {other}"] if wider else []
+        reasons += (
             [f"{changed:,} of {units}, annotated by another model, version or setting"]
             if changed
             else []
         )
-        return f"annotating again: {'; '.join(said)}" if said else None
+        return f"annotating again: {'; '.join(reasons)}" if reasons else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
         spans = [work.plan.span(unit) for unit in todo]
@@ -245,7 +247,7 @@ class CaptionStage(Annotator):
             raise RuntimeError(
                 f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}"
             )
-        said: CaptionRecord = {
+        record: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
             "good": good.rows,
@@ -266,8 +268,8 @@ class CaptionStage(Annotator):
             "broken": broken,
         }
         if several:
-            said["captions"] = captions
-        return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
+            record["captions"] = captions
+        return record, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def rows_of(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
         """Annotate the n good rows of a batch, between `setup` and `teardown`. `parse` (n,) is the
@@ -293,10 +295,10 @@ class CaptionStage(Annotator):
         the stage."""
         if self._annotator is None:
             return None
-        asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
-        annotations = self._annotator.annotate(asked)
+        chosen = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
+        annotations = self._annotator.annotate(chosen)
         self._unparsed += annotations["objects"].null_count
-        if len(asked) < len(parse):
+        if len(chosen) < len(parse):
             annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
         return annotations
 
