@@ -45,7 +45,7 @@ from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import OK, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
-from open_diht.pipelines.stages.shards import PER_SHARD
+from open_diht.pipelines.stages.shards import PER_SHARD, kept_ordinals
 from open_diht.pipelines.store.commit import (
     publish_arrays,
     publish_json,
@@ -55,7 +55,7 @@ from open_diht.pipelines.store.commit import (
 )
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import StorePath, read_table, sizes
+from open_diht.pipelines.store.storage import StorePath, sizes
 
 NAME = "embeddings"
 VERSION = 1  # of the files that training reads
@@ -145,7 +145,7 @@ class EmbeddingStage(Extracting):
         if any(record["fingerprint"].partition("-")[0] != self.scored for record in scored):
             return {}  # some rows are of another model
         self._temperature = next((float(record["temperature"]) for record in scored), None)
-        kept = np.asarray(read_table(self.filtered.data("decide", parent))["ordinal"], np.int64)
+        kept = kept_ordinals(self.filtered, parent)
         ordinals = kept[int(number) * PER_SHARD :][:PER_SHARD]
         table = stored_rows(
             self.filtered,

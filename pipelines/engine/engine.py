@@ -37,7 +37,7 @@ from open_diht.pipelines.store.commit import (
     remove_leftovers,
 )
 from open_diht.pipelines.store.layout import Layout, unit_of
-from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
+from open_diht.pipelines.store.records import CommitRecord, Vouched, gone, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
 _LISTING_SHARE = 20  # listing commit records takes at most one part in 20 of the time
@@ -299,10 +299,7 @@ class Engine:
         """Yield (name, commit record). Raise RunFailed if a record is missing."""
         for name, record in self.records(stage, names):
             if record is None:
-                raise RunFailed(
-                    f"the commit record of unit {name} of stage {stage} in {self.layout.root} is"
-                    " gone; run the same command to resume"
-                )
+                raise gone(self.layout, stage, name)
             yield name, record
 
     def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
@@ -322,9 +319,10 @@ class Engine:
             lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root
         )
         for name, record in zip(asked, found, strict=True):
-            holds = record is None or vouched.holds(record)
-            withdrawn += not holds and vouched.retract(self.layout.commit(stage, name), record)
-            yield name, record if holds else None
+            if record is not None and not vouched.holds(record):
+                withdrawn += vouched.retract(self.layout.commit(stage, name), record)
+                record = None
+            yield name, record
         if withdrawn:
             self.say(
                 f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged; a run"

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast
@@ -386,7 +386,7 @@ def _load(content: PlanRecord) -> Plan:
     infos = _inspections(seen, content["files"]) if seen else ()
     info_of = {info.path: info for info in infos}
     known = {entry["path"]: entry["fingerprint"] for entry in content["files"]}
-    spans = (
+    spans: Iterator[dict[str, Any]] = (
         {
             "fingerprint": known[entry["span"]["path"]],
             "info": info_of.get(entry["span"]["path"]),

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -277,7 +276,7 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
 def decide(
     settings: RunSettings,
     work: Work,
-    sources: Mapping[str, Sequence[Any]],
+    sources: Mapping[str, Sequence[object]],
     own: tuple[StageFilter, ...],
 ) -> tuple[dict[str, str], Findings]:
     """Find duplicates and decide the outdated units. Return the inputs of the decisions for each

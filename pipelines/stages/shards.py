@@ -141,13 +141,18 @@ def members_of(row: Row, ordinal: int, image: bytes) -> list[tuple[str, bytes]]:
     ]
 
 
+def kept_ordinals(layout: Layout, unit: str) -> NDArray[np.int64]:
+    """Return the ordinals (n,) of a unit's survivors, in the order of its file in kept/."""
+    return np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
+
+
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
     """Return columns of a unit's survivors as one dict per row, with the row's ordinal."""
     path = layout.part("kept", unit)
     if not path.exists():
         return []
     kept = read_table(path, columns=[*columns]).to_pylist()
-    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
+    ordinals = kept_ordinals(layout, unit).tolist()
     return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
 
@@ -167,8 +172,7 @@ def exported_rows(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64
     for index, one in enumerate(kept.schema):
         if pa.types.is_temporal(one.type) or pa.types.is_decimal(one.type):
             kept = kept.set_column(index, one.name, pc.cast(kept[one.name], pa.string()))
-    ordinals = np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
-    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), ordinals
+    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), kept_ordinals(layout, unit)
 
 
 def _fits(type: pa.DataType, nested: bool = False) -> bool:

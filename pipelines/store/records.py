@@ -1,5 +1,8 @@
-"""The types of records on disk, and commit records: a unit is done only if its record exists, with
-all files that the record vouches for."""
+"""The types of records on disk, and commit records.
+
+A unit is done only if its commit record exists, with all files that the record vouches for. The
+type of `funnel.json` is in `report/funnel.py`, next to what sums it up.
+"""
 
 import hashlib
 import json
@@ -34,14 +37,14 @@ class Broken(TypedDict):
 
 
 class CommitRecord(TypedDict, total=False):
-    """Keys of commit records that all or several stages have. Types such as `DecideRecord` have the
-    other keys."""
+    """Keys that commit records may have, for readers of records of any stage. Types such as
+    `DecideRecord` have the keys that all records of one stage have."""
 
     unit: str
     stage: str  # `Stage.part_of` if that is set, else the name of the stage
     fingerprint: str  # see `Stage.fingerprint`
     # fencing token of the run that wrote the record, see `locking`; a number in older records
-    token: str
+    token: str | int
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
@@ -79,6 +82,7 @@ class CommitRecord(TypedDict, total=False):
     extent: int
     slow: str | None
     shards: list[Shard]  # see `ExportRecord`
+    comparing_seconds: float  # part of `seconds`: the pass that corrects scores
     threshold: float | None  # the pass over all units that finds the thresholds of scores
     clusters: int  # this and the next: the pass over all units that finds centroids
     dimension: int
@@ -234,6 +238,22 @@ class WholeRunRecord(RunRecord):
     versions: NotRequired[dict[str, str]]
 
 
+def caption_record(layout: Layout, unit: str) -> CaptionRecord:
+    """Return the `captions` commit record of a unit. Raise RunFailed if it is missing."""
+    record: CaptionRecord | None = read_json(layout.commit("captions", unit))
+    if record is None:
+        raise gone(layout, "captions", unit)
+    return record
+
+
+def gone(layout: Layout, stage: str, unit: str) -> RunFailed:
+    """Return the error of a commit record that is missing."""
+    return RunFailed(
+        f"the commit record of unit {unit} of stage {stage} in {layout.root} is gone; run the same"
+        " command to resume"
+    )
+
+
 def publish_record(
     layout: Layout,
     path: StorePath,
@@ -287,10 +307,10 @@ class Vouched:
         """Return the record in a file, or {} if it is corrupt. Return None if there is no file or
         it holds null."""
         try:
-            found: CommitRecord | None = read_json(path)
+            record: CommitRecord | None = read_json(path)
         except CorruptRecord:
             return {}
-        return found if isinstance(found, dict) or found is None else {}
+        return record if isinstance(record, dict) or record is None else {}
 
     def holds(self, record: CommitRecord) -> bool:
         """Return whether a record has `files`, and all these files exist with their recorded
@@ -352,12 +372,12 @@ class Fingerprints:
 
     @cached_property
     def _units(self) -> dict[str, str]:
-        found: dict[str, str] | None = read_json(self.path)
-        if found is None:
+        by_unit: dict[str, str] | None = read_json(self.path)
+        if by_unit is None:
             raise FileNotFoundError(
                 f"{self.path} is missing; is the output folder on storage that all workers see?"
             )
-        return found
+        return by_unit
 
     def __getstate__(self) -> dict[str, StorePath]:
         return {"path": self.path}

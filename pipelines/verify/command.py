@@ -121,7 +121,7 @@ def verify(root: StorePath, options: argparse.Namespace) -> Findings:
         settings = None
         rows = None
         output = _output(root, run, options.plugin, found)
-        if output is None:
+        if run is None or output is None:
             found.skip("decisions, columns and the input: run.json does not say how they were made")
         else:
             check_provenance(structure, run, output.dataset, output.preset)
@@ -187,11 +187,12 @@ def _output(
 ) -> Output | None:
     """Return the reader of an output. Report settings in run.json that cannot be read, and return
     None."""
+    if run is None:
+        return None
     try:
-        if run is not None:
-            return Output(
-                root, remedy="restore run.json, or verify with the version that has written it"
-            )
+        return Output(
+            root, remedy="restore run.json, or verify with the version that has written it"
+        )
     except (WrongUse, BadPreset, DatasetError) as error:
         if {*run.get("plugins", ())} - {*plugins}:
             raise

@@ -26,7 +26,12 @@ from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
 from open_diht.pipelines.stages.spotting import readings_fingerprint
 from open_diht.pipelines.store.layout import unit_of
-from open_diht.pipelines.store.records import InputFile, WholeRunRecord, fingerprint_of
+from open_diht.pipelines.store.records import (
+    CommitRecord,
+    InputFile,
+    WholeRunRecord,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import each, read_table, size_of
 from open_diht.pipelines.verify.structure import Object, Structure
@@ -117,9 +122,8 @@ def check_provenance(
                 continue
             if stage == SCORE:
                 path = layout.commit(DOWNLOAD, name)
-                downloads = state_of(
-                    structure.record(path, _Downloaded) if name in downloaded else None
-                )
+                read = structure.record(path, _Downloaded) if name in downloaded else None
+                downloads = state_of(cast(CommitRecord | None, read))
                 expected[stage] = {
                     embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)
                 }

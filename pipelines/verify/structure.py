@@ -292,7 +292,7 @@ class Structure:
         )
         found = zip(units, records, strict=True)
         return {
-            unit: cast(T, {key: record.get(key) for key in keys})
+            unit: cast(T, {key: cast(Object, record).get(key) for key in keys})
             for unit, record in found
             if record
         }
@@ -575,7 +575,7 @@ class Structure:
         path = layout.root / "funnel.json"
         summed = [*_SUMMED]
         try:
-            sums: Any = summarise(layout, units, self.plan, settings)
+            sums = summarise(layout, units, self.plan, settings)
         except _DAMAGE as error:
             found.differ(
                 "structure",
@@ -587,9 +587,8 @@ class Structure:
         if len(units) < len(self.plan.units):
             # The annotations of undecided units may have come or gone since.
             sums["rows_in"] += funnel["not_decided"]["rows"] - sums["not_decided"]["rows"]
-            sums["not_decided"] |= {
-                name: funnel["not_decided"][name] for name in ("rows", "uncounted")
-            }
+            sums["not_decided"]["rows"] = funnel["not_decided"]["rows"]
+            sums["not_decided"]["uncounted"] = funnel["not_decided"]["uncounted"]
             sums["keep_rate"] = sums["kept"] / sums["rows_in"] if sums["rows_in"] else 0.0
             summed.remove("captions")
         left = funnel["rows_in"]
@@ -610,8 +609,8 @@ class Structure:
                 "structure", path, "steps: reject other numbers than the records of all units"
             )
         for name in summed:
-            by_units = sums.get(name)
-            stated = funnel.get(name)
+            by_units = cast(Object, sums).get(name)
+            stated = cast(Object, funnel).get(name)
             while (
                 isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated
             ):  # down to the number
@@ -668,7 +667,7 @@ class Structure:
         rejects = {PAIR: rule.pairs, IMAGE: rule.images, SEMANTIC: True}
         for files in self.duplicate_files():
             stage = duplicates_stage(files.kind)
-            stated = funnel["duplicates"][files.kind]
+            stated = cast(Object, funnel["duplicates"][files.kind])
             of_units = MemberStage.name if files.kind == SEMANTIC else keys_stage(files.kind)
             sums: dict[str, object] = {"rejected": asked and rejects.get(files.kind, False)}
             sums["found"] = self._total(stage, self.commits(stage)[: files.count])
@@ -784,7 +783,7 @@ class Structure:
                     else self._tars(first, images.get(first))
                 )
                 pairs = zip_longest(record["shards"], now, fillvalue=dict[str, Any]())
-                again = [{**was, **one} for was, one in pairs]
+                again = cast(list[Shard], [{**was, **one} for was, one in pairs])
                 if again != record["shards"] or record["rows"] != sum(
                     one["samples"] for one in again
                 ):
@@ -846,6 +845,7 @@ class Structure:
 
     def _tars(self, unit: str, images: SampledImages | None) -> list[Mapping[str, object]]:
         """Check the shards of a unit. Return what its record should list, without their SHA-256."""
+        assert self.funnel  # `check` looks at exports only with it
         kept, ordinals = exported_rows(self.layout, unit)
         numbers = np.unique(ordinals // self.plan.image_rows).tolist()
         records = (
