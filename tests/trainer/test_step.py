@@ -102,14 +102,27 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
 
 
 def test_values_of_a_step(tiny_config: Callable[..., Any]) -> None:
-    result = stepper(tiny_config(), heads=True).step(pairs(16, True), 0, 0, 1.0)
+    trained = stepper(tiny_config(), heads=True)
+    batch = pairs(16, True)
+    with torch.no_grad():
+        encoded = trained.student(batch.images, batch.texts)
+    image, text = (normalize(features, dim=1) for features in (encoded.image, encoded.text))
+    logits = image @ text.T / 0.07
+    negatives = logits.masked_fill(torch.eye(16, dtype=torch.bool), -math.inf)
+    weighted = 1.25 * torch.cat([negatives, negatives.T])  # e^(beta s) weighs e^s; beta is 0.25
+    hits = logits.diagonal().repeat(2) > torch.cat([negatives, negatives.T]).amax(dim=1)
+
+    result = trained.step(batch, 0, 0, 1.0)
     values = result.values
     assert set(values) == {"loss", "contrastive", "objects", "attributes", "accuracy", "hardest"}
     assert values["loss"] == pytest.approx(
         values["contrastive"] + values["objects"] + values["attributes"], rel=1e-5
     )
     assert values["objects"] == pytest.approx(math.log(32), rel=0.2)
-    assert 0 <= values["accuracy"] <= 1 and 0 < values["hardest"] <= 1
+    assert values["accuracy"] == pytest.approx(float(hits.float().mean()))
+    assert values["hardest"] == pytest.approx(
+        float(weighted.softmax(dim=1).amax(dim=1).mean()), rel=1e-4
+    )
     assert result.finite and result.gradient_norm > 0 and result.scale == pytest.approx(1 / 0.07)
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
-from open_diht.filters.captions.explain import explain, in_words
+from open_diht.filters.captions.explain import _in_words, explain, in_words
+from open_diht.filters.captions.verifier import Evidence, load_verifier
 
 
 def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts):
@@ -23,6 +24,17 @@ def test_reasons_are_few_loudest_first_and_each_said_once():
     assert 0 < len(shares) <= 6 and shares == sorted(shares, reverse=True)
     texts = [text for text, _ in action.reasons]
     assert len(set(texts)) == len(texts)
+    weights = load_verifier().actions.weights
+    for text, name in (
+        ("actor before", "actor before"),
+        ("verb form ing, can act before", "verb form ing, acts 3 before"),
+    ):
+        assert dict(action.reasons)[text] == weights[name] > 0
+
+
+def test_features_with_the_same_words_are_one_reason():
+    evidence = (("subject acts None", 1.0), ("tie", -1.5), ("subject visible None", 1.0))
+    assert _in_words(Evidence(0.5, evidence)).reasons == (("subject absent", 2.0), ("tie", -1.5))
 
 
 @pytest.mark.parametrize(

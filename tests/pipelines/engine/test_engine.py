@@ -17,9 +17,9 @@ import fsspec
 import pytest
 
 from open_diht.pipelines.datasets import load_dataset
-from open_diht.pipelines.engine.engine import Engine, _Counter
+from open_diht.pipelines.engine.engine import Engine, _Counter, _Tries
 from open_diht.pipelines.engine.progress import Count, Heartbeat
-from open_diht.pipelines.engine.stage import TRIES, UNRECORDED, Done, DoUnit, Stage
+from open_diht.pipelines.engine.stage import TRIES, UNRECORDED, Done, DoUnit, Stage, failure
 from open_diht.pipelines.manifests.plan import keep_plan, make_plan
 from open_diht.pipelines.runners import Backend, Direct, Job, JobFailed
 from open_diht.pipelines.runners.fork_server import ForkServer
@@ -82,13 +82,38 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     failed = _run(tmp_path, ["broken", *UNITS], workers=1, backend=Here())
     assert set(failed) == {"broken"} and _committed(tmp_path) == set(UNITS)
     tries = failed["broken"]["tries"]
-    assert len(tries) == TRIES == _calls(tmp_path, "broken")
+    assert len(tries) == 3 == _calls(tmp_path, "broken")
     assert (
         tries[-1]["error"] == "OSError"
         and "on fire" in tries[-1]["message"]
         and "process" in tries[-1]["trace"]
     )
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+def test_the_third_death_at_which_a_unit_was_running_is_its_last(tmp_path: Path) -> None:
+    stage = Fussy(Layout(tmp_path))
+    both = ["killer", "u0"]
+    tries = _Tries(stage, both)
+    death = failure("WorkerDied", "signal 9")
+    for _ in range(2):
+        assert tries.divided(both) == (both, [])
+        assert not tries.add("killer", death)
+    assert tries.divided(both) == (["u0"], ["killer"])  # its last try is alone, after the others
+    assert tries.divided(["killer", "killed"]) == (["killed"], ["killer"])
+    assert tries.divided(["killer"]) == (["killer"], [])
+    assert _Tries(stage, both).add("killer", death), "a later run counts on"
+    assert len(read_json(stage.layout.failed("fussy", "killer"))["tries"]) == 3
+
+
+def test_a_failure_that_ends_the_run_is_told_by_its_last_try(tmp_path: Path) -> None:
+    tries = [failure("OSError", why) for why in ("no room", "no disk", "on fire")]
+    engine = Engine(Layout(tmp_path), 1, print, backend=Here())
+    record = {"stage": "fussy", "tries": tries}
+    with pytest.raises(RunFailed, match=r"fussy failed at u0 \(OSError: on fire\).* same command"):
+        engine.give_up({"u0": record}, fatal=True)
+    engine.give_up({"u0.0000.g0": record})
+    assert engine.alive(["u0", "u1", "u0.0001.g0"]) == ["u1"]
 
 
 @dataclass
@@ -364,7 +389,7 @@ def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(tmp_path, monk
     monkeypatch.setattr(ForkServer, "running", start)
     with pytest.raises(WorkerDied, match=r"run the same command to resume") as death:
         _run(tmp_path, UNITS, workers=1)
-    assert len(servers) == TRIES and _committed(tmp_path) == set()
+    assert len(servers) == 3 and _committed(tmp_path) == set()
     assert str(Layout(tmp_path).scratch / "workers.log") in str(death.value)
     assert "Traceback" not in capfd.readouterr().err
 

@@ -269,24 +269,19 @@ def test_a_file_that_the_driver_cannot_write(size, name, tmp_path, filtering):
     assert again.status == 0 and len(again.rows("kept")) == 100
 
 
-def on_a_small_disk(output: str, source: str) -> None:
-    """A run on a file system of its own that is too small, and again when it has room. Runs in a
-    process of its own, whose mounts no other sees."""
+def words_on_a_disk(output: str, source: str, limit: str, stages: str) -> list[str]:
+    """Mount a file system of its own, in a process whose mounts no other sees. Return the words of
+    a run on it."""
     assert ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0
-    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "size=200k", "tmpfs", output]):
+    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", limit, "tmpfs", output]):
         subprocess.run(["mount", *words], check=True)
-    words = [
-        "--dataset",
-        "custom",
-        "--input",
-        source,
-        "--output",
-        output,
-        "--stages",
-        "export",
-        "--workers",
-        "1",
-    ]
+    given = {"--input": source, "--output": output, "--stages": stages, "--workers": "1"}
+    return ["--dataset", "custom", *(word for pair in given.items() for word in pair)]
+
+
+def on_a_small_disk(output: str, source: str) -> None:
+    """A run on a file system that is too small, and again when it has room."""
+    words = words_on_a_disk(output, source, "size=200k", "export")
     with patch.object(Direct, "run", Here.run):
         assert main([*words, "--unit-rows", str(UNIT_ROWS)]) == 1
         subprocess.run(["mount", "-o", "remount,size=64m", output], check=True)
@@ -297,22 +292,7 @@ def on_a_small_disk(output: str, source: str) -> None:
 def on_a_disk_for_few_files(output: str, source: str) -> None:
     """The same on a file system that takes few files, with workers of Beam, which wraps their
     errors."""
-    assert ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0
-    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "nr_inodes=14", "tmpfs", output]):
-        subprocess.run(["mount", *words], check=True)
-    words = [
-        "--dataset",
-        "custom",
-        "--input",
-        source,
-        "--output",
-        output,
-        "--stages",
-        "captions",
-        "--workers",
-        "1",
-    ]
-    assert main(words) == 1
+    assert main(words_on_a_disk(output, source, "nr_inodes=14", "captions")) == 1
 
 
 @pytest.mark.parametrize(

@@ -191,3 +191,15 @@ def test_a_record_vouches_for_the_files_that_are_there(tmp_path: Path) -> None:
     layout.plan.unlink()
     with pytest.raises(RunFailed, match=f"OUTPUT {tmp_path} was removed"):
         publish_record(layout, path, record, [])
+
+
+def test_only_the_record_that_was_judged_is_retracted(tmp_path: Path) -> None:
+    """Another shard may have replaced it since it was read, and its files with it."""
+    path = Layout(tmp_path).commit("decide", "u")
+    vouched = Vouched(Layout(tmp_path))
+    stale = {"unit": "u", "token": "a"}
+    fresh = {"unit": "u", "token": "b"}
+    publish_json(path, fresh)
+    assert not vouched.retract(path, stale) and vouched.read(path) == fresh
+    assert vouched.retract(path, fresh) and not path.exists()
+    assert not vouched.retract(path, fresh), "another shard has deleted it"

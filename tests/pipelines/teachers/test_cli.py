@@ -2,6 +2,7 @@
 reads."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,22 +16,15 @@ from open_diht.trainer.concepts import open_targets
 from open_diht.trainer.concepts.cli import main as second_half
 
 
+def words_of(data: Path | str, teacher: tuple[str, str], *more: str) -> list[str]:
+    name, weights = teacher
+    return ["--data", str(data), "--teacher", name, "--weights", weights, *more]
+
+
 @pytest.mark.usefixtures("here")
 def test_the_whole_way(filtered, tiny, capfd):
     data = filtered.write([60, 40], lambda n, m: m[1:] if n == 5 else m)
-    words = [
-        "--data",
-        str(data),
-        "--teacher",
-        tiny[0],
-        "--weights",
-        tiny[1],
-        "--workers",
-        "1",
-        "--min-count",
-        "2",
-    ]
-    assert cli.main(words) == 0
+    assert cli.main(words_of(data, tiny, "--workers", "1", "--min-count", "2")) == 0
     assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--min-steps", "40"]) == 0
     said = capfd.readouterr().out
     assert "vocabulary: 3 objects, 4 attributes, each in at least 2 of 100 rows" in said
@@ -71,17 +65,8 @@ def test_wrong_use_is_one_line_and_status_2(
 
 
 def test_data_in_a_store_that_does_not_answer(dead_store, tmp_path, tiny, capsys):
-    words = [
-        "--data",
-        f"{dead_store}/x",
-        "--output",
-        str(tmp_path / "o"),
-        "--teacher",
-        tiny[0],
-        "--weights",
-        tiny[1],
-    ]
-    assert cli.main(words) == 2
+    output = str(tmp_path / "o")
+    assert cli.main(words_of(f"{dead_store}/x", tiny, "--output", output)) == 2
     said = capsys.readouterr().err
     assert said.startswith(
         "error: s3://bucket/x cannot be read or written in its store (EndpointConnectionError"
@@ -92,17 +77,7 @@ def test_data_in_a_store_that_does_not_answer(dead_store, tmp_path, tiny, capsys
 @pytest.mark.usefixtures("here")
 def test_what_shows_only_after_counting_is_status_1(filtered, tiny, capfd):
     data = filtered.write([6], lambda number, members: [*members[:2], (members[2][0], b"{}")])
-    words = [
-        "--data",
-        str(data),
-        "--teacher",
-        tiny[0],
-        "--weights",
-        tiny[1],
-        "--workers",
-        "1",
-        "--min-count",
-    ]
+    words = words_of(data, tiny, "--workers", "1", "--min-count")
     for count, says, written in (
         ("9", "lower --min-count", "work/vocabulary/commits"),
         ("2", "no sample has a .json with objects and attributes", "vocabulary.json"),

@@ -677,6 +677,14 @@ def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
     }
 
 
+def reject_earlier(funnel: dict[str, Any]) -> None:
+    """Count a rejected row at the step before, so that the rows left still add up."""
+    before, after = funnel["steps"][:2]
+    before["rejected"] += 1
+    before["left"] -= 1
+    after["rejected"] -= 1
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -690,6 +698,7 @@ def test_the_sums_of_the_results_are_compared(copied: Path) -> None:
             lambda record: record["duplicates"]["pair"].update(rejected=False),
         ),
         ("left", lambda record: record.update(left={"shards": 1})),
+        ("steps: reject other numbers", reject_earlier),
         ("another dataset", lambda record: record.update(dataset="laion2b")),
     ],
 )

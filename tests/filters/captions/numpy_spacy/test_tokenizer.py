@@ -90,6 +90,12 @@ def test_special_cases_across_a_space(text, tokenizer, encoder, plain_nlp):
     assert_equal_tokens(tokenizer, encoder, plain_nlp, [text, *chunks])
 
 
+def test_tokens_of_the_same_letters_and_other_norms(tokenizer, encoder, plain_nlp):
+    norms = {doc[at].norm_ for at, doc in enumerate(map(plain_nlp.make_doc, ("ca", "I can't")))}
+    assert norms == {"ca", "can"}
+    assert_equal_tokens(tokenizer, encoder, plain_nlp, ["ca", "I can't"])
+
+
 def test_a_text_of_many_chunks(tokenizer, encoder, plain_nlp):
     chosen = random.Random(1)
     texts = [" ".join(chosen.choices(PIECES, k=300)) for _ in range(20)]
