@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease, Removed, check_fence
 from open_diht.common.stores import SLOW_S, said_if_slow
-from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
+from open_diht.pipelines.driver.annotations import DECIDING, Annotations, stages_in_order
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
 from open_diht.pipelines.driver.funnel import count_quarantined, summarise
@@ -23,13 +22,8 @@ from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
-from open_diht.pipelines.report.funnel import Checked, FunnelRecord
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.decide import decide
-from open_diht.pipelines.stages.dedup.deduplication import Deduplication
-from open_diht.pipelines.stages.evaluation_sets import EVALUATION
-from open_diht.pipelines.stages.export import Export
-from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remedy_of, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
@@ -100,11 +94,11 @@ def run(
             f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes"
             " at its end; run the same command to resume"
         )
-    kinds = annotating_stages()
+    stages = stages_in_order()
     # The annotating stages come last, because that of OCR may download weights.
-    checks = (Export.check, Deduplication.check, *(kind.check for kind in kinds))
-    for check in checks:
-        check(settings, None, say)
+    checked = sorted(stages, key=lambda stage: stage not in DECIDING)
+    for stage in checked:
+        stage.check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
     with said_if_slow(
         SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say
@@ -118,17 +112,14 @@ def run(
         say(f"{address} is read at commit {commit}, its commit when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
-    idle = {kind.name for kind in kinds if not kind.applies(settings, plan)}
-    settings = replace(
-        settings, stages=tuple(stage for stage in settings.stages if stage not in idle)
-    )
-    reads = settings.decontaminate is not None
-    if reads or not {*settings.stages} <= {"captions", DOWNLOAD}:
+    idle = {stage.name for stage in stages if not stage.applies(settings, plan)}
+    settings = replace(settings, stages=tuple(name for name in settings.stages if name not in idle))
+    if any(stage.opens_paths and stage.runs(settings) for stage in stages):
         check_image_paths(plan.infos, settings.dataset)
-    if reads or not {*settings.stages} <= {"captions", "dedup", "export"}:
+    if any(stage.opens_loose and stage.runs(settings) for stage in stages):
         check_loose_images(plan.infos)
-    for check in checks:
-        check(settings, plan, say)
+    for stage in checked:
+        stage.check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
     with said_if_slow(
@@ -199,7 +190,7 @@ def _check_kept(layout: Layout, error: Exception) -> None:
 def _filter(
     settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float
 ) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first, and then returns None if
+    """Run the stages, check and publish. A shard does its part first, and then returns None if
     other shards are at work or a unit is missing. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
     sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
@@ -210,24 +201,22 @@ def _filter(
         if work.quarantined or sharing.wait(names, annotations.undone):
             return None
         work.sharing = sharing
-        decided, _ = decide(settings, work, *annotations.results())
-        Export(settings, work).write_shards(decided)
+        annotations.decided()
         work.sharing = None
         if not sharing.take_alone():
             return None
     work.clear_up()
     annotations.make(names)
-    sources, own = annotations.results()
-    decided, findings = decide(settings, work, sources, own)
+    made = annotations.decided()
     layout = work.layout
     units = work.units()
     with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
-        funnel = summarise(layout, units, work.plan, settings, own)
-        funnel["duplicates"] = findings.counts
-        if checked := work.models.get(EVALUATION):
-            funnel["checked"] = cast(Checked, checked)
+        funnel = summarise(layout, units, work.plan, settings, made.filters)
+        for stage in stages_in_order():
+            stage.count(made, funnel)
         check_conservation(layout, units, funnel)
-    funnel["left"] = Export(settings, work).make(decided, findings.files)
+    for stage in stages_in_order():
+        stage.conclude(made, funnel)
     count_quarantined(funnel, work.quarantined)
     lock.fence.check()  # if the lease is lost, another run may be writing here
     dead_letters = dead_letters_of(work.plan, work.quarantined)
@@ -235,9 +224,9 @@ def _filter(
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, work, own)
+    results = Results(settings, work, made.filters)
     with said_if_slow(SLOW_S, "still writing the examples, the card and the report ...", work.say):
-        results.publish(units, funnel, decided, began)
+        results.publish(units, funnel, made.decided, began)
     with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
         work.find_changed()  # results of a changed input are not published to a hub
     if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows

@@ -11,8 +11,9 @@ from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import SLOW_S, said_if_slow
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import INDEX, RunSettings
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
+from open_diht.pipelines.stages.annotator import DuplicateFiles, Made, RunStage
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.shards import ExportStage, index_path
 from open_diht.pipelines.stages.subset import write_subset
@@ -27,7 +28,10 @@ from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
-class Export:
+class Export(RunStage):
+    name = "export"
+    opens_loose = False
+
     def __init__(self, settings: RunSettings, work: Work):
         self.settings = settings
         self.work = work
@@ -41,10 +45,10 @@ class Export:
         self._subset = self.layout.root / "subset.npy"
         self._images = images_at_hand(self.layout, work.plan.images)
 
-    @staticmethod
-    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Refuse `--export index` if stage `export` is left out, if files are not tars that
-        training can read, or if two files have one name. See `Annotator.check`."""
+        training can read, or if two files have one name."""
         if settings.export != INDEX:
             return
         if "export" not in settings.stages:
@@ -60,6 +64,15 @@ class Export:
                     f"--export {INDEX} trains on the tars of INPUT, but training cannot read"
                     f" {info.path}: {why}; use --export shards to write new ones"
                 )
+
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        if made.work.sharing:  # alone, only after the check that the results hold each row once
+            cls(made.settings, made.work).write_shards(made.decided)
+
+    @classmethod
+    def conclude(cls, made: Made, funnel: FunnelRecord) -> None:
+        funnel["left"] = cls(made.settings, made.work).make(made.decided, made.findings.files)
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
         """Write the shards or indexes that are outdated, if the stage is requested and images are

@@ -13,12 +13,12 @@ is requested and the preset says so.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
-from open_diht.filters.cascade import StageFilter
 from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
-from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import DuplicateFiles, Findings, Made, RunStage
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
@@ -27,8 +27,6 @@ from open_diht.pipelines.stages.dedup.findings import (
     PAIR,
     SEMANTIC,
     UID,
-    DuplicateFiles,
-    Findings,
     file_name,
 )
 from open_diht.pipelines.stages.dedup.semantic import groups_of
@@ -53,36 +51,44 @@ MEMORY = 512 * 2**20
 _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
 
 
-class Deduplication:
+class Deduplication(RunStage):
     """The search for duplicates in one run."""
 
-    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work. `own` has the filters of stage `score` and of the
-        user's stages."""
-        self.settings = settings
-        self._work = work
-        self._own = own
-        self.layout = work.layout
-        self._images = images_at_hand(self.layout, work.plan.images)
-        self.rule = settings.preset.dedup
-        self.asked = "dedup" in settings.stages
+    name = "dedup"
+    opens_loose = False
+
+    def __init__(self, made: Made):
+        self.settings = made.settings
+        self._work = made.work
+        self._own = made.filters
+        self.layout = made.work.layout
+        self._images = images_at_hand(self.layout, made.work.plan.images)
+        self.rule = made.settings.preset.dedup
+        self.asked = self.runs(made.settings)
         self._found: tuple[DuplicateFiles, ...] = ()
         self._counts: dict[str, DuplicateCounts] = {}
         self._rejecting: list[str] = []
         self._models: dict[str, Mapping[str, str]] = {}
 
-    @staticmethod
-    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has faiss and the encoder; see
-        `Annotator.check`."""
-        if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check before the run that semantic deduplication has faiss and the encoder."""
+        if plan is None and cls.runs(settings) and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        made.findings = cls(made).find(made.survivors)
+
+    @classmethod
+    def count(cls, made: Made, funnel: FunnelRecord) -> None:
+        funnel["duplicates"] = {**made.findings.counts}
+
     def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors` has the state that each unit's
-        survivors depend on, in plan order. Raise RunFailed if a unit fails that all others need,
-        such as a range or a group.
+        """Find the duplicates of each kind that applies. `survivors`: see `Made`.
+
+        Raise RunFailed if a unit fails that all others need, such as a range or a group.
         """
         names = self._work.alive(survivors)
         pairs = self.asked and self.rule.pairs
