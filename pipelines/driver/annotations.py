@@ -112,6 +112,6 @@ class Annotations:
         )
         survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
         made = Made(settings, work, filters, survivors, annotated=bool(work.seconds))
-        for kind in stages_in_order():
-            kind.contribute(made)
+        for stage in stages_in_order():
+            stage.contribute(made)
         return made

@@ -3,7 +3,7 @@ export."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +21,10 @@ from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
-from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
+from open_diht.pipelines.manifests.plan import Plan, Unit, keep_plan, make_plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.stages.annotator import Made
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remedy_of, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
@@ -190,54 +191,68 @@ def _check_kept(layout: Layout, error: Exception) -> None:
 def _filter(
     settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float
 ) -> FunnelRecord | None:
-    """Run the stages, check and publish. A shard does its part first, and then returns None if
-    other shards are at work or a unit is missing. `asked`: see `shard_name`."""
+    """Run the stages in order, check and publish. Return None for a shard that leaves the rest to
+    others. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
-    sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)
-    if sharing:
-        annotations.make(sharing.own(names))
-        work.give_up_changed()
-        if work.quarantined or sharing.wait(names, annotations.undone):
-            return None
-        work.sharing = sharing
-        annotations.decided()
-        work.sharing = None
-        if not sharing.take_alone():
+    if settings.shard:
+        sharing = Sharing(settings.shard, asked, lock, work.place, work.say)
+        if not _completes(sharing, work, annotations, names):
             return None
     work.clear_up()
     annotations.make(names)
     made = annotations.decided()
-    layout = work.layout
     units = work.units()
     with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
-        funnel = summarise(layout, units, work.plan, settings, made.filters)
+        funnel = summarise(work.layout, units, work.plan, settings, made.filters)
         for stage in stages_in_order():
             stage.count(made, funnel)
-        check_conservation(layout, units, funnel)
+        check_conservation(work.layout, units, funnel)
     for stage in stages_in_order():
         stage.conclude(made, funnel)
     count_quarantined(funnel, work.quarantined)
     lock.fence.check()  # if the lease is lost, another run may be writing here
+    _publish(made, units, funnel, lock, began)
+    return funnel
+
+
+def _completes(
+    sharing: Sharing, work: Work, annotations: Annotations, names: Sequence[str]
+) -> bool:
+    """Do a shard's part of the units, and return whether it must complete the output: no other
+    shard is at work and no unit is missing."""
+    annotations.make(sharing.own(names))
+    work.give_up_changed()
+    if work.quarantined or sharing.wait(names, annotations.undone):
+        return False
+    work.sharing = sharing
+    annotations.decided()
+    work.sharing = None
+    return sharing.take_alone()
+
+
+def _publish(
+    made: Made, units: Sequence[Unit], funnel: FunnelRecord, lock: FileLock | Lease, began: float
+) -> None:
+    """Write the results, and publish them to a hub if the run is finished."""
+    work = made.work
+    layout = work.layout
     dead_letters = dead_letters_of(work.plan, work.quarantined)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, work, made.filters)
+    results = Results(made.settings, work, made.filters)
     with said_if_slow(SLOW_S, "still writing the examples, the card and the report ...", work.say):
         results.publish(units, funnel, made.decided, began)
     with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
         work.find_changed()  # results of a changed input are not published to a hub
-    if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
-        work.say(
-            f"nothing is published to {settings.publisher.target}: the run is not finished, see"
-            " below"
-        )
-    elif settings.publisher:
+    publisher = made.settings.publisher
+    if publisher and (work.quarantined or work.changed):  # a rerun may add rows
+        work.say(f"nothing is published to {publisher.target}: the run is not finished, see below")
+    elif publisher:
         lock.fence.check()
-        settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
-    return funnel
+        publisher.publish(layout.root, work.plan.fingerprint, work.say)
 
 
 def _check_writable(layout: Layout) -> None:
