@@ -5,9 +5,9 @@ If the image pages of a Parquet file are damaged, its captions are intact, and s
 requested, a row turns out to be unreadable only when it is written out. Such rows take part in the
 search and end up in the dead-letter table.
 
-Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has
-read, and uids that several different rows share. Duplicates of a kind are rejected if stage `dedup`
-is requested and the preset says so.
+Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so. Others are
+looked for only where they serve something: pairs and images that stage `spotting` has read serve a
+remark at the end of the run, uids of several different rows serve subset.npy of stage `export`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,11 +98,13 @@ class Deduplication(RunStage):
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
         # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all
         # are in the pair.
-        if own or without_url or self.settings.dataset.several_captions:
+        differ = own or without_url or self.settings.dataset.several_captions
+        if differ and "export" in self.settings.stages:
             self._exact(UID, survivors, rejects=False, read=False)
         if self._images:
             images = self.asked and self.rule.images
-            self._exact(IMAGE, survivors, rejects=images, read=images)
+            if images or "spotting" in self.settings.stages:
+                self._exact(IMAGE, survivors, rejects=images, read=images)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
         self._work.models["dedup"] = self._models
