@@ -44,7 +44,7 @@ class Findings:
 
 @dataclass
 class Made:
-    """What the stages of a run have made so far, for the stages after them."""
+    """The state of a run: what its stages have made so far, for the stages after them."""
 
     settings: RunSettings
     work: Work
