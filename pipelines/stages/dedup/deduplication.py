@@ -61,6 +61,7 @@ class Deduplication(RunStage):
         self.settings = made.settings
         self._work = made.work
         self._own = made.filters
+        self._survivors = made.survivors
         self.layout = made.work.layout
         self._images = images_at_hand(self.layout, made.work.plan.images)
         self.rule = made.settings.preset.dedup
@@ -79,40 +80,38 @@ class Deduplication(RunStage):
 
     @classmethod
     def contribute(cls, made: Made) -> None:
-        made.findings = cls(made).find(made.survivors)
+        made.findings = cls(made).find()
 
     @classmethod
     def count(cls, made: Made, funnel: FunnelRecord) -> None:
         funnel["duplicates"] = {**made.findings.counts}
 
-    def find(self, survivors: dict[str, str]) -> Findings:
-        """Find the duplicates of each kind that applies. `survivors`: see `Made`.
-
-        Raise RunFailed if a unit fails that all others need, such as a range or a group.
-        """
-        names = self._work.alive(survivors)
+    def find(self) -> Findings:
+        """Find the duplicates of each kind that applies. Raise RunFailed if a unit fails that all
+        others need, such as a range or a group."""
+        names = self._work.alive(self._survivors)
         pairs = self.asked and self.rule.pairs
         own, without_url = (
             self._work.total("captions", names, of) for of in ("own_uids", "without_url")
         )
-        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
+        self._exact(PAIR, rejects=pairs, read=pairs and self._images and without_url > 0)
         # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all
         # are in the pair.
         differ = own or without_url or self.settings.dataset.several_captions
         if differ and "export" in self.settings.stages:
-            self._exact(UID, survivors, rejects=False, read=False)
+            self._exact(UID, rejects=False, read=False)
         if self._images:
             images = self.asked and self.rule.images
             if images or "spotting" in self.settings.stages:
-                self._exact(IMAGE, survivors, rejects=images, read=images)
+                self._exact(IMAGE, rejects=images, read=images)
             if self.asked and self.rule.semantic:
-                self._semantic(survivors)
+                self._semantic()
         self._work.models["dedup"] = self._models
         return Findings(self._found, fingerprint_of(self._rejecting), self._counts)
 
     # ---- exact
 
-    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
+    def _exact(self, kind: str, *, rejects: bool, read: bool) -> None:
         """Find the duplicates of a kind. `read` says whether to read images that stage `spotting`
         has not read."""
         settings = self.settings
@@ -121,7 +120,8 @@ class Deduplication(RunStage):
         )  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
         known = {
-            unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()
+            unit: fingerprint_of(before, fingerprint)
+            for unit, fingerprint in self._survivors.items()
         }
         stage = KeyStage(
             self.layout,
@@ -134,8 +134,8 @@ class Deduplication(RunStage):
             Fingerprints.published(self.layout, keys_stage(kind), known),
             self._own,
         )
-        self._do(stage, self._work.alive(survivors), quick=quick)
-        names = self._work.alive(survivors)
+        self._do(stage, self._work.alive(self._survivors), quick=quick)
+        names = self._work.alive(self._survivors)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
@@ -166,12 +166,12 @@ class Deduplication(RunStage):
 
     # ---- semantic
 
-    def _semantic(self, survivors: dict[str, str]) -> None:
+    def _semantic(self) -> None:
         rule = self.rule
-        names = self._work.alive(survivors)
+        names = self._work.alive(self._survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {
-            unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names
+            unit: fingerprint_of(VERSION, self._rejecting, self._survivors[unit]) for unit in names
         }
         scored, seen = (self._work.models.get(name, {}) for name in (SCORE, FINGERPRINTS))
         if (
@@ -192,7 +192,7 @@ class Deduplication(RunStage):
                 self.layout, self._found, dataset, rule.encoder, embedding, covers
             )
             self._do(stage, self._work.image_units(names))
-        names = self._work.alive(survivors)
+        names = self._work.alive(self._survivors)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
