@@ -1,21 +1,25 @@
-"""Annotate the units of a run, except those whose annotations are committed."""
+"""The stages of a run in their order: annotate the units whose annotations are not committed, then
+decide."""
 
 from collections.abc import Sequence
 
-from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
+from open_diht.pipelines.stages.annotator import Annotator, Made, RunStage, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
+from open_diht.pipelines.stages.decide import VERSION, Decision
 from open_diht.pipelines.stages.decontamination import FingerprintStage
+from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.download import DownloadStage
+from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
 from open_diht.pipelines.store.layout import unit_of
+from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.storage import stamps
 
-BUILT_IN: tuple[type[Annotator], ...] = (
+ANNOTATING: tuple[type[Annotator], ...] = (
     ColumnStage,
     CaptionStage,
     DownloadStage,
@@ -23,13 +27,15 @@ BUILT_IN: tuple[type[Annotator], ...] = (
     ScoreStage,
     FingerprintStage,
 )
-"""The annotating stages of this program, in the order in which they run."""
+"""The annotating stages of this program, in the order in which they run. Those of plugins
+follow."""
+DECIDING: tuple[type[RunStage], ...] = (Deduplication, Decision, Export)
+"""The stages after all that annotate, in the order in which they run."""
 
 
-def annotating_stages() -> tuple[type[Annotator], ...]:
-    """Return the annotating stages of this program and of plugins, in the order in which they
-    run."""
-    return *BUILT_IN, *registered_annotators()
+def stages_in_order() -> tuple[type[RunStage], ...]:
+    """Return the stages of this program and of plugins, in the order in which they run."""
+    return *ANNOTATING, *registered_annotators(), *DECIDING
 
 
 def stage_names() -> tuple[str, ...]:
@@ -45,7 +51,7 @@ class Annotations:
     def __init__(self, settings: RunSettings, work: Work):
         self._settings = settings
         self._work = work
-        self._kinds = annotating_stages()
+        self._kinds = (*ANNOTATING, *registered_annotators())
 
     def make(self, units: Sequence[str]) -> None:
         """Run the stages one after another, each on its units that are neither done nor failed."""
@@ -81,17 +87,30 @@ class Annotations:
                 lacking.update(map(unit_of, missing))
         return [unit for unit in units if unit in lacking]
 
-    def results(self) -> tuple[dict[str, list[object]], tuple[StageFilter, ...]]:
-        """Return two things. The first has, for each unit, values that change when its annotations
-        change, such as fingerprints. The second has the filters of stages whose annotations the
-        cascade does not know. All units that have not failed must be annotated."""
+    def decided(self) -> Made:
+        """Run the stages that decide by the annotations, and return what all stages have made. All
+        units that have not failed must be annotated."""
+        settings = self._settings
         work = self._work
-        running = [kind for kind in self._kinds if kind.runs(self._settings)]
-        states: dict[str, list[object]] = {unit.name: [] for unit in work.units()}
+        running = [kind for kind in self._kinds if kind.runs(settings)]
+        sources: dict[str, list[object]] = {unit.name: [] for unit in work.units()}
         for kind in self._kinds:
             if kind in running or kind.lasting:
-                for name, record in work.records(kind.name, kind.units(work, [*states])):
+                for name, record in work.records(kind.name, kind.units(work, [*sources])):
                     if record is not None:
-                        states[unit_of(name)].append(kind.source(record))
-        filters = [kind.row_filter(self._settings, work, states) for kind in running]
-        return states, tuple(row_filter for row_filter in filters if row_filter is not None)
+                        sources[unit_of(name)].append(kind.source(record))
+        row_filters = [kind.row_filter(settings, work, sources) for kind in running]
+        filters = tuple(row_filter for row_filter in row_filters if row_filter is not None)
+        later = {kind.name for kind in DECIDING}
+        base = fingerprint_of(
+            settings.preset.filters_fingerprint,
+            VERSION,
+            [stage for stage in settings.stages if stage not in later],
+            settings.dataset.images_root,
+            *(one.fingerprint for one in filters),
+        )
+        states = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        made = Made(settings, work, filters, states, annotated=bool(work.seconds))
+        for stage in stages_in_order():
+            stage.contribute(made)
+        return made

@@ -3,17 +3,16 @@ export."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease, Removed, check_fence
 from open_diht.common.stores import SLOW_S, said_if_slow
-from open_diht.pipelines.driver.annotations import Annotations, annotating_stages
+from open_diht.pipelines.driver.annotations import DECIDING, Annotations, stages_in_order
 from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
 from open_diht.pipelines.driver.funnel import count_quarantined, summarise
@@ -22,14 +21,10 @@ from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
-from open_diht.pipelines.manifests.plan import Plan, keep_plan, make_plan
-from open_diht.pipelines.report.funnel import Checked, FunnelRecord
+from open_diht.pipelines.manifests.plan import Plan, Unit, keep_plan, make_plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
-from open_diht.pipelines.stages.decide import decide
-from open_diht.pipelines.stages.dedup.deduplication import Deduplication
-from open_diht.pipelines.stages.evaluation_sets import EVALUATION
-from open_diht.pipelines.stages.export import Export
-from open_diht.pipelines.stages.images import DOWNLOAD
+from open_diht.pipelines.stages.annotator import Made
 from open_diht.pipelines.store.commit import RunFailed, publish_table, remedy_of, remove
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
@@ -100,11 +95,11 @@ def run(
             f"OUTPUT {settings.publisher.target}: the run works in {settings.output} and publishes"
             " at its end; run the same command to resume"
         )
-    kinds = annotating_stages()
+    stages = stages_in_order()
     # The annotating stages come last, because that of OCR may download weights.
-    checks = (Export.check, Deduplication.check, *(kind.check for kind in kinds))
-    for check in checks:
-        check(settings, None, say)
+    checked = sorted(stages, key=lambda stage: stage not in DECIDING)
+    for stage in checked:
+        stage.check(settings, None, say)
     cores = settings.workers if settings.unit_rows is None else 1
     with said_if_slow(
         SLOW_S, f"still listing INPUT {settings.input} and OUTPUT {settings.output} ...", say
@@ -118,17 +113,14 @@ def run(
         say(f"{address} is read at commit {commit}, its commit when this run began")
     if differing := types_that_differ(plan.infos):
         say(differing)
-    idle = {kind.name for kind in kinds if not kind.applies(settings, plan)}
-    settings = replace(
-        settings, stages=tuple(stage for stage in settings.stages if stage not in idle)
-    )
-    reads = settings.decontaminate is not None
-    if reads or not {*settings.stages} <= {"captions", DOWNLOAD}:
+    idle = {stage.name for stage in stages if not stage.applies(settings, plan)}
+    settings = replace(settings, stages=tuple(name for name in settings.stages if name not in idle))
+    if any(stage.opens_paths and stage.runs(settings) for stage in stages):
         check_image_paths(plan.infos, settings.dataset)
-    if reads or not {*settings.stages} <= {"captions", "dedup", "export"}:
+    if any(stage.opens_loose and stage.runs(settings) for stage in stages):
         check_loose_images(plan.infos)
-    for check in checks:
-        check(settings, plan, say)
+    for stage in checked:
+        stage.check(settings, plan, say)
     layout = Layout(settings.output)
     place = settings.publisher.target if settings.publisher else layout.root
     with said_if_slow(
@@ -199,56 +191,68 @@ def _check_kept(layout: Layout, error: Exception) -> None:
 def _filter(
     settings: RunSettings, work: Work, lock: FileLock | Lease, asked: str, began: float
 ) -> FunnelRecord | None:
-    """Annotate, decide, check and export. A shard does its part first, and then returns None if
-    other shards are at work or a unit is missing. `asked`: see `shard_name`."""
+    """Run the stages in order, check and publish. Return None for a shard that leaves the rest to
+    others. `asked`: see `shard_name`."""
     names = [unit.name for unit in work.plan.units]
-    sharing = Sharing(settings.shard, asked, lock, work.place, work.say) if settings.shard else None
     annotations = Annotations(settings, work)
-    if sharing:
-        annotations.make(sharing.own(names))
-        work.give_up_changed()
-        if work.quarantined or sharing.wait(names, annotations.undone):
-            return None
-        work.sharing = sharing
-        decided, _ = decide(settings, work, *annotations.results())
-        Export(settings, work).write_shards(decided)
-        work.sharing = None
-        if not sharing.take_alone():
+    if settings.shard:
+        sharing = Sharing(settings.shard, asked, lock, work.place, work.say)
+        if not _completes(sharing, work, annotations, names):
             return None
     work.clear_up()
     annotations.make(names)
-    sources, own = annotations.results()
-    decided, findings = decide(settings, work, sources, own)
-    layout = work.layout
+    made = annotations.decided()
     units = work.units()
     with said_if_slow(SLOW_S, "still checking that the results hold each row once ...", work.say):
-        funnel = summarise(layout, units, work.plan, settings, own)
-        funnel["duplicates"] = findings.counts
-        if checked := work.models.get(EVALUATION):
-            funnel["checked"] = cast(Checked, checked)
-        check_conservation(layout, units, funnel)
-    funnel["left"] = Export(settings, work).make(decided, findings.files)
+        funnel = summarise(work.layout, units, work.plan, settings, made.filters)
+        for stage in stages_in_order():
+            stage.count(made, funnel)
+        check_conservation(work.layout, units, funnel)
+    for stage in stages_in_order():
+        stage.conclude(made, funnel)
     count_quarantined(funnel, work.quarantined)
     lock.fence.check()  # if the lease is lost, another run may be writing here
+    _publish(made, units, funnel, lock, began)
+    return funnel
+
+
+def _completes(
+    sharing: Sharing, work: Work, annotations: Annotations, names: Sequence[str]
+) -> bool:
+    """Do a shard's part of the units, and return whether it must complete the output: no other
+    shard is at work and no unit is missing."""
+    annotations.make(sharing.own(names))
+    work.give_up_changed()
+    if work.quarantined or sharing.wait(names, annotations.undone):
+        return False
+    work.sharing = sharing
+    annotations.decided()
+    work.sharing = None
+    return sharing.take_alone()
+
+
+def _publish(
+    made: Made, units: Sequence[Unit], funnel: FunnelRecord, lock: FileLock | Lease, began: float
+) -> None:
+    """Write the results, and publish them to a hub if the run is finished."""
+    work = made.work
+    layout = work.layout
     dead_letters = dead_letters_of(work.plan, work.quarantined)
     if dead_letters is None:
         remove(layout.part("dead_letter", "unreadable"))
     else:
         publish_table(layout.part("dead_letter", "unreadable"), dead_letters)
-    results = Results(settings, work, own)
+    results = Results(made.settings, work, made.filters)
     with said_if_slow(SLOW_S, "still writing the examples, the card and the report ...", work.say):
-        results.publish(units, funnel, decided, began)
+        results.publish(units, funnel, made.decided, began)
     with said_if_slow(SLOW_S, "still checking whether the input has changed ...", work.say):
         work.find_changed()  # results of a changed input are not published to a hub
-    if settings.publisher and (work.quarantined or work.changed):  # a rerun may add rows
-        work.say(
-            f"nothing is published to {settings.publisher.target}: the run is not finished, see"
-            " below"
-        )
-    elif settings.publisher:
+    publisher = made.settings.publisher
+    if publisher and (work.quarantined or work.changed):  # a rerun may add rows
+        work.say(f"nothing is published to {publisher.target}: the run is not finished, see below")
+    elif publisher:
         lock.fence.check()
-        settings.publisher.publish(layout.root, work.plan.fingerprint, work.say)
-    return funnel
+        publisher.publish(layout.root, work.plan.fingerprint, work.say)
 
 
 def _check_writable(layout: Layout) -> None:

@@ -1,26 +1,74 @@
-"""The base of annotating stages, and the registry of the stages that plugins add.
+"""The bases of the stages of a run, and the registry of the stages that plugins add.
 
-An annotating stage is one class. On a worker it processes units, as every `Stage` does. On the
-driver it tells which units there are, which of them are done, and what their annotations decide.
+`RunStage` has the calls of the driver, which are the same for all stages, in their order. An
+annotating stage is one class. On a worker it processes units, as every `Stage` does. On the driver
+it tells which units there are, which of them are done, and what their annotations decide.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 from open_diht.filters.cascade import StageFilter
+from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.store.records import CommitRecord
 
 
-class Annotator(Stage):
-    """A stage that annotates rows or images. Each run creates its own instances of the classes."""
+@dataclass(frozen=True)
+class DuplicateFiles:
+    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind
+    rejects."""
 
-    lasting: ClassVar[bool] = False
-    """Whether the annotations of earlier runs also count in a run without the stage."""
+    kind: str
+    count: int
+    rejects: bool
+
+
+@dataclass(frozen=True)
+class DuplicateFindings:
+    """The duplicates that stage `decide` and the funnel need."""
+
+    files: tuple[DuplicateFiles, ...] = ()
+    """Files of each kind that was compared, in order."""
+    fingerprint: str = ""
+    """A value that changes with the findings of the kinds that reject."""
+    counts: Mapping[str, DuplicateCounts] = field(default_factory=dict)
+    """Counts of each kind."""
+
+
+@dataclass
+class Made:
+    """The state of a run: what its stages have made so far, for the stages after them."""
+
+    settings: RunSettings
+    work: Work
+    filters: tuple[StageFilter, ...]
+    """Filters of stages, which decide in addition to the preset."""
+    states: dict[str, str]
+    """For each unit that has not failed, a hash of all that its filters decide by."""
+    annotated: bool
+    """Whether this run has annotated anything."""
+    findings: DuplicateFindings = field(default_factory=DuplicateFindings)
+    decided: dict[str, str] = field(default_factory=dict)
+    """For each unit that is decided, a hash of all that its decisions depend on."""
+
+
+class RunStage:
+    """A stage as the driver of a run sees it: each run makes these calls to all stages, including
+    those that are not part of it, in the order of `stages_in_order`."""
+
+    name: str
+    """Name of the stage in STAGES."""
+    opens_paths: ClassVar[bool] = True
+    """Whether the stage reads images by the paths in the manifests."""
+    opens_loose: ClassVar[bool] = True
+    """Whether the stage needs images, which may lie next to manifests that do not name them."""
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
@@ -49,6 +97,40 @@ class Annotator(Stage):
         Raises:
             WrongUse: something is missing or contradicts something else; nothing was written.
         """
+
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        """Do what needs all units, once they are annotated; shards at work do it together.
+
+        Args:
+            made: what the run has made so far, to which the stage adds its own.
+        """
+
+    @classmethod
+    def count(cls, made: Made, funnel: FunnelRecord) -> None:
+        """Add the stage's counts to the funnel, which has those of the decisions.
+
+        Args:
+            made: what the run has made.
+            funnel: the counts that funnel.json will have.
+        """
+
+    @classmethod
+    def conclude(cls, made: Made, funnel: FunnelRecord) -> None:
+        """Write what only one process may write, after the check that the results hold each row
+        once.
+
+        Args:
+            made: what the run has made.
+            funnel: the counts that funnel.json will have.
+        """
+
+
+class Annotator(RunStage, Stage):
+    """A stage that annotates rows or images. Each run creates its own instances of the classes."""
+
+    lasting: ClassVar[bool] = False
+    """Whether the annotations of earlier runs also count in a run without the stage."""
 
     @classmethod
     @abstractmethod

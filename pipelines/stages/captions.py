@@ -76,6 +76,7 @@ class CaptionStage(Annotator):
     conditions: tuple[ColumnCondition, ...] = ()
     """The preset's conditions on columns. Rows that they reject are not parsed."""
     name: str = field(default=CAPTIONS, init=False)
+    opens_paths = opens_loose = False
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:

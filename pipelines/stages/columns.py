@@ -70,6 +70,7 @@ class ColumnStage(Annotator):
     fingerprint: str
     """Fingerprint of how columns are read."""
     name: str = field(default=COLUMNS, init=False)
+    opens_paths = opens_loose = False
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:

@@ -3,7 +3,7 @@
 This needs no parsing and no OCR.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
@@ -30,15 +30,12 @@ from open_diht.filters.several_captions import captions_in
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import DuplicateFiles, Made, RunStage
 from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS
 from open_diht.pipelines.stages.columns import annotated_rows
-from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import (
-    DuplicateFiles,
-    DuplicateFindings,
     Entries,
     reject_duplicates,
 )
@@ -273,53 +270,53 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
     )
 
 
-def decide(
-    settings: RunSettings,
-    work: Work,
-    sources: Mapping[str, Sequence[object]],
-    own: tuple[StageFilter, ...],
-) -> tuple[dict[str, str], DuplicateFindings]:
-    """Find duplicates and decide the outdated units. Return the inputs of the decisions for each
-    unit that has not failed, and the duplicates. `sources`: the inputs of each unit's annotations.
-    `own`: filters of stage `score` and of the user's stages."""
-    only_decides = not work.seconds  # nothing was annotated
-    base = fingerprint_of(
-        settings.preset.filters_fingerprint,
-        VERSION,
-        [stage for stage in settings.stages if stage not in ("dedup", "export")],
-        settings.dataset.images_root,
-        *(one.fingerprint for one in own),
-    )
-    states = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
-    findings = Deduplication(settings, work, own).find(states)
-    names = work.alive(states)
-    fingerprints = {unit: fingerprint_of(states[unit], findings.fingerprint) for unit in names}
-    stage = DecideStage(
-        work.layout,
-        settings.dataset,
-        settings.preset,
-        settings.stages,
-        Fingerprints.published(work.layout, "decide", fingerprints),
-        # The report takes `EXAMPLES` of the first units that have any, so few units must offer that
-        # many, while records of many units stay small. Of all units of the plan: those alive vary
-        # by run.
-        examples=max(1, min(12, 48 // max(1, len(work.plan.units)))),
-        duplicate_files=findings.files,
-        own=own,
-    )
-    missing = work.missing(stage, names)
-    if only_decides and any(missing.values()):
-        work.say(
-            f"reusing the stored annotations: applying preset {settings.preset.name!r} and stages "
-            f"{','.join(settings.stages)} without parsing or OCR"
+class Decision(RunStage):
+    """Stage `decide` on the driver, which every run has."""
+
+    name = "decide"
+    opens_paths = opens_loose = False
+
+    @classmethod
+    def runs(cls, settings: RunSettings) -> bool:
+        return True
+
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        """Decide the outdated units."""
+        settings = made.settings
+        work = made.work
+        layout = work.layout
+        findings = made.findings
+        names = work.alive(made.states)
+        fingerprints = {
+            unit: fingerprint_of(made.states[unit], findings.fingerprint) for unit in names
+        }
+        stage = DecideStage(
+            layout,
+            settings.dataset,
+            settings.preset,
+            settings.stages,
+            Fingerprints.published(layout, cls.name, fingerprints),
+            # The report takes `EXAMPLES` of the first units that have any, so few units must offer
+            # that many, while records of many units stay small. Of all units of the plan: those
+            # alive vary by run.
+            examples=max(1, min(12, 48 // max(1, len(work.plan.units)))),
+            duplicate_files=findings.files,
+            own=made.filters,
         )
-    work.run(stage, list(missing), of=len(missing))
-    work.give_up_changed()
-    layout = work.layout
-    for unit in work.quarantined:  # their earlier decisions and shards would contradict the funnel
-        remove(layout.commit("decide", unit))
-        remove(layout.commit("export", unit))
-        remove_shards(layout, unit)
-        for kind in KINDS:
-            remove(layout.part(kind, unit))
-    return {unit: fingerprints[unit] for unit in work.alive(names)}, findings
+        missing = work.missing(stage, names)
+        if not made.annotated and any(missing.values()):
+            work.say(
+                f"reusing the stored annotations: applying preset {settings.preset.name!r} and"
+                f" stages {','.join(settings.stages)} without parsing or OCR"
+            )
+        work.run(stage, list(missing), of=len(missing))
+        work.give_up_changed()
+        # Earlier decisions and shards of failed units would contradict the funnel.
+        for unit in work.quarantined:
+            remove(layout.commit(cls.name, unit))
+            remove(layout.commit("export", unit))
+            remove_shards(layout, unit)
+            for kind in KINDS:
+                remove(layout.part(kind, unit))
+        made.decided = {unit: fingerprints[unit] for unit in work.alive(names)}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,9 @@ from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests import MissingImage
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import Checked, FunnelRecord
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import Made
 from open_diht.pipelines.stages.captions import wanted_rows
 from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
@@ -183,6 +185,11 @@ class FingerprintStage(SegmentAnnotator):
             "unread": unread,
         }
         return EvaluationFilter(rule, path, listing([one.name for one in sets]), comparison)
+
+    @classmethod
+    def count(cls, made: Made, funnel: FunnelRecord) -> None:
+        if checked := made.work.models.get(EVALUATION):
+            funnel["checked"] = cast(Checked, checked)
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, self.downloads(unit))

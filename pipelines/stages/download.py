@@ -94,6 +94,7 @@ class DownloadStage(SegmentAnnotator):
     survivors: WantedRows
     """The rows whose images are fetched."""
     name: str = field(default=DOWNLOAD, init=False)
+    opens_paths = False
     lasting = True
     counted = noun = "urls"
     nothing: ClassVar[CommitRecord] = {

@@ -3,16 +3,16 @@
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import FOLDER, IndexCounts, Shard
 from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import SLOW_S, said_if_slow
-from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import INDEX, RunSettings
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
+from open_diht.pipelines.stages.annotator import Made, RunStage
 from open_diht.pipelines.stages.images import images_at_hand
 from open_diht.pipelines.stages.shards import ExportStage, index_path
 from open_diht.pipelines.stages.subset import write_subset
@@ -27,24 +27,29 @@ from open_diht.pipelines.store.records import Fingerprints, Vouched, fingerprint
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
-class Export:
-    def __init__(self, settings: RunSettings, work: Work):
-        self.settings = settings
-        self.work = work
-        self.layout = work.layout
-        self._leaves = settings.export == INDEX
+class Export(RunStage):
+    name = "export"
+    opens_loose = False
+
+    def __init__(self, made: Made):
+        self.settings = made.settings
+        self.work = made.work
+        self.layout = made.work.layout
+        self.decided = made.decided
+        self.duplicate_files = made.findings.files
+        self._leaves = made.settings.export == INDEX
         """Whether the input's tars stay, and are indexed."""
         self._of_shards = [
             self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")
         ]
         self._of_indexes = [self.layout.indexes / "manifest.json"]
         self._subset = self.layout.root / "subset.npy"
-        self._images = images_at_hand(self.layout, work.plan.images)
+        self._images = images_at_hand(self.layout, made.work.plan.images)
 
-    @staticmethod
-    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
         """Refuse `--export index` if stage `export` is left out, if files are not tars that
-        training can read, or if two files have one name. See `Annotator.check`."""
+        training can read, or if two files have one name."""
         if settings.export != INDEX:
             return
         if "export" not in settings.stages:
@@ -61,36 +66,43 @@ class Export:
                     f" {info.path}: {why}; use --export shards to write new ones"
                 )
 
-    def write_shards(self, decided: Mapping[str, str]) -> None:
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        if made.work.sharing:  # alone, only after the check that the results hold each row once
+            cls(made).write_shards()
+
+    @classmethod
+    def conclude(cls, made: Made, funnel: FunnelRecord) -> None:
+        funnel["left"] = cls(made).make()
+
+    def write_shards(self) -> None:
         """Write the shards or indexes that are outdated, if the stage is requested and images are
         available."""
         if "export" not in self.settings.stages or not self._images:
             return
         record = Vouched(self.layout).read(self.layout.exported) or {}
-        if record.get("fingerprint") != fingerprint_of(decided):
+        if record.get("fingerprint") != fingerprint_of(self.decided):
             remove(
                 self.layout.exported
             )  # if this run is killed, its shards must not pass as those of the record
         if self._leaves:
-            write_indexes(self.work, decided)
+            write_indexes(self.work, self.decided)
             return
-        known = Fingerprints.published(self.layout, "export", decided)
+        known = Fingerprints.published(self.layout, "export", self.decided)
         self.work.complete(
-            ExportStage(self.layout, self.settings.dataset, known), self.work.alive(decided)
+            ExportStage(self.layout, self.settings.dataset, known), self.work.alive(self.decided)
         )
 
-    def make(
-        self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]
-    ) -> IndexCounts:
+    def make(self) -> IndexCounts:
         """Write outdated exports, and return the counts of indexes. For shards, return {}. If the
         stage is not requested, remove the report, and exports that may be from other decisions."""
         work = self.work
         layout = self.layout
         began = time.time()
-        fingerprint = fingerprint_of(decided)
+        fingerprint = fingerprint_of(self.decided)
         vouched = Vouched(layout)
         if "export" not in self.settings.stages:
-            if self._is_outdated(vouched, decided):
+            if self._is_outdated(vouched):
                 self._remove_shards()
                 self._remove_indexes()
                 for path in (layout.root / "report.html", self._subset, layout.exported):
@@ -100,7 +112,7 @@ class Export:
                     f" decisions; add export to {spelled_option('stages')} to write new ones"
                 )
             return {}
-        self.write_shards(decided)
+        self.write_shards()
         record = vouched.current(layout.exported)
         is_same = (
             record.get("fingerprint") == fingerprint and record.get("leaves", False) == self._leaves
@@ -114,10 +126,10 @@ class Export:
             SLOW_S, f"still writing {self._subset.name} and the lists of exports ...", work.say
         ):
             retract(layout.exported)
-            uids = write_subset(layout, work.units(), duplicate_files)
+            uids = write_subset(layout, work.units(), self.duplicate_files)
             if self._images:
                 listed = self._of_indexes if self._leaves else self._of_shards
-                counts = self._list(work.alive(decided))
+                counts = self._list(work.alive(self.decided))
             work.models["subset"] = {"uids": uids}
             done = {
                 "fingerprint": fingerprint,
@@ -129,19 +141,21 @@ class Export:
         work.seconds.setdefault("export", round(time.time() - began, 2))
         return counts
 
-    def _is_outdated(self, vouched: Vouched, decided: Mapping[str, str]) -> bool:
+    def _is_outdated(self, vouched: Vouched) -> bool:
         """Return whether exports may be from other decisions. Some exports have no record, because
         a run was killed."""
         record = vouched.read(self.layout.exported)
         if record is not None:
-            return record.get("fingerprint") != fingerprint_of(decided)
+            return record.get("fingerprint") != fingerprint_of(self.decided)
         if any(path.exists() for path in (self._subset, *self._of_shards, *self._of_indexes)):
             return True
         made = {
             name: vouched.read(self.layout.commit("export", name)) or {}
             for name in map(_unit_of, self._shards())
         }
-        return any(record.get("fingerprint") != decided.get(name) for name, record in made.items())
+        return any(
+            record.get("fingerprint") != self.decided.get(name) for name, record in made.items()
+        )
 
     def _shards(self) -> list[StorePath]:
         """Return the shards of the plan's units. Other tars in that folder belong to the user."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from open_diht.common.files import naming
 from open_diht.pipelines.manifests.plan import Unit
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.findings import (
     UID,
-    DuplicateFiles,
     duplicates_stage,
     file_name,
 )

@@ -18,6 +18,7 @@ duplicates, downloaded images and stages of your own. A few hundred rows are a g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -219,50 +220,48 @@ class ApplyCat(beam.PTransform[Any, Any]):
         }
 
 
+@dataclass(eq=False)
 class _Annotate(beam.DoFn):
-    def __init__(self, caption: str, second_opinion: bool):
-        self._caption = caption
-        self._second_opinion = second_opinion
+    caption: str
+    second_opinion: bool
 
     def setup(self) -> None:
-        self._annotator = CaptionAnnotator(second_opinion=self._second_opinion)
+        self._annotator = CaptionAnnotator(second_opinion=self.second_opinion)
 
     def process(self, table: pa.Table) -> Iterator[pa.Table]:
-        _need(table, self._caption, "name the column with the captions: caption=...")
-        batch = read_rows(table.select([self._caption]), dataset_of(self._caption))
+        _need(table, self.caption, "name the column with the captions: caption=...")
+        batch = read_rows(table.select([self.caption]), dataset_of(self.caption))
         found = self._annotator.annotate([caption or "" for caption in batch.captions])
         yield _with_column(table, ANNOTATIONS, found, batch.ordinals, _CAPTIONS)
 
 
+@dataclass(eq=False)
 class _Spot(beam.DoFn):
-    def __init__(
-        self, image: str, settings: SpotterSettings, preset: Preset | None, dataset: Dataset
-    ):
-        self._image = image
-        self._settings = settings
-        self._preset = preset
-        self._dataset = dataset
+    image: str
+    settings: SpotterSettings
+    preset: Preset | None
+    dataset: Dataset
 
     def setup(self) -> None:
-        self._spotter = TextSpotter(self._settings)
+        self._spotter = TextSpotter(self.settings)
 
     def teardown(self) -> None:
         self._spotter.close()
 
     def process(self, table: pa.Table) -> Iterator[pa.Table]:
-        _need(table, self._image, "name the column with the bytes of the images: image=...")
-        column = table[self._image]
+        _need(table, self.image, "name the column with the bytes of the images: image=...")
+        column = table[self.image]
         kind = kind_of(column.type)
         if kind not in ("bytes", "image", "null"):
             raise ValueError(
-                f"column {self._image!r} is {column.type}; SpotText reads the bytes of image files"
+                f"column {self.image!r} is {column.type}; SpotText reads the bytes of image files"
             )
         wanted = self._wanted(table)
         images = column.take(pa.array(wanted)).to_pylist()
         if kind == "image":
             images = [image and image["bytes"] for image in images]
         absent = MissingImage(
-            reason="image_not_available", message=f"the row has no image in column {self._image!r}"
+            reason="image_not_available", message=f"the row has no image in column {self.image!r}"
         )
         rows = list(
             read_texts(
@@ -275,22 +274,22 @@ class _Spot(beam.DoFn):
 
     def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:
         """Return the indices of the rows whose images are read."""
-        if self._preset is None:
+        if self.preset is None:
             return np.arange(table.num_rows)
-        batch, rows = _rows(table, self._dataset, self._preset, annotated=True)
-        passed = apply_caption_filters(rows, self._preset, True).reasons == NO_REASON
+        batch, rows = _rows(table, self.dataset, self.preset, annotated=True)
+        passed = apply_caption_filters(rows, self.preset, True).reasons == NO_REASON
         return batch.ordinals[passed.astype(bool)]
 
 
+@dataclass(eq=False)
 class _Decide(beam.DoFn):
-    def __init__(self, preset: Preset, dataset: Dataset, stages: tuple[str, ...]):
-        self._preset = preset
-        self._dataset = dataset
-        self._stages = stages
+    preset: Preset
+    dataset: Dataset
+    stages: tuple[str, ...]
 
     @cached_property
     def _stage_of(self) -> dict[str, str]:
-        return stage_of(self._preset)
+        return stage_of(self.preset)
 
     def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput[Any, Any]]:
         for name, found in self.decide(table).items():
@@ -299,21 +298,19 @@ class _Decide(beam.DoFn):
 
     def decide(self, table: pa.Table) -> dict[str, pa.Table]:
         """Return the rows of a batch by output."""
-        batch, rows = _rows(
-            table, self._dataset, self._preset, annotated="captions" in self._stages
-        )
-        records = _records(batch.table) if "spotting" in self._stages else None
+        batch, rows = _rows(table, self.dataset, self.preset, annotated="captions" in self.stages)
+        records = _records(batch.table) if "spotting" in self.stages else None
         # Records are found by row index, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
         try:
-            decisions = apply_cascade(rows, records, self._preset, self._stages)
+            decisions = apply_cascade(rows, records, self.preset, self.stages)
         except NotLookedAt as error:
             raise ValueError(
-                f"captions pass preset {self._preset.name} whose images SpotText has not read; give"
+                f"captions pass preset {self.preset.name} whose images SpotText has not read; give"
                 " it the same preset"
             ) from error
         output = output_rows(
-            _own(batch.table), rows, records, decisions, self._dataset.roles.caption
+            _own(batch.table), rows, records, decisions, self.dataset.roles.caption
         )
         lost = [(row.ordinal, "manifest", str(row.error), row.message) for row in batch.bad]
         dead = np.flatnonzero(decisions.reasons == DEAD)

@@ -37,6 +37,7 @@ from open_diht.pipelines.manifests.files import read_part
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.captions import DEAD_LETTERS
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.stages.dedup.exact_stages import keys_stage
@@ -44,7 +45,6 @@ from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
     PAIR,
     SEMANTIC,
-    DuplicateFiles,
     duplicates_stage,
 )
 from open_diht.pipelines.stages.dedup.keys import uid_of

@@ -294,6 +294,19 @@ def test_a_duplicate_pair_takes_nobodys_place(tmp_path, filtering, preset):
     assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_image"}
 
 
+def test_a_kind_that_serves_nothing_is_not_looked_for(tmp_path: Path, filtering) -> None:
+    """Without OCR no bytes are known that could be compared, and without export no subset.npy."""
+    images = _with_images(tmp_path / "a.parquet", [(GOOD.format(n), _image(1)) for n in range(2)])
+    result = filtering(images, tmp_path / "images", stages=TEXT)
+    assert set(result.funnel["duplicates"]) == {"pair"}
+    rows = [(f"https://example.org/{n}.jpg", GOOD.format(n), f"{7:032x}") for n in range(2)]
+    uids = _urls(tmp_path / "b.parquet", rows)
+    result = filtering(uids, tmp_path / "uids", stages=TEXT)
+    assert set(result.funnel["duplicates"]) == {"pair"}
+    result = filtering(uids, tmp_path / "uids", stages=(*TEXT, "export"))
+    assert result.funnel["duplicates"]["uid"]["found"] == 1 and _subset(tmp_path / "uids") == []
+
+
 def test_spotting_remembers_the_digest_of_images(tmp_path, filtering, preset, ocr_models):
     a = _image(1)
     b = _image(2)

@@ -176,3 +176,42 @@ def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_noth
         run(settings)
     assert not settings.output.exists()
     assert run(replace(settings, input=str(tmp_path / "one.tsv"))).status == 0
+
+
+def test_a_stage_gets_the_calls_of_the_built_in_ones_and_counts_in_the_funnel(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    class Tally(Annotator):
+        name = "tally"
+
+        @classmethod
+        def contribute(cls, made):
+            calls.append(("contribute", sorted(made.states), sorted(made.decided)))
+
+        @classmethod
+        def count(cls, made, funnel):
+            calls.append(("count", sorted(made.decided), funnel["kept"]))
+            funnel["tally"] = 7
+
+        @classmethod
+        def conclude(cls, made, funnel):
+            calls.append(("conclude", funnel["duplicates"]["pair"]["compared"], funnel["left"]))
+
+    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {"tally": Tally})
+    (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://a.b/1\t{DOG}\n", encoding="utf-8")
+    settings = RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(tmp_path / "rows.tsv"),
+        output=tmp_path / "out",
+        preset=load_preset("paper"),
+        stages=("captions", "dedup"),
+        workers=1,
+    )
+    assert run(settings).status == 0
+    unit = "00000-00000"
+    assert calls == [
+        ("contribute", [unit], []), ("count", [unit], 1), ("conclude", 1, {}),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "out" / "funnel.json").read_text())["tally"] == 7

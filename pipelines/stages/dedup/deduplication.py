@@ -5,20 +5,20 @@ If the image pages of a Parquet file are damaged, its captions are intact, and s
 requested, a row turns out to be unreadable only when it is written out. Such rows take part in the
 search and end up in the dead-letter table.
 
-Exact duplicates are counted even if they are not rejected: pairs, images that stage `spotting` has
-read, and uids that several different rows share. Duplicates of a kind are rejected if stage `dedup`
-is requested and the preset says so.
+Duplicates of a kind are rejected if stage `dedup` is requested and the preset says so. Others are
+looked for only where they serve something: pairs and images that stage `spotting` has read serve a
+remark at the end of the run, uids of several different rows serve subset.npy of stage `export`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
-from open_diht.filters.cascade import StageFilter
 from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
-from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.manifests.plan import Plan
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import DuplicateFiles, DuplicateFindings, Made, RunStage
 from open_diht.pipelines.stages.decontamination import IMAGE_HASHES
 from open_diht.pipelines.stages.dedup.clusters import faiss
 from open_diht.pipelines.stages.dedup.exact import ranges_of
@@ -28,8 +28,6 @@ from open_diht.pipelines.stages.dedup.findings import (
     PAIR,
     SEMANTIC,
     UID,
-    DuplicateFiles,
-    DuplicateFindings,
     file_name,
 )
 from open_diht.pipelines.stages.dedup.semantic import groups_of
@@ -53,58 +51,67 @@ MEMORY = 512 * 2**20
 _ROWS_PER_WORKER = 500_000  # with fewer rows, starting a worker takes longer than the keys do
 
 
-class Deduplication:
+class Deduplication(RunStage):
     """The search for duplicates in one run."""
 
-    def __init__(self, settings: RunSettings, work: Work, own: tuple[StageFilter, ...]):
-        """Store the run's settings and work. `own` has the filters of stage `score` and of the
-        user's stages."""
-        self.settings = settings
-        self._work = work
-        self._own = own
-        self.layout = work.layout
-        self._images = images_at_hand(self.layout, work.plan.images)
-        self.rule = settings.preset.dedup
-        self.asked = "dedup" in settings.stages
+    name = "dedup"
+    opens_loose = False
+
+    def __init__(self, made: Made):
+        self.settings = made.settings
+        self._work = made.work
+        self._own = made.filters
+        self._states = made.states
+        self.layout = made.work.layout
+        self._images = images_at_hand(self.layout, made.work.plan.images)
+        self.rule = made.settings.preset.dedup
+        self.asked = self.runs(made.settings)
         self._found: tuple[DuplicateFiles, ...] = ()
         self._counts: dict[str, DuplicateCounts] = {}
         self._rejecting: list[str] = []
         self._models: dict[str, Mapping[str, str]] = {}
 
-    @staticmethod
-    def check(settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        """Check before the run that semantic deduplication has faiss and the encoder; see
-        `Annotator.check`."""
-        if plan is None and "dedup" in settings.stages and settings.preset.dedup.semantic:
+    @classmethod
+    def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
+        """Check before the run that semantic deduplication has faiss and the encoder."""
+        if plan is None and cls.runs(settings) and settings.preset.dedup.semantic:
             faiss()
             find_encoder(settings.preset.dedup.encoder)
 
-    def find(self, states: dict[str, str]) -> DuplicateFindings:
-        """Find the duplicates of each kind that applies. `states` has the state that each unit's
-        survivors depend on, in plan order. Raise RunFailed if a unit fails that all others need,
-        such as a range or a group.
-        """
-        names = self._work.alive(states)
+    @classmethod
+    def contribute(cls, made: Made) -> None:
+        made.findings = cls(made).find()
+
+    @classmethod
+    def count(cls, made: Made, funnel: FunnelRecord) -> None:
+        funnel["duplicates"] = {**made.findings.counts}
+
+    def find(self) -> DuplicateFindings:
+        """Find the duplicates of each kind that applies. Raise RunFailed if a unit fails that all
+        others need, such as a range or a group."""
+        names = self._work.alive(self._states)
         pairs = self.asked and self.rule.pairs
         own, without_url = (
             self._work.total("captions", names, of) for of in ("own_uids", "without_url")
         )
-        self._exact(PAIR, states, rejects=pairs, read=pairs and self._images and without_url > 0)
+        self._exact(PAIR, rejects=pairs, read=pairs and self._images and without_url > 0)
         # Otherwise equal uids mean equal pairs. Of several captions the first is in the uid, all
         # are in the pair.
-        if own or without_url or self.settings.dataset.several_captions:
-            self._exact(UID, states, rejects=False, read=False)
+        differ = own or without_url or self.settings.dataset.several_captions
+        if differ and "export" in self.settings.stages:
+            self._exact(UID, rejects=False, read=False)
         if self._images:
             images = self.asked and self.rule.images
-            self._exact(IMAGE, states, rejects=images, read=images)
+            if images or "spotting" in self.settings.stages:
+                self._exact(IMAGE, rejects=images, read=images)
             if self.asked and self.rule.semantic:
-                self._semantic(states)
+                self._semantic()
         self._work.models["dedup"] = self._models
         return DuplicateFindings(self._found, fingerprint_of(self._rejecting), self._counts)
 
     # ---- exact
 
-    def _exact(self, kind: str, states: dict[str, str], *, rejects: bool, read: bool) -> None:
+    def _exact(self, kind: str, *, rejects: bool, read: bool) -> None:
         """Find the duplicates of a kind. `read` says whether to read images that stage `spotting`
         has not read."""
         settings = self.settings
@@ -112,7 +119,9 @@ class Deduplication:
             not read or "spotting" in settings.stages
         )  # spotting records already have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
-        known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in states.items()}
+        known = {
+            unit: fingerprint_of(before, fingerprint) for unit, fingerprint in self._states.items()
+        }
         stage = KeyStage(
             self.layout,
             settings.dataset,
@@ -124,8 +133,8 @@ class Deduplication:
             Fingerprints.published(self.layout, keys_stage(kind), known),
             self._own,
         )
-        self._do(stage, self._work.alive(states), quick=quick)
-        names = self._work.alive(states)
+        self._do(stage, self._work.alive(self._states), quick=quick)
+        names = self._work.alive(self._states)
         rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
@@ -156,11 +165,13 @@ class Deduplication:
 
     # ---- semantic
 
-    def _semantic(self, states: dict[str, str]) -> None:
+    def _semantic(self) -> None:
         rule = self.rule
-        names = self._work.alive(states)
+        names = self._work.alive(self._states)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
-        competing = {unit: fingerprint_of(VERSION, self._rejecting, states[unit]) for unit in names}
+        competing = {
+            unit: fingerprint_of(VERSION, self._rejecting, self._states[unit]) for unit in names
+        }
         scored, seen = (self._work.models.get(name, {}) for name in (SCORE, IMAGE_HASHES))
         if (
             scored.get("encoder") == encoder and SCORE in self.settings.stages
@@ -180,7 +191,7 @@ class Deduplication:
                 self.layout, self._found, dataset, rule.encoder, embedding, covers
             )
             self._do(stage, self._work.image_units(names))
-        names = self._work.alive(states)
+        names = self._work.alive(self._states)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)

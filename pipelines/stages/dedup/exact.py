@@ -2,7 +2,9 @@
 
 The first row of each key is kept, whatever the order of work. A range is read unit by unit, in the
 order of the plan. Memory holds the distinct keys so far and a batch of waiting ones, but not the
-duplicates: an image that occurs a million times takes the space of one.
+duplicates: an image that occurs a million times takes the space of one. A range is not sorted at
+once because no number of ranges divides the rows of one key: 5.4 million rows with one key, of 6
+million, took 725 MiB that way and take 416 in batches.
 """
 
 from collections.abc import Iterable, Iterator

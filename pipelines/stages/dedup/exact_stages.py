@@ -21,12 +21,12 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
     PAIR,
     UID,
-    DuplicateFiles,
     Entries,
     duplicates_stage,
     write_entries,

@@ -1,7 +1,6 @@
 """Read the duplicates that were found, by the unit of their rows."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from open_diht.filters.cascade import NO_REASON, Reasons
-from open_diht.filters.dedup import COPIES, DuplicateCounts
+from open_diht.filters.dedup import COPIES
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
@@ -26,28 +26,6 @@ KINDS = (PAIR, IMAGE, SEMANTIC)
 # Fewer rows make a larger footer, which every unit reads; more make a unit read more entries of
 # others.
 _GROUP_ROWS = 16_384
-
-
-@dataclass(frozen=True)
-class DuplicateFiles:
-    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind
-    rejects."""
-
-    kind: str
-    count: int
-    rejects: bool
-
-
-@dataclass(frozen=True)
-class DuplicateFindings:
-    """The findings that stage `decide` and the funnel need."""
-
-    files: tuple[DuplicateFiles, ...]
-    """Files of each kind that was compared, in order."""
-    fingerprint: str
-    """A value that changes with the findings of the kinds that reject."""
-    counts: dict[str, DuplicateCounts]
-    """Counts of each kind."""
 
 
 def duplicates_stage(kind: str) -> str:

@@ -13,6 +13,7 @@ from open_diht.filters.dedup import DedupRule
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.clusters import (
     assign,
     cluster_count,
@@ -23,7 +24,6 @@ from open_diht.pipelines.stages.dedup.clusters import (
 from open_diht.pipelines.stages.dedup.exact_stages import Competitors, competitors
 from open_diht.pipelines.stages.dedup.findings import (
     SEMANTIC,
-    DuplicateFiles,
     Entries,
     duplicates_stage,
     write_entries,

@@ -22,9 +22,9 @@ from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import GPU_HINTS, METRICS, Done, DoUnit, Stage, hints_of
 from open_diht.pipelines.manifests import FileChanged
 from open_diht.pipelines.runners import Backend, Direct, Job
+from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.decide import DecideStage
 from open_diht.pipelines.stages.dedup.exact_stages import KeyStage
-from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
 from open_diht.pipelines.stages.dedup.semantic_stages import EmbeddingStage
 from open_diht.pipelines.stages.shards import ExportStage
 from open_diht.pipelines.store.commit import publish_json, read_json
