@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -17,11 +17,16 @@ from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.report.funnel import FunnelRecord
-from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.columns import COLUMNS
 from open_diht.pipelines.stages.images import DOWNLOAD
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.records import (
+    CaptionRecord,
+    ColumnRecord,
+    DecideRecord,
+    RunRecord,
+    SourceRecord,
+)
 from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import (
     SEE_TO_OUTPUT,
@@ -44,31 +49,6 @@ ENDS = (*KINDS, UNDECIDED)
 """The ends where rows may be found."""
 _FRESH_S = 5.0
 """Seconds after which commit records are listed again."""
-
-
-class _Source(TypedDict):
-    """How a run read its input."""
-
-    name: NotRequired[str]
-    roles: NotRequired[dict[str, str | list[str] | None]]
-    read_as: NotRequired[dict[str, object]]
-    commits: NotRequired[dict[str, str]]
-
-
-class RunRecord(TypedDict):
-    """The fields of `run.json` that `Output` reads."""
-
-    preset: dict[str, object]
-    stages: list[str]
-    dataset: _Source
-    command: NotRequired[list[str]]
-    plugins: NotRequired[list[str]]
-
-
-class _ColumnRecord(TypedDict):
-    """The fields of a commit record of stage `columns` that `Output` reads."""
-
-    kinds: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -163,7 +143,7 @@ class Output:
     def _check_columns(self, preset: Preset) -> None:
         asked = [one.reason for one in preset.columns]
         first = next(iter(stamps(self.layout.commits(COLUMNS), ".json")), None) if asked else None
-        record = read_record(self.layout.commit(COLUMNS, first), _ColumnRecord) if first else None
+        record = read_record(self.layout.commit(COLUMNS, first), ColumnRecord) if first else None
         for name in asked:
             if record is None or name not in record["kinds"]:
                 raise WrongUse(
@@ -307,7 +287,7 @@ def plan_of(layout: Layout) -> Plan:
         ) from error
 
 
-def _dataset(source: _Source) -> Dataset:
+def _dataset(source: SourceRecord) -> Dataset:
     try:
         known = load_dataset(source.get("name", "custom"))
     except DatasetError:  # a data set of the user's own; the run has recorded how to read it

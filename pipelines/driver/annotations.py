@@ -1,7 +1,6 @@
 """Annotate the units of a run, except those whose annotations are committed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.engine.work import Work
@@ -75,24 +74,24 @@ class Annotations:
     def undone(self, units: Sequence[str]) -> list[str]:
         """Return the units that lack annotations of their rows or of one of their image units."""
         work = self._work
-        found = set[str]()
+        lacking = set[str]()
         for kind in self._kinds if units else ():
             if kind.runs(self._settings):
                 missing = work.missing(kind.of_run(self._settings, work), kind.units(work, units))
-                found.update(map(unit_of, missing))
-        return [unit for unit in units if unit in found]
+                lacking.update(map(unit_of, missing))
+        return [unit for unit in units if unit in lacking]
 
-    def results(self) -> tuple[dict[str, list[Any]], tuple[StageFilter, ...]]:
+    def results(self) -> tuple[dict[str, list[object]], tuple[StageFilter, ...]]:
         """Return two things. The first has, for each unit, values that change when its annotations
         change, such as fingerprints. The second has the filters of stages whose annotations the
         cascade does not know. All units that have not failed must be annotated."""
         work = self._work
         running = [kind for kind in self._kinds if kind.runs(self._settings)]
-        sources: dict[str, list[Any]] = {unit.name: [] for unit in work.units()}
+        states: dict[str, list[object]] = {unit.name: [] for unit in work.units()}
         for kind in self._kinds:
             if kind in running or kind.lasting:
-                for name, record in work.records(kind.name, kind.units(work, [*sources])):
+                for name, record in work.records(kind.name, kind.units(work, [*states])):
                     if record is not None:
-                        sources[unit_of(name)].append(kind.source(record))
-        own = [kind.row_filter(self._settings, work, sources) for kind in running]
-        return sources, tuple(row_filter for row_filter in own if row_filter is not None)
+                        states[unit_of(name)].append(kind.source(record))
+        filters = [kind.row_filter(self._settings, work, states) for kind in running]
+        return states, tuple(row_filter for row_filter in filters if row_filter is not None)

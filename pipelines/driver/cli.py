@@ -154,15 +154,19 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
     preset = load_preset(options.preset)
     stages = stages_of(options.stages, stage_names())
     publisher = _publisher(options)
-    place = ("OUTPUT", options.output)
+    output_option = ("OUTPUT", options.output)
     if publisher:
         target = publisher.target
         branch = f"@{target.revision}" if target.revision else ""
-        place = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
-    output = _output(place[1] or f"out/{dataset.name}", place[0])
+        output_option = ("--work", options.work or f"{WORK}/{target.repository}{branch}")
+    output = _output(output_option[1] or f"out/{dataset.name}", output_option[0])
     source = options.input or _default_input(dataset, options.dataset)
     images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
-    places = [(place[0], str(output)), *(("INPUT", item) for item in input_items(source)), *images]
+    places = [
+        (output_option[0], str(output)),
+        *(("INPUT", item) for item in input_items(source)),
+        *images,
+    ]
     backend = backend_of(options, places)
     return RunSettings(
         dataset=dataset,
@@ -226,8 +230,8 @@ def _download(options: argparse.Namespace) -> DownloadSettings:
 
 def _publisher(options: argparse.Namespace) -> Publisher | None:
     """Return the publisher of the results. Return None if OUTPUT is not on a hub."""
-    asked = options.output or ""
-    if not asked.startswith(SCHEME):
+    output = options.output or ""
+    if not output.startswith(SCHEME):
         if options.work or options.private:
             option = "--work" if options.work else "--private"
             raise WrongUse(
@@ -235,16 +239,16 @@ def _publisher(options: argparse.Namespace) -> Publisher | None:
                 " leave it out"
             )
         return None
-    target = parse_address(asked)
+    target = parse_address(output)
     if target is None or target.kind != "dataset" or target.path:
         raise WrongUse(
-            f"OUTPUT {asked!r} is not hf://datasets/owner/name[@branch]; results are published as a"
-            " data set repository"
+            f"OUTPUT {output!r} is not hf://datasets/owner/name[@branch]; results are published as"
+            " a data set repository"
         )
     several = f"--shard {options.shard}" if options.shard else f"--runner {options.runner}"
     if (options.shard or options.runner not in _HERE) and not options.work:
         raise WrongUse(
-            f"{several} and {spelled_option('output', asked)}: machines cannot share their work in"
+            f"{several} and {spelled_option('output', output)}: machines cannot share their work in"
             " a hub repository; pass --work FOLDER, a folder or an address such as"
             " s3://bucket/folder that all of them see"
         )

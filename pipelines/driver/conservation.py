@@ -13,8 +13,9 @@ from open_diht.filters.output import PASSED, REJECTED
 from open_diht.filters.several_captions import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import CaptionCounts, FunnelRecord
-from open_diht.pipelines.store.commit import read_json, remove
+from open_diht.pipelines.store.commit import remove
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import caption_record
 from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count, row_groups
 
 _T = TypeVar("_T")
@@ -78,7 +79,7 @@ def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts)
     for unit, found in zip(
         units, each(lambda unit: _captions_of(layout, unit.name), units, layout.root), strict=True
     ):
-        read = read_json(layout.commit("captions", unit.name))["captions"]
+        read = caption_record(layout, unit.name)["captions"]
         if read != found.total():
             raise NotConserved(
                 f"unit {unit.name}: {read} captions in, {found.total()} out; remove "
@@ -94,7 +95,7 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
     """Count the captions of a unit by reason. `NO_REASON` counts those that passed, `DEAD` those in
     dead letters."""
     passed = columns_of(layout.part("kept", unit), PASSED)[PASSED]
-    found = Counter(
+    counts = Counter(
         {NO_REASON: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0}
     )
     for kind in ("kept", "rejected"):
@@ -104,7 +105,7 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
             if len(lists)
             else pa.array([], pa.string())
         )
-        found.update(
+        counts.update(
             {entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()}
         )
     dead = columns_of(layout.part("dead_letter", unit), "ordinal")["ordinal"]
@@ -118,15 +119,15 @@ def _captions_of(layout: Layout, unit: str) -> Counter[str]:
                 for rows in groups
             )
 
-        found[DEAD] += readable(captions_at, layout.data("captions", unit))
-    return found
+        counts[DEAD] += readable(captions_at, layout.data("captions", unit))
+    return counts
 
 
 def _counted(layout: Layout, unit: str) -> tuple[int, Counter[str]] | Damaged:
     """Return the number of rows of a unit, and the number of its rejected rows by reason. If a file
     is damaged, delete the unit's record and return the error: after a power failure more units may
     have such files."""
-    record = read_json(layout.commit("captions", unit))
+    record = caption_record(layout, unit)
     try:
         kept = readable(row_count, layout.part("kept", unit))
         reasons = columns_of(layout.part("rejected", unit), "reason")["reason"]

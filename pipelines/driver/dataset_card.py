@@ -264,8 +264,10 @@ def _license(license: str | None, source: str | None, title: str) -> str:
 def features(schema: pa.Schema) -> list[dict[str, object]] | None:
     """Return the columns in the notation of a card's head. Return None if it cannot express the
     type of a column."""
-    found = [_feature(field) for field in schema]
-    return None if any(one is None for one in found) else [one for one in found if one is not None]
+    columns = [_feature(field) for field in schema]
+    return (
+        None if any(one is None for one in columns) else [one for one in columns if one is not None]
+    )
 
 
 def _feature(field: pa.Field) -> dict[str, object] | None:

@@ -2,8 +2,7 @@
 is 1."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 
@@ -14,13 +13,14 @@ from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.filters.download import EXPLANATIONS, Reason
 from open_diht.filters.score import NOT_SCORED
 from open_diht.filters.spotting.decode import UnreadableImageReason
+from open_diht.pipelines.engine.engine import Failed
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken
 from open_diht.pipelines.manifests.images import MissingReason, image_folders
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.decide import broken_unit
+from open_diht.pipelines.store.records import Broken
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     could be read. `funnel` is None if the run ended before its counts were complete."""
     paths = {unit.name: unit.span.path for unit in work.plan.units}
     given_up = {paths[unit] for unit in work.quarantined}
-    found = [
+    lines = [
         f"{path} {what}: "
         + (
             "none of its rows are in the results"
@@ -44,30 +44,30 @@ def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) ->
     }:
         unit, record = next(iter(failed.items()))
         last = record["tries"][-1]
-        found.append(
+        lines.append(
             f"failed: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']},"
             f" {counted(len(record['tries']), 'time')} ({last['error']}: {last['message']});"
             f" details: {work.layout.failed(record['stage'], record['unit'])}. Run the same command"
             " to try again"
         )
     if funnel is None:
-        return tuple(found)
+        return tuple(lines)
     if unread := funnel["dead_letter"]["units"] - len(funnel["set_aside"]):
-        found.append(
+        lines.append(
             f"{counted(unread, 'part')} of the input could not be read completely"
             f" ({funnel['dead_letter']['first']}); repair or leave out the file and choose another"
             " OUTPUT (all such files and units are in dead_letter/)"
         )
-    rows = funnel["dead_letter"]["rows"]
+    dead = funnel["dead_letter"]["rows"]
     most = settings.max_dead_share
-    if (fraction := rows / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:
-        found.append(
-            f"dead-letter table: {counted(rows, 'row')} ({fraction:.1%}), more than the allowed"
+    if (fraction := dead / funnel["rows_in"] if funnel["rows_in"] else 0.0) > most:
+        lines.append(
+            f"dead-letter table: {counted(dead, 'row')} ({fraction:.1%}), more than the allowed"
             f" {most:.1%}; see dead_letter/, or allow more with --max-dead-share"
         )
     if lost := _all_lost(work, funnel, settings):
-        found.append(lost)
-    return tuple(found)
+        lines.append(lost)
+    return tuple(lines)
 
 
 _OTHER_OUTPUT = "and choose another OUTPUT or remove this one, which was made from other columns"
@@ -139,7 +139,7 @@ def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> str | 
     )
 
 
-def dead_letters_of(plan: Plan, quarantined: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+def dead_letters_of(plan: Plan, quarantined: Failed) -> pa.Table | None:
     """Return the dead-letter table of unreadable files and quarantined units. Return None if there
     are none."""
     dead_letters = [broken_unit(file, None) for file in plan.unreadable]

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,14 @@ from open_diht.filters.spotting.overlap import overlap
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests import FileChanged, UnreadableFile
 from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.example import Example
+from open_diht.pipelines.report.example import Example, Line
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.rows import Reading
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import DecideRecord, caption_record
 
 EXAMPLES = 8
 """Maximum number of examples of each reason in the report."""
@@ -44,13 +46,14 @@ def collect_examples(
     dataset: Dataset,
     preset: Preset,
     stages: Sequence[str],
-    own: Sequence[StageFilter] = (),
+    stage_filters: Sequence[StageFilter] = (),
 ) -> dict[str, list[Example]]:
     """Return up to `EXAMPLES` rows of each reason, and of kept and dead-letter rows, from the first
     units with any."""
     wanted: dict[str, list[tuple[str, int]]] = {}
     for unit in units:
-        for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
+        decided: DecideRecord = read_json(layout.commit("decide", unit.name))
+        for reason, ordinals in decided["examples"].items():
             room = EXAMPLES - len(wanted.setdefault(reason, []))
             wanted[reason] += [(unit.name, ordinal) for ordinal in ordinals[:room]]
         if len(wanted) > len(cascade(preset)) and all(
@@ -60,7 +63,7 @@ def collect_examples(
     examples: dict[str, list[Example]] = {reason: [] for reason in wanted}
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
-        read = read_json(layout.commit("captions", name))
+        read = caption_record(layout, name)
         records = image_records(layout, name, plan.image_units(read), stages)
         record_of = (
             {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
@@ -71,14 +74,14 @@ def collect_examples(
             for unit, ordinal in chosen
             if unit == name
         )
-        asked = sorted({ordinal for ordinal, _ in mine})
+        shown = sorted({ordinal for ordinal, _ in mine})
         groups = annotated_rows(layout, name, preset)
         rows = pa.concat_tables(
-            group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups
+            group.filter(np.isin(np.asarray(group["ordinal"]), shown)) for group in groups
         )
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
-        measured = _measured(layout, name, rows, own)
-        images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
+        measured = _measured(layout, name, rows, stage_filters)
+        images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, shown))
         for ordinal, reason in mine:
             one = with_one_caption(
                 rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
@@ -95,34 +98,34 @@ def collect_examples(
 
 
 def _measured(
-    layout: Layout, unit: str, rows: pa.Table, own: Sequence[StageFilter]
+    layout: Layout, unit: str, rows: pa.Table, stage_filters: Sequence[StageFilter]
 ) -> dict[int, dict[str, float | str | None]]:
     """Return by ordinal the numbers that stages' filters measured for a row. Rows without numbers
     are omitted."""
-    found: dict[int, dict[str, float | str | None]] = {}
-    for one in (one for one in own if isinstance(one, MeasuringFilter)):
+    numbers: dict[int, dict[str, float | str | None]] = {}
+    for one in (one for one in stage_filters if isinstance(one, MeasuringFilter)):
         for ordinal in rows["ordinal"].to_pylist():
             with contextlib.suppress(NotLookedAt):
                 mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))
-                found.setdefault(ordinal, {}).update(
+                numbers.setdefault(ordinal, {}).update(
                     one.measured(layout, unit, mine).to_pylist()[0]
                 )
-    return found
+    return numbers
 
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    readable: dict[int, bytes] = {}
     # The run reports an unreadable or changed file elsewhere; rows whose images it hides are shown
     # without them.
     with contextlib.suppress(UnreadableFile, FileChanged):
         for ordinal, image in images:
             if isinstance(image, bytes):
-                found[ordinal] = image
-    return found
+                readable[ordinal] = image
+    return readable
 
 
 def example_of(
-    one_row: pa.Table, preset: Preset, decisions: Decisions, record: Mapping[str, Any] | None
+    one_row: pa.Table, preset: Preset, decisions: Decisions, record: Reading | None
 ) -> Example:
     """Return a row as the report shows it: the graph of its caption, the spotted text and the
     overlap. `record` is its row of `RECORD`, or None to leave out what was read in its image."""
@@ -148,7 +151,7 @@ def example_of(
         "image": None,
         "width": record["width"] if record else None,
         "height": record["height"] if record else None,
-        "spotted": (record["spotted"] or []) if record else [],
+        "spotted": cast(list[Line], record["spotted"] or []) if record else [],
         "overlap": None,
         "overlap_text": "",
         "overlap_span": None,
@@ -171,13 +174,13 @@ def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[An
     if not any(stored):
         return stored
     explained = explain(row["caption"], second_opinion)
-    found = (explained.actions, explained.attributes, explained.relations)
+    computed = (explained.actions, explained.attributes, explained.relations)
     pairs = [
         (one, other)
-        for ours, theirs in zip(stored, found, strict=True)
+        for ours, theirs in zip(stored, computed, strict=True)
         for one, other in zip(ours, theirs, strict=False)
     ]
-    if [*map(len, stored)] != [*map(len, found)] or any(
+    if [*map(len, stored)] != [*map(len, computed)] or any(
         abs(one["score"] - evidence.score) > _SAME_SCORE for one, evidence in pairs
     ):
         return stored
@@ -186,5 +189,5 @@ def _with_reasons(row: Mapping[str, Any], second_opinion: bool) -> tuple[list[An
             {**one, "reasons": [(text, round(odds, 2)) for text, odds in evidence.reasons]}
             for one, evidence in zip(ours, theirs, strict=True)
         ]
-        for ours, theirs in zip(stored, found, strict=True)
+        for ours, theirs in zip(stored, computed, strict=True)
     )

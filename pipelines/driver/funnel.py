@@ -20,10 +20,9 @@ from open_diht.pipelines.manifests import in_words
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import ColumnHistogram, FunnelRecord, FunnelStep, NotDecided
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import CaptionRecord
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import CaptionRecord, DecideRecord
 from open_diht.pipelines.store.storage import each
 
 _MOST_BINS = 10_000  # far more than there are: only a record that was altered can have so many
@@ -34,7 +33,7 @@ def summarise(
     units: Sequence[Unit],
     plan: Plan,
     settings: RunSettings,
-    own: Sequence[StageFilter] = (),
+    stage_filters: Sequence[StageFilter] = (),
 ) -> FunnelRecord:
     """Return the funnel of the decisions, to which the caller adds duplicates, an index export,
     quarantined units and seconds. Rows of the plan's units that are not in `units` count as not
@@ -61,8 +60,8 @@ def summarise(
             by_reason.update(decided.get("captions", {}))
             yield captions["rows"], decided
 
-    steps = cascade(settings.preset, own)
-    conditions = conditions_of(own)
+    steps = cascade(settings.preset, stage_filters)
+    conditions = conditions_of(stage_filters)
     funnel = count(records(), settings.preset, settings.stages, steps, conditions, waiting)
     funnel["dataset"], funnel["unparsed"], funnel["moves"] = (
         settings.dataset.name,
@@ -163,16 +162,16 @@ def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> tuple[N
     were read in them."""
     names = {unit.name for unit in decided}
     captions = 0
-    found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
+    counts: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
     for unit in plan.units:
         if unit.name not in names:
             record: CaptionRecord | None = read_json(layout.commit("captions", unit.name))
             known = record["rows"] if record else unit.span.rows if unit.span.exact else None
-            found["units"] += 1
-            found["uncounted"] += known is None
-            found["rows"] += known or 0
+            counts["units"] += 1
+            counts["uncounted"] += known is None
+            counts["rows"] += known or 0
             captions += record.get("captions", 0) if record else 0
-    return found, captions
+    return counts, captions
 
 
 def _steps(

@@ -36,12 +36,12 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     if captions := funnel.get("captions"):
         ends = {"passed": captions["passed"], "in dead-letter rows": captions["dead_letter"]}
         ends |= {"not decided": captions["not_decided"]}
-        said = [f"{number:,} {end}" for end, number in ends.items() if number or end == "passed"]
-        said += [
+        parts = [f"{number:,} {end}" for end, number in ends.items() if number or end == "passed"]
+        parts += [
             f"{number:,} rejected ({reason})" for reason, number in captions["rejected"].items()
         ]
         notes.append(
-            f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(said)}. A"
+            f"rows have several captions, {captions['captions_in']:,} in all: {', '.join(parts)}. A"
             " row is kept if one of its captions passes"
         )
     if (moves := funnel.get("moves")) and (candidates := int(moves["raised"] + moves["lowered"])):
@@ -81,14 +81,14 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
             " pairs cannot be compared; subset.npy omits these uids because each would select all"
             " of its rows"
         )
-    if left := funnel.get("left"):
+    if index := funnel.get("left"):
         lost = [
-            f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()
+            f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in index["left_out"].items()
         ]
         others = f". Kept but not in index/: {'; '.join(lost)}" if lost else ""
         notes.append(
-            f"the tars of INPUT ({left['shards']:,}) are unchanged; index/ lists their"
-            f" {left['samples']:,} kept samples, which `{spelled('train')}` reads{others}"
+            f"the tars of INPUT ({index['shards']:,}) are unchanged; index/ lists their"
+            f" {index['samples']:,} kept samples, which `{spelled('train')}` reads{others}"
         )
     return notes
 

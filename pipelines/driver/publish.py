@@ -20,7 +20,12 @@ from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.layout import CARD, CARD_MARK
-from open_diht.pipelines.store.records import Vouched, fingerprint_of, publish_record
+from open_diht.pipelines.store.records import (
+    Vouched,
+    WholeRunRecord,
+    fingerprint_of,
+    publish_record,
+)
 from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 
@@ -48,9 +53,9 @@ class Results:
         path = root / "funnel.json"
         report = root / "report.html"
         previous = cast(FunnelRecord, Vouched(layout).current(path))
-        asked = fingerprint_of(funnel, decided, settings.license)
+        fingerprint = fingerprint_of(funnel, decided, settings.license)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.work.seconds}
-        if previous.get("fingerprint") == asked and not self.work.seconds:
+        if previous.get("fingerprint") == fingerprint and not self.work.seconds:
             say(f"nothing to do: {root} already holds the results of this run")
             say(render_funnel(funnel))
             return
@@ -73,7 +78,9 @@ class Results:
             reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()
         }
         files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
-        publish_record(layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
+        publish_record(
+            layout, path, {**funnel, "examples": slim, "fingerprint": fingerprint}, files
+        )
         say(render_funnel(funnel))
         for note in notes:
             say(note)
@@ -82,7 +89,7 @@ class Results:
             f" dead_letter{', report.html' if 'export' in stages else ''})"
         )
 
-    def _provenance(self, began: float) -> dict[str, object]:
+    def _provenance(self, began: float) -> WholeRunRecord:
         settings = self.settings
         plan = self.work.plan
         return {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from open_diht.common.lease import LeaseLost, check_fence, token_of
 from open_diht.common.naming import counted
@@ -37,7 +37,7 @@ from open_diht.pipelines.store.commit import (
     remove_leftovers,
 )
 from open_diht.pipelines.store.layout import Layout, unit_of
-from open_diht.pipelines.store.records import CommitRecord, Vouched, removed
+from open_diht.pipelines.store.records import CommitRecord, Vouched, gone, removed
 from open_diht.pipelines.store.storage import FileStamp, each, is_local, stamps
 
 _LISTING_SHARE = 20  # listing commit records takes at most one part in 20 of the time
@@ -285,7 +285,9 @@ class Engine:
 
     # ---- commit records
 
-    def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def records(
+        self, stage: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, CommitRecord | None]]:
         """Return an iterator over (name, commit record), with None for a missing record."""
         asked = list(names)
         found = each(
@@ -293,19 +295,19 @@ class Engine:
         )
         return zip(asked, found, strict=True)
 
-    def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
-        """Return the sum of a count over commit records. Raise RunFailed if one is missing."""
-        total = 0
+    def committed(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, CommitRecord]]:
+        """Yield (name, commit record). Raise RunFailed if a record is missing."""
         for name, record in self.records(stage, names):
             if record is None:
-                raise RunFailed(
-                    f"the commit record of unit {name} of stage {stage} in {self.layout.root} is"
-                    " gone; run the same command to resume"
-                )
-            total += int(record[of])
-        return total
+                raise gone(self.layout, stage, name)
+            yield name, record
 
-    def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
+        """Return the sum of a count over commit records. Raise RunFailed if one is missing."""
+        records = cast(Iterator[tuple[str, dict[str, int]]], self.committed(stage, names))
+        return sum(record[of] for _, record in records)
+
+    def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, CommitRecord | None]]:
         """Yield (name, commit record) like `records`, but check each record first. If a record is
         corrupt, or its files are missing or of another size, delete it, so that its unit is not
         done, and yield None in its place.
@@ -317,9 +319,10 @@ class Engine:
             lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root
         )
         for name, record in zip(asked, found, strict=True):
-            holds = record is None or vouched.holds(record)
-            withdrawn += not holds and vouched.retract(self.layout.commit(stage, name), record)
-            yield name, record if holds else None
+            if record is not None and not vouched.holds(record):
+                withdrawn += vouched.retract(self.layout.commit(stage, name), record)
+                record = None
+            yield name, record
         if withdrawn:
             self.say(
                 f"{stage}: the files of {counted(withdrawn, 'unit')} are missing or damaged; a run"

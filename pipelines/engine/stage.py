@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, NotRequired, TypedDict
+from typing import ClassVar, NotRequired, TypedDict, cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -47,7 +47,7 @@ METRICS = "diht"
 
 Done = tuple[Mapping[str, object], Sequence[StorePath]]
 """Entries for the commit record of a unit, and the files that the record vouches for."""
-Records = Callable[[str, Sequence[str]], Iterator[tuple[str, Any]]]
+Records = Callable[[str, Sequence[str]], Iterator[tuple[str, CommitRecord | None]]]
 """Function from a stage's name and unit names to (unit, commit record), with None for a missing
 record."""
 
@@ -207,9 +207,9 @@ class Stage(ABC):
         counts.subtract(self._counts(earlier))
         return counts
 
-    def _counts(self, record: Mapping[str, Any]) -> Counter[str]:
+    def _counts(self, record: CommitRecord) -> Counter[str]:
         """Return the numbers in a commit record that a runner's page shows."""
-        counts = Counter({self.noun: int(record.get(self.counted, 0))})
+        counts = Counter({self.noun: cast(Mapping[str, int], record).get(self.counted, 0)})
         counts["rejected"] = sum(record.get("rejected", {}).values())
         dead = record.get("dead", 0)  # stage `decide` counts them by error
         counts["dead_letters"] = sum(dead.values()) if isinstance(dead, Mapping) else dead

@@ -1,9 +1,8 @@
 """The engine of a run over the units of a plan."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from open_diht.pipelines.engine.engine import Engine
 from open_diht.pipelines.engine.stage import failure
@@ -13,6 +12,7 @@ from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.store.commit import RunFailed, remove
 from open_diht.pipelines.store.layout import image_unit_name, unit_of
 from open_diht.pipelines.store.ownership import is_record
+from open_diht.pipelines.store.records import Models
 from open_diht.pipelines.store.storage import stamps
 
 
@@ -21,7 +21,7 @@ class Work(Engine):
     """An `Engine` for the units of a plan, which also watches the input files for changes."""
 
     plan: Plan
-    models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: Models = field(default_factory=dict)
     """Models and settings of stages, recorded in run.json."""
     changed: dict[str, str] = field(default_factory=dict)
     """Input files that have changed since the run began, each with a description of the change."""

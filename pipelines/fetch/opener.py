@@ -15,10 +15,11 @@ import urllib.response
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
+from open_diht.pipelines.fetch.records import RequestedRow
 from open_diht.pipelines.fetch.urls import parse_url
 
 _ONE_AT_A_TIME = (
@@ -97,7 +98,7 @@ def opening_by(
 
 
 MISMATCH = "the image does not match the manifest's hash"
-_KINDS = ("sha256", "md5")
+_KINDS: tuple[Literal["sha256", "md5"], ...] = ("sha256", "md5")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Expected:
         return digests[self.kind] == self.digest
 
 
-def expected_of(row: Mapping[str, Any]) -> Expected | None:
+def expected_of(row: RequestedRow) -> Expected | None:
     """Return the hash that a row states: its SHA-256, or its MD5 if it has no SHA-256. Return None
     without any."""
     for kind in _KINDS:

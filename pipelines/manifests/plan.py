@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 from open_diht.common.hub import (
     MAIN,
@@ -29,7 +29,6 @@ from open_diht.common.stores import is_remote, many_at_once
 from open_diht.pipelines.datasets import Dataset, Roles
 from open_diht.pipelines.manifests import (
     BadSchema,
-    Broken,
     FileInfo,
     NoInput,
     Span,
@@ -42,10 +41,17 @@ from open_diht.pipelines.manifests import (
     inspect,
     split,
 )
-from open_diht.pipelines.manifests.types import Column, InputFile
+from open_diht.pipelines.manifests.types import Column
 from open_diht.pipelines.store.commit import CorruptRecord, publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.ownership import check_output
+from open_diht.pipelines.store.records import (
+    Broken,
+    CaptionRecord,
+    CommitRecord,
+    InputFile,
+    PlanRecord,
+)
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, is_local, store_errors
 
 UNIT_ROWS = (2_000, 100_000)
@@ -109,7 +115,7 @@ class Plan:
     def span(self, unit: str) -> Span:
         return self.units[self._places[unit]].span
 
-    def image_units(self, record: Mapping[str, Any]) -> range:
+    def image_units(self, record: CommitRecord | CaptionRecord) -> range:
         """Return the numbers of a caption unit's image units, given the unit's commit record of
         stage `captions`."""
         return range(-(-record["extent"] // self.image_rows))
@@ -300,14 +306,16 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
         check_output(Layout(path.parent.parent))
         if publish_first(path, _content(plan)):  # else another shard wrote its plan first
             return plan
-    existing = known_plan(path) or {}
-    kept = _load(existing) if existing.get("fingerprint") == plan.fingerprint else None
+    existing = known_plan(path)
+    kept = _load(existing) if existing and existing["fingerprint"] == plan.fingerprint else None
     # Aliases may lead to other columns of the same files. A plan of an early version has no
     # inspections.
     if kept is None or (
         kept.infos and [info.roles for info in kept.infos] != [info.roles for info in plan.infos]
     ):
-        before = {entry["path"]: entry["fingerprint"] for entry in existing.get("files", ())}
+        before = {
+            entry["path"]: entry["fingerprint"] for entry in (existing["files"] if existing else ())
+        }
         now = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
         changed = sorted(set(before.items()) ^ set(now.items()))
         what = changed[0][0] if changed else "which files can be read, or how they are read"
@@ -326,7 +334,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     return kept
 
 
-def known_plan(path: StorePath) -> dict[str, Any] | None:
+def known_plan(path: StorePath) -> PlanRecord | None:
     """Return the content of a plan file, or None if it does not exist. Raise PlanMismatch if it is
     not a plan."""
     if not path.exists():
@@ -337,8 +345,8 @@ def known_plan(path: StorePath) -> dict[str, Any] | None:
         found = read_json(path)
     except CorruptRecord as error:
         why = f" ({error.__cause__})"
-    if isinstance(found, dict) and {"fingerprint", "files", "units"} <= found.keys():
-        return found
+    if isinstance(found, dict) and PlanRecord.__required_keys__ <= found.keys():
+        return cast(PlanRecord, found)
     raise PlanMismatch(
         f"{path} is not a valid plan{why}, and without it the units in {path.parent.parent} have no"
         " rows; restore it, choose another OUTPUT, or remove that folder to start over"
@@ -372,13 +380,13 @@ def _content(plan: Plan) -> dict[str, object]:
     return {**plain, "units": units, "inspected": _inspections_json(plan.infos)}
 
 
-def _load(content: Mapping[str, Any]) -> Plan:
-    plain = dict(content)
+def _load(content: PlanRecord) -> Plan:
+    plain: dict[str, Any] = {**content}
     seen = plain.pop("inspected", None)
     infos = _inspections(seen, content["files"]) if seen else ()
     info_of = {info.path: info for info in infos}
     known = {entry["path"]: entry["fingerprint"] for entry in content["files"]}
-    spans = (
+    spans: Iterator[dict[str, Any]] = (
         {
             "fingerprint": known[entry["span"]["path"]],
             "info": info_of.get(entry["span"]["path"]),
@@ -390,7 +398,7 @@ def _load(content: Mapping[str, Any]) -> Plan:
         Unit(entry["name"], Span(**span))
         for entry, span in zip(content["units"], spans, strict=True)
     )
-    lists = {name: tuple(content[name]) for name in ("unreadable", "files")}
+    lists = {name: tuple(plain[name]) for name in ("unreadable", "files")}
     return Plan(**{**plain, **lists, "units": units, "infos": infos})
 
 

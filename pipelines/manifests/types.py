@@ -1,13 +1,14 @@
 """Types of manifest files, of the rows read from them, and of errors. All can be pickled."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.pipelines.datasets import Roles
+from open_diht.pipelines.store.records import Broken
 
 Compression = Literal["", "gzip", "zstd", "bz2"]
 Kind = Literal["text", "texts", "bytes", "image", "integer", "floating", "boolean", "null", "other"]
@@ -235,24 +236,6 @@ class NoInput(ManifestError):
 class BadSchema(ManifestError):
     """The columns or format of files are not those requested, or differ between the files. The user
     must fix it."""
-
-
-class InputFile(TypedDict):
-    """A readable input file in a plan; see `FileInfo`."""
-
-    path: str
-    rows: int | None
-    bytes: int
-    fingerprint: str
-    urls_only: NotRequired[bool]  # whether it has URLs and no images
-
-
-class Broken(TypedDict):
-    """Why a file could not be read completely, in the form stored in plans and commit records."""
-
-    path: str
-    error: str
-    message: str
 
 
 def in_words(broken: Broken) -> str:

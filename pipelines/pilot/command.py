@@ -23,6 +23,7 @@ from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.stages.dedup.findings import KINDS
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import Models
 from open_diht.pipelines.store.storage import store_path
 
 _MUCH = 0.2
@@ -61,7 +62,7 @@ def _pilot(options: argparse.Namespace) -> int:
     if outcome.funnel is None and settings.shard:
         return status  # the last shard, or a run without SHARD, makes the forecast
 
-    models = read_json(layout.root / "run.json")["models"] if outcome.funnel else {}
+    models: Models = read_json(layout.root / "run.json")["models"] if outcome.funnel else {}
     score_on_gpu = models.get("score", {}).get("device", "cpu") != "cpu"
     sample = measure(layout, plan, settings.preset, whole_plan.rows, score_on_gpu=score_on_gpu)
     if not sample or outcome.funnel is None:

@@ -15,8 +15,8 @@ from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import Forecast
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.spotting import load_records
-from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import caption_record
 
 IMAGES = 24
 """Images that are read at each effort: enough for the ratio of two efforts, in a few seconds
@@ -47,9 +47,7 @@ def sample_images(
     unit."""
     images: list[bytes] = []
     for done, unit in enumerate(units):
-        records = load_records(
-            layout, unit, plan.image_units(read_json(layout.commit("captions", unit)))
-        )
+        records = load_records(layout, unit, plan.image_units(caption_record(layout, unit)))
         read = np.asarray(records["ordinal"])[np.asarray(records["bytes"].is_valid())]
         most = -(-(IMAGES - len(images)) // (len(units) - done))
         chosen = read[np.unique(np.linspace(0, len(read) - 1, min(most, len(read))).astype(int))]

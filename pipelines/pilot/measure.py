@@ -9,15 +9,19 @@ from open_diht.filters.cascade import stage_of
 from open_diht.filters.presets import Preset
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
-from open_diht.pipelines.stages.captions import CaptionRecord
 from open_diht.pipelines.stages.images import load_downloads
 from open_diht.pipelines.stages.score.passes import BATCHES
-from open_diht.pipelines.stages.shards import ExportRecord
 from open_diht.pipelines.stages.spotting import load_records
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name, unit_of
+from open_diht.pipelines.store.records import (
+    CaptionRecord,
+    CommitRecord,
+    DecideRecord,
+    ExportRecord,
+    caption_record,
+)
 from open_diht.pipelines.store.storage import StorePath, stamps
 
 
@@ -33,7 +37,7 @@ def measure(
         decided: DecideRecord | None = read_json(layout.commit("decide", name))
         if decided is None:
             continue
-        read: CaptionRecord = read_json(layout.commit("captions", name))
+        read = caption_record(layout, name)
         export: ExportRecord | None = read_json(layout.commit("export", name))
         outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
         before_images = 0
@@ -84,7 +88,7 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
     """Return the ratio of comparisons per row for the corrected score: whole data set to sample, at
     least 1."""
     rule = preset.score.negatives
-    drawn = read_json(layout.commit(BATCHES, BATCHES))
+    drawn: CommitRecord | None = read_json(layout.commit(BATCHES, BATCHES))
     if rule is None or drawn is None or not drawn["rows"]:
         return 1.0
     return max(1.0, min(rule.batch_size * rule.batches, rows) / drawn["rows"])
@@ -92,7 +96,7 @@ def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
 
 def _work(
     layout: Layout, plan: Plan, comparisons: float, score_on_gpu: bool
-) -> tuple[dict[str, dict[str, float]], Counter[str], Counter[str]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, float], Counter[str]]:
     """Return `Measured.seconds`, `Measured.waited` and the bytes in work/ of each caption unit.
     Work on all units together, such as the comparison of keys, is stored under its own unit names
     and left out."""
@@ -100,19 +104,21 @@ def _work(
     # of the tar's rows.
     charged = {}
     for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():
-        tar = read_json(layout.commit(INDEX_STAGE, name))
+        tar: CommitRecord | None = read_json(layout.commit(INDEX_STAGE, name))
         if tar and tar["rows"]:
-            read = [read_json(layout.commit("captions", unit)) for unit in units]
+            read: list[CaptionRecord | None] = [
+                read_json(layout.commit("captions", unit)) for unit in units
+            ]
             charged[INDEX_STAGE, name] = (
                 sum(record["rows"] for record in read if record) / tar["rows"]
             )
     seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    waited: Counter[str] = Counter()
+    waited: dict[str, float] = defaultdict(float)
     sizes: Counter[str] = Counter()
     by_clock = {"download", "score"} if score_on_gpu else {"download"}
     for folder in (path for path in layout.work.iterdir() if path.is_dir()):
         for name in stamps(layout.commits(folder.name), ".json"):
-            record = read_json(layout.commit(folder.name, name))
+            record: CommitRecord = read_json(layout.commit(folder.name, name))
             more = record.get("comparing_seconds", 0.0) * (comparisons - 1)
             part = charged.get((folder.name, name), 1.0)
             stage = record["stage"]

@@ -54,7 +54,7 @@ from open_diht.pipelines.store.commit import (
 )
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import watched
-from open_diht.pipelines.store.records import Vouched
+from open_diht.pipelines.store.records import RunRecord, Vouched
 from open_diht.pipelines.store.storage import (
     SEE_TO_OUTPUT,
     StorePath,
@@ -234,7 +234,7 @@ def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
             f"OUTPUT {layout.root} holds no output of `{spelled('filter')}` with a valid plan; name"
             " one that does"
         ) from error
-    record = read_json(layout.root / "run.json")
+    record: RunRecord | None = read_json(layout.root / "run.json")
     current = read_json(layout.fingerprints("decide"))
     if record is None or not current:
         raise WrongUse(f"OUTPUT {layout.root} holds no decisions of a finished run; {again}")

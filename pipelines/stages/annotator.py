@@ -108,13 +108,13 @@ class Annotator(Stage):
         """
 
     @classmethod
-    def source(cls, record: CommitRecord) -> Any:
+    def source(cls, record: CommitRecord) -> object:
         """Return the part of a commit record that decisions depend on."""
         return record["fingerprint"]
 
     @classmethod
     def row_filter(
-        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[object]]
     ) -> StageFilter | None:
         """Return the filter that decides by the annotations, or None if the cascade already does.
 

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import NotRequired, Self, TypedDict
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
+from open_diht.pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Annotator
@@ -31,7 +31,7 @@ from open_diht.pipelines.stages.rows import ROW, identities
 from open_diht.pipelines.stages.segments import WantedRows
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, fingerprint_of
+from open_diht.pipelines.store.records import Broken, CaptionRecord, CommitRecord, fingerprint_of
 
 CAPTIONS = "captions"
 # A batch and its annotations are in memory at once, and a row group of the file is read back whole.
@@ -53,39 +53,6 @@ DEAD_LETTERS = pa.schema(
 """A row of the dead-letter table: the place and the error, and for a bad row of the manifest the
 row as far as it was read. `ordinal` is the row's index in the unit, and null if a whole file or
 unit failed."""
-
-
-class CaptionRecord(TypedDict):
-    """The fields of a `captions` commit record, in addition to those of all records."""
-
-    annotated: bool
-    """Whether captions were parsed."""
-    rows: int
-    good: int
-    dead: int
-    """`rows` = `good` + `dead`."""
-    extent: int
-    """Index after the last row that was read; larger than `rows` if rows before it are damaged."""
-    own_uids: int
-    """Number of good rows whose uid is the manifest's."""
-    without_url: int
-    lean: bool
-    """See `RunSettings.lean`."""
-    unparsed: int
-    """Number of captions of good rows that were not parsed because of `lean`."""
-    moves: dict[str, float] | None
-    """Sums of the changes by second opinions, see `Moves`, or None if the run asks for no second
-    opinions."""
-    columns: dict[str, object]
-    """Conditions on manifest columns, in the form of a preset. Rows that they reject were not
-    parsed."""
-    values: NotRequired[dict[str, str]]
-    """Maps the name of each of these conditions to its `values_fingerprint`."""
-    captions: NotRequired[int]
-    """Number of captions of the good rows, if a row may have several."""
-    slow: str | None
-    """See `CaptionParser.slow`."""
-    broken: Broken | None
 
 
 @dataclass
@@ -116,18 +83,20 @@ class CaptionStage(Annotator):
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
-        asked = CAPTIONS in settings.stages
+        annotate = CAPTIONS in settings.stages
         lean = settings.lean
         opinion = settings.preset.captions.second_opinion
-        work.models[CAPTIONS] = provenance(lean, opinion) if asked else {}
+        work.models[CAPTIONS] = provenance(lean, opinion) if annotate else {}
         return cls(
             work.layout,
             settings.dataset,
             annotations_fingerprint(settings),
-            asked,
+            annotate,
             lean,
             opinion,
-            fuller=fingerprint_of(provenance(second_opinion=opinion)) if asked and lean else None,
+            fuller=fingerprint_of(provenance(second_opinion=opinion))
+            if annotate and lean
+            else None,
             conditions=settings.preset.columns,
         )
 
@@ -159,7 +128,7 @@ class CaptionStage(Annotator):
         lean = sum(bool(record["lean"]) for record in records)
         wider = sum(not record["lean"] and not self.parsed(record) for record in records)
         changed = sum(bool(record["annotated"]) for record in records) - lean - wider
-        said = (
+        reasons = (
             [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"]
             if lean
             else []
@@ -168,13 +137,13 @@ class CaptionStage(Annotator):
             "annotated when the conditions on columns did not pass all of these rows, or compared"
             " other values"
         )
-        said += [f"{wider:,} of {units}, {other}"] if wider else []
-        said += (
+        reasons += [f"{wider:,} of {units}, {other}"] if wider else []
+        reasons += (
             [f"{changed:,} of {units}, annotated by another model, version or setting"]
             if changed
             else []
         )
-        return f"annotating again: {'; '.join(said)}" if said else None
+        return f"annotating again: {'; '.join(reasons)}" if reasons else None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
         spans = [work.plan.span(unit) for unit in todo]
@@ -278,7 +247,7 @@ class CaptionStage(Annotator):
             raise RuntimeError(
                 f"{span.path}: {rows:,} rows were read, but the plan counts {span.rows:,}"
             )
-        said: CaptionRecord = {
+        record: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
             "good": good.rows,
@@ -299,8 +268,8 @@ class CaptionStage(Annotator):
             "broken": broken,
         }
         if several:
-            said["captions"] = captions
-        return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
+            record["captions"] = captions
+        return record, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def rows_of(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
         """Annotate the n good rows of a batch, between `setup` and `teardown`. `parse` (n,) is the
@@ -326,10 +295,10 @@ class CaptionStage(Annotator):
         the stage."""
         if self._annotator is None:
             return None
-        asked = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
-        annotations = self._annotator.annotate(asked)
+        chosen = [caption for caption, is_asked in zip(captions, parse, strict=True) if is_asked]
+        annotations = self._annotator.annotate(chosen)
         self._unparsed += annotations["objects"].null_count
-        if len(asked) < len(parse):
+        if len(chosen) < len(parse):
             annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
         return annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +31,9 @@ from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
-from open_diht.pipelines.manifests import Broken, UnreadableFile, info_of, read
+from open_diht.pipelines.manifests import UnreadableFile, info_of, read
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS, CaptionRecord
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD_LETTERS
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.dedup.findings import (
@@ -48,7 +47,13 @@ from open_diht.pipelines.stages.shards import remove_shards
 from open_diht.pipelines.stages.tally import Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
 from open_diht.pipelines.store.layout import KINDS, Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import (
+    Broken,
+    CaptionRecord,
+    CommitRecord,
+    Fingerprints,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 7  # increase it when equal annotations and thresholds may lead to other decisions
@@ -271,7 +276,7 @@ def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa
 def decide(
     settings: RunSettings,
     work: Work,
-    sources: Mapping[str, Sequence[Any]],
+    sources: Mapping[str, Sequence[object]],
     own: tuple[StageFilter, ...],
 ) -> tuple[dict[str, str], DuplicateFindings]:
     """Find duplicates and decide the outdated units. Return the inputs of the decisions for each

@@ -145,7 +145,7 @@ class FingerprintStage(SegmentAnnotator):
 
     @classmethod
     def row_filter(
-        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[object]]
     ) -> EvaluationFilter:
         """Compare all units with the sets, and return the filter."""
         assert settings.decontaminate is not None
@@ -159,16 +159,16 @@ class FingerprintStage(SegmentAnnotator):
             raise RunFailed(
                 f"{error}; committed work is kept. Then run the same command to resume"
             ) from error
-        own = work.models[IMAGE_HASHES]["encoder"]
+        encoder = work.models[IMAGE_HASHES]["encoder"]
         embedded = (
             None
             if semantic is None
             else (IMAGE_HASHES, EMBEDDING_COLUMN)
-            if own
+            if encoder
             else (SCORE, IMAGES)
         )
-        asked = fingerprint_of(VERSION, path.name, embedded)
-        known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
+        comparison = fingerprint_of(VERSION, path.name, embedded)
+        known = {unit: fingerprint_of(comparison, parts) for unit, parts in sources.items()}
         stage = MatchStage(
             work.layout, path, embedded, Fingerprints.published(work.layout, EVALUATION, known)
         )
@@ -182,7 +182,7 @@ class FingerprintStage(SegmentAnnotator):
             "compared": compared - unread,
             "unread": unread,
         }
-        return EvaluationFilter(rule, path, listing([one.name for one in sets]), asked)
+        return EvaluationFilter(rule, path, listing([one.name for one in sets]), comparison)
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, self.downloads(unit))
@@ -212,7 +212,7 @@ class FingerprintStage(SegmentAnnotator):
         return [path]
 
     def _table(self, some: list[tuple[int, bytes | MissingImage]]) -> pa.Table:
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for ordinal, image in some:
             seen = (
                 fingerprints_of(image, copies.views)
@@ -264,25 +264,27 @@ class MatchStage(Stage):
         )
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
-        rows = stored_rows(self.layout, IMAGE_HASHES, self._plan, unit, _IMAGE_HASHES.names)
-        n = rows.num_rows
+        fingerprinted = stored_rows(
+            self.layout, IMAGE_HASHES, self._plan, unit, _IMAGE_HASHES.names
+        )
+        n = fingerprinted.num_rows
         exact = np.full(n, -1, np.int64)
         same_bytes = np.zeros(n, bool)
-        digests = rows["sha256"].to_pylist()
-        images = rows["pixels"].to_pylist()
-        for place, (digest, pixels) in enumerate(zip(digests, images, strict=True)):
-            found = self._bytes.get(digest)
-            same_bytes[place] = found is not None
-            exact[place] = self._pixels.get(pixels, -1) if found is None else found
-        read = np.asarray(rows["hashes"].is_valid())
+        digests = fingerprinted["sha256"].to_pylist()
+        images = fingerprinted["pixels"].to_pylist()
+        for row, (digest, pixels) in enumerate(zip(digests, images, strict=True)):
+            same_file = self._bytes.get(digest)
+            same_bytes[row] = same_file is not None
+            exact[row] = self._pixels.get(pixels, -1) if same_file is None else same_file
+        read = np.asarray(fingerprinted["hashes"].is_valid())
         near = np.full(n, -1, np.int64)
         bits = np.full(n, np.nan, np.float32)
         looks = np.frombuffer(
-            b"".join(rows["hashes"].drop_null().to_pylist()), copies.HASH
+            b"".join(fingerprinted["hashes"].drop_null().to_pylist()), copies.HASH
         ).reshape(-1, _VIEWS)
         near[read], bits[read] = self._index.nearest(looks, MOST_BITS)
-        alike, distance = self._alike(rows["ordinal"], unit)
-        values = [rows["ordinal"], read, exact, same_bytes, near, bits, alike, distance]
+        alike, distance = self._alike(fingerprinted["ordinal"], unit)
+        values = [fingerprinted["ordinal"], read, exact, same_bytes, near, bits, alike, distance]
         path = self.layout.data(self.name, unit)
         publish_table(path, pa.table(values, schema=_MATCHES))
         return {"rows": n, "unread": int(n - read.sum())}, [path]
@@ -290,36 +292,36 @@ class MatchStage(Stage):
     def _alike(self, ordinals: pa.Array, unit: str) -> tuple[Any, Any]:
         """Return the place and 1 - cosine of the evaluation image with the nearest embedding, (n,)
         each."""
-        place = np.full(len(ordinals), -1, np.int64)
+        nearest = np.full(len(ordinals), -1, np.int64)
         distance = np.full(len(ordinals), np.nan, np.float32)
         places, vectors_of_sets = self._vectors
         if self.embedded is None or not len(places):
-            return place, distance
+            return nearest, distance
         stage, column = self.embedded
-        rows = stored_rows(self.layout, stage, self._plan, unit, ["ordinal", "status", column])
-        rows = rows.filter(
+        embedded = stored_rows(self.layout, stage, self._plan, unit, ["ordinal", "status", column])
+        embedded = embedded.filter(
             pc.and_(
-                pc.equal(rows["status"], READABLE),
-                pc.is_in(rows["ordinal"], ordinals.combine_chunks()),
+                pc.equal(embedded["status"], READABLE),
+                pc.is_in(embedded["ordinal"], ordinals.combine_chunks()),
             )
         )
-        mine = np.searchsorted(ordinals, rows["ordinal"])
-        mat = matrix(rows[column]) if rows.num_rows else None
-        for first in range(0, rows.num_rows, _TILE):
+        mine = np.searchsorted(ordinals, embedded["ordinal"])
+        mat = matrix(embedded[column]) if embedded.num_rows else None
+        for first in range(0, embedded.num_rows, _TILE):
             some = slice(first, first + _TILE)
             cosines = unit_length(mat[some]) @ vectors_of_sets.T  # type: ignore[index]
             best = cosines.argmax(axis=1)
-            place[mine[some]], distance[mine[some]] = (
+            nearest[mine[some]], distance[mine[some]] = (
                 places[best],
                 1 - cosines[np.arange(len(best)), best],
             )
         far = ~(distance <= MOST_EPS)
-        place[far], distance[far] = -1, np.nan
-        return place, distance
+        nearest[far], distance[far] = -1, np.nan
+        return nearest, distance
 
 
 def _first_of(values: list[bytes | None]) -> dict[bytes, int]:
-    return {value: place for place, value in reversed([*enumerate(values)]) if value is not None}
+    return {value: image for image, value in reversed([*enumerate(values)]) if value is not None}
 
 
 @lru_cache(maxsize=2)
@@ -327,12 +329,12 @@ def _names(path: StorePath) -> tuple[pa.Table, dict[str, int]]:
     """Return set and item of each evaluation image, and for each of their captions the first image
     that has it."""
     table = read_table(path, ["set", "item", "captions"])
-    places: dict[str, int] = {}
-    for place, captions in enumerate(table["captions"].to_pylist()):
+    image_of: dict[str, int] = {}
+    for image, captions in enumerate(table["captions"].to_pylist()):
         for caption in captions or ():
             if text := normalized(caption):
-                places.setdefault(text, place)
-    return table, places
+                image_of.setdefault(text, image)
+    return table, image_of
 
 
 @dataclass(frozen=True)
@@ -391,23 +393,23 @@ class EvaluationFilter:
             np.asarray(known[name])[places] for name in _MATCHES.names[2:]
         )
         table, captions = _names(self.sets)
-        said: Any = [-1] * rows.num_rows
+        by_caption: Any = [-1] * rows.num_rows
         if self.rule.captions:
-            said = [captions.get(normalized(one), -1) for one in rows["caption"].to_pylist()]
+            by_caption = [captions.get(normalized(one), -1) for one in rows["caption"].to_pylist()]
         tried = (
             (BYTES, np.where(same, exact, -1), None),
             (PIXELS, exact, None),
             (NEAR, np.where(bits <= self.rule.distance, near, -1), bits),
             (BY_EMBEDDING, np.where(cosine <= self.rule.eps, alike, -1), cosine),
-            (CAPTION, np.asarray(said, np.int64), None),
+            (CAPTION, np.asarray(by_caption, np.int64), None),
         )
         item = np.full(rows.num_rows, -1, np.int64)
         how = np.full(rows.num_rows, None, object)
         distance = np.zeros(rows.num_rows, np.float32)
-        for name, found, value in tried:
-            new = (item < 0) & (found >= 0)
+        for name, matches, value in tried:
+            new = (item < 0) & (matches >= 0)
             item[new], how[new], distance[new] = (
-                found[new],
+                matches[new],
                 name,
                 0 if value is None else value[new],
             )

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -135,7 +135,7 @@ class DownloadStage(SegmentAnnotator):
         return super().units(work, [unit for unit in units if unit in with_urls])
 
     @classmethod
-    def source(cls, record: CommitRecord) -> Any:
+    def source(cls, record: CommitRecord) -> object:
         return state_of(record)
 
     def announce(
@@ -172,9 +172,8 @@ class DownloadStage(SegmentAnnotator):
         records = {
             unit: record for unit, record in work.records(DOWNLOAD, work.alive(todo)) if record
         }
-        asked, unreachable = (
-            sum(record[name] for record in records.values()) for name in ("asked", "unreachable")
-        )
+        asked = sum(record["asked"] for record in records.values())
+        unreachable = sum(record["unreachable"] for record in records.values())
         if is_outage(unreachable, asked):
             for unit in (unit for unit, record in records.items() if record["unreachable"]):
                 if unit in self._before:
@@ -206,13 +205,13 @@ class DownloadStage(SegmentAnnotator):
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
-        if known is None or (records := load_downloads(self.layout, unit)) is None:
+        if known is None or (downloads := load_downloads(self.layout, unit)) is None:
             return wanted
-        lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
-        new = wanted[~np.isin(wanted, np.asarray(records["ordinal"]))]
+        lifted = pc.is_in(downloads["status"], pa.array(self.lifted(known), pa.string()))
+        new = wanted[~np.isin(wanted, np.asarray(downloads["ordinal"]))]
         # This includes rows that the preset does not need: the record states one set of limits for
         # the whole unit.
-        return np.union1d(new, np.asarray(records.filter(lifted)["ordinal"]))
+        return np.union1d(new, np.asarray(downloads.filter(lifted)["ordinal"]))
 
     def lifted(self, record: CommitRecord) -> Counter[str]:
         """Count the rows of a unit, by reason, that earlier settings refused and the current ones
@@ -242,19 +241,19 @@ class DownloadStage(SegmentAnnotator):
         earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
         # Known dead links that are requested again do not indicate an outage.
         dead = earlier.filter(_unreachable(earlier))["ordinal"]
-        found, reached = self._fetch(
+        fetched, reached = self._fetch(
             self._plan.span(unit_of(unit)), ordinals, dead, name, heartbeat
         )
-        statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
+        statuses = Counter(record["statuses"]) + Counter(fetched["status"].to_pylist())
         statuses -= Counter(earlier["status"].to_pylist())
-        record["found"] = _digest(record["found"], found)
-        record["urls"] += found.num_rows - earlier.num_rows
+        record["found"] = _digest(record["found"], fetched)
+        record["urls"] += fetched.num_rows - earlier.num_rows
         record["asked"], record["unreachable"] = reached
         record["statuses"] = dict(sorted(statuses.items()))
-        stored = found.filter(pc.equal(found["status"], ARRIVED))
+        stored = fetched.filter(pc.equal(fetched["status"], ARRIVED))
         at = dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True))
         record["bytes"] += sum(at.values())  # rows with the same URL share an image
-        tars = set(found["shard"].drop_null().to_pylist())
+        tars = set(fetched["shard"].drop_null().to_pylist())
         return [self.layout.data(self.name, name), *(tar_path(self.layout, tar) for tar in tars)]
 
     def _fetch(
@@ -289,7 +288,7 @@ class DownloadStage(SegmentAnnotator):
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
         """Return the rows of a unit with these ordinals, as a table of `REQUESTED`."""
         info = info_of(span, self.dataset)
-        rows: list[dict[str, object]] = []
+        requested: list[dict[str, object]] = []
         # Closing the reader checks that the file has not changed, even if the loop ends early.
         with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:
             for batch in batches:
@@ -299,40 +298,41 @@ class DownloadStage(SegmentAnnotator):
                 hashes = {
                     kind: chosen[column].to_pylist() for kind, column in given.items() if column
                 }
-                for number, place in enumerate(places.tolist()):
-                    rows.append(
+                for number, row in enumerate(places.tolist()):
+                    requested.append(
                         {
-                            "ordinal": int(batch.ordinals[place]),
-                            "uid": batch.uids[place],
-                            "caption": batch.captions[place],
-                            "url": batch.urls[place],
+                            "ordinal": int(batch.ordinals[row]),
+                            "uid": batch.uids[row],
+                            "caption": batch.captions[row],
+                            "url": batch.urls[row],
                             **{kind: values[number] for kind, values in hashes.items()},
                         }
                     )
-                if len(rows) == len(ordinals):
+                if len(requested) == len(ordinals):
                     break
-        if len(rows) != len(ordinals):
+        if len(requested) != len(ordinals):
             raise RuntimeError(
-                f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since"
+                f"{span.path}: {len(requested)} of {len(ordinals)} rows are there; it has changed"
+                " since"
             )
-        return pa.Table.from_pylist(rows, REQUESTED)
+        return pa.Table.from_pylist(requested, REQUESTED)
 
 
-def _digest(before: str, found: pa.Table) -> str:
+def _digest(before: str, fetched: pa.Table) -> str:
     """Return a digest of the results so far: which rows have an image, and which one."""
-    rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
-    return fingerprint_of(before, rows)
+    results = [fetched[name].to_pylist() for name in ("ordinal", "status", "sha256")]
+    return fingerprint_of(before, results)
 
 
-def _reached(found: pa.Table) -> tuple[int, int]:
+def _reached(fetched: pa.Table) -> tuple[int, int]:
     """Return the number of requested URLs and of unreachable URLs. Many rows may share one dead
     link."""
-    asked = found.filter(pc.greater(found["attempts"], 0))
+    requested = fetched.filter(pc.greater(fetched["attempts"], 0))
     return tuple(
         pc.count_distinct(table["url"]).as_py()
-        for table in (asked, asked.filter(_unreachable(asked)))
+        for table in (requested, requested.filter(_unreachable(requested)))
     )
 
 
-def _unreachable(found: pa.Table) -> pa.ChunkedArray:
-    return pc.is_in(found["status"], pa.array(list(map(str, UNREACHABLE))))
+def _unreachable(fetched: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(fetched["status"], pa.array(list(map(str, UNREACHABLE))))

@@ -72,10 +72,10 @@ class LocalEncoder:
     def identity(self) -> dict[str, str]:
         """Return the encoder's identity: the library, the model and a digest of the weights."""
         # Not what download tools and file managers keep there: it changes while the model does not.
-        found = (path for path in self.weights.rglob("*") if path.is_file())
+        files = (path for path in self.weights.rglob("*") if path.is_file())
         below = sorted(
             p
-            for p in found
+            for p in files
             if not any(n.startswith(".") for n in p.relative_to(self.weights).parts)
         )
         digest = hashlib.sha256()

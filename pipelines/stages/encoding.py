@@ -118,7 +118,7 @@ class EncodingStage(SegmentStage):
             ordinal, image = row
             return [image] if isinstance(image, MissingImage) else self.prepare(ordinal, image)
 
-        rows: list[tuple[int, list[Any]]] = []
+        pending: list[tuple[int, list[Any]]] = []
         tensors: list[
             tuple[list[Any], int]
         ] = []  # the list of a row that contains the tensor, and its index there
@@ -130,11 +130,11 @@ class EncodingStage(SegmentStage):
                 of_row[index] = answer
             del tensors[:count]
             complete = next(
-                (n for n, (_, mine) in enumerate(rows) if tensors and mine is tensors[0][0]),
-                len(rows),
+                (n for n, (_, mine) in enumerate(pending) if tensors and mine is tensors[0][0]),
+                len(pending),
             )
-            done = rows[:complete]
-            del rows[:complete]
+            done = pending[:complete]
+            del pending[:complete]
             return done
 
         images = self.images(unit, ordinals)
@@ -142,7 +142,7 @@ class EncodingStage(SegmentStage):
             (batch, batch) for batch in iter(lambda: list(islice(images, self.batch_size)), [])
         )
         for batch, prepared in prepared_ahead(batches, prepare, self.threads):
-            rows += zip((ordinal for ordinal, _ in batch), prepared, strict=True)
+            pending += zip((ordinal for ordinal, _ in batch), prepared, strict=True)
             tensors += [
                 (mine, n)
                 for mine in prepared

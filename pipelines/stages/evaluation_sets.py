@@ -345,12 +345,14 @@ def _table(some: Sequence[Row], model: Encoder | None) -> pa.Table:
     return pa.Table.from_pylist(rows, _TABLE)
 
 
-def fingerprints_of(image: bytes, hashed: Callable[[Image.Image], NDArray[Any]]) -> dict[str, Any]:
+def fingerprints_of(
+    image: bytes, hashed: Callable[[Image.Image], NDArray[Any]]
+) -> dict[str, object]:
     """Return the SHA-256 of an image file and its status, and if it can be decoded `Look.pixels`
     and the hashes that `hashed` makes of the luma. An empty file has no SHA-256, because nothing is
     not a copy of nothing.
     """
-    row = {"sha256": hashlib.sha256(image).digest() if image else None}
+    row: dict[str, object] = {"sha256": hashlib.sha256(image).digest() if image else None}
     try:
         seen = copies.look(image)
     except UnreadableImage as error:

@@ -108,7 +108,7 @@ class Export:
         if is_same and not work.seconds:
             work.models["subset"] = {"uids": record["uids"]}
             return record.get("left", {})
-        left: IndexCounts = {}
+        counts: IndexCounts = {}
         listed: list[StorePath] = []
         with said_if_slow(
             SLOW_S, f"still writing {self._subset.name} and the lists of exports ...", work.say
@@ -117,12 +117,17 @@ class Export:
             uids = write_subset(layout, work.units(), duplicate_files)
             if self._images:
                 listed = self._of_indexes if self._leaves else self._of_shards
-                left = self._list(work.alive(decided))
+                counts = self._list(work.alive(decided))
             work.models["subset"] = {"uids": uids}
-            done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
+            done = {
+                "fingerprint": fingerprint,
+                "leaves": self._leaves,
+                "uids": uids,
+                "left": counts,
+            }
             publish_record(layout, layout.exported, done, [self._subset, *listed])
         work.seconds.setdefault("export", round(time.time() - began, 2))
-        return left
+        return counts
 
     def _is_outdated(self, vouched: Vouched, decided: Mapping[str, str]) -> bool:
         """Return whether exports may be from other decisions. Some exports have no record, because
@@ -152,8 +157,8 @@ class Export:
         units = tars_of(self.work.plan, names) if self._leaves else dict.fromkeys(names)
         if self._leaves:
             self._remove_shards(but=units)
-        records = self.work.records("export", units)
-        shards: list[Shard] = [shard for _, record in records for shard in record["shards"]]
+        committed = self.work.committed("export", units)
+        shards = [shard for _, record in committed for shard in record["shards"]]
         self._remove_indexes(but=[shard["shard"] for shard in shards] if self._leaves else ())
         manifest, *sizes = self._of_indexes if self._leaves else self._of_shards
         listed = [manifest_of(shards), sizes_of(shards)]
@@ -177,8 +182,8 @@ class Export:
         the user."""
         tars = {posixpath.basename(str(entry["path"])) for entry in self.work.plan.files} - {*but}
         ours = {kept_index(self.layout, tar).name for tar in tars}
-        found = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)
-        for path in (*self._of_indexes, *found):
+        indexes = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)
+        for path in (*self._of_indexes, *indexes):
             remove(path)
         remove_empty(self.layout.indexes)
 

@@ -32,8 +32,8 @@ def image_records(
     records = load_records(layout, unit, numbers) if "spotting" in stages else None
     if DOWNLOAD not in stages:
         return records
-    found = [load_downloads(layout, image_unit_name(unit, number)) for number in numbers]
-    tables = [table for table in found if table is not None]
+    of_units = [load_downloads(layout, image_unit_name(unit, number)) for number in numbers]
+    tables = [table for table in of_units if table is not None]
     if not tables:
         return records
     downloads = pa.concat_tables(tables)
@@ -67,7 +67,7 @@ def decided_rows(
     image_units: Iterable[int],
     preset: Preset,
     stages: Collection[str],
-    own: Sequence[StageFilter] = (),
+    stage_filters: Sequence[StageFilter] = (),
     span: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, Decisions]]:
     """Yield the annotated rows of a caption unit, in groups, with the decisions of `stages` about
@@ -78,4 +78,4 @@ def decided_rows(
     for rows in annotated_rows(layout, unit, preset, between=span and ("ordinal", *span)):
         if span is not None:
             rows = rows.filter((pc.field("ordinal") >= span[0]) & (pc.field("ordinal") < span[1]))
-        yield rows, apply_cascade(rows, records, preset, stages, own, layout, unit)
+        yield rows, apply_cascade(rows, records, preset, stages, stage_filters, layout, unit)

@@ -45,7 +45,7 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
     """Return the last download record of each row of an image unit, a table of `FETCHED` by
     ordinal. Return None if stage `download` has not processed the unit."""
-    record = read_json(layout.commit(DOWNLOAD, image_unit))
+    record: CommitRecord | None = read_json(layout.commit(DOWNLOAD, image_unit))
     if record is None:
         return None
     names = [segment_name(image_unit, segment) for segment in range(record["segments"])]
@@ -98,10 +98,10 @@ def images_of(
 
 def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]]:
     """Return the width and height of downloaded images before they were downscaled, by ordinal."""
-    records = load_downloads(layout, image_unit)
-    if records is None:
+    downloads = load_downloads(layout, image_unit)
+    if downloads is None:
         return {}
-    columns = (records[name].to_pylist() for name in ("ordinal", "status", "width", "height"))
+    columns = (downloads[name].to_pylist() for name in ("ordinal", "status", "width", "height"))
     return {
         ordinal: (width, height)
         for ordinal, status, width, height in zip(*columns, strict=True)
@@ -110,16 +110,16 @@ def original_sizes(layout: Layout, image_unit: str) -> dict[int, tuple[int, int]
 
 
 def _downloaded(
-    layout: Layout, records: pa.Table | None, wanted: list[int]
+    layout: Layout, downloads: pa.Table | None, wanted: list[int]
 ) -> Iterator[tuple[int, bytes | MissingImage]]:
-    records = FETCHED.empty_table() if records is None else records
-    chosen = records.filter(pa.array(np.isin(np.asarray(records["ordinal"]), wanted)))
-    found = {row["ordinal"]: row for row in chosen.to_pylist()}
-    of_shard = Counter(row["shard"] for row in found.values() if row["status"] == ARRIVED)
+    downloads = FETCHED.empty_table() if downloads is None else downloads
+    chosen = downloads.filter(pa.array(np.isin(np.asarray(downloads["ordinal"]), wanted)))
+    row_of = {row["ordinal"]: row for row in chosen.to_pylist()}
+    of_shard = Counter(row["shard"] for row in row_of.values() if row["status"] == ARRIVED)
     with contextlib.ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for ordinal in wanted:
-            row = found.get(ordinal)
+            row = row_of.get(ordinal)
             if row is None or row["status"] != ARRIVED:
                 why = (
                     f"not downloaded: {row['status']}: {row['message']}"

@@ -89,16 +89,16 @@ def columns_of(
     with its name, else the only column that has its name in another case. Raise WrongUse if there
     is none. A condition on a language is left out if the manifest has no such column; the language
     is then identified."""
-    found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
+    column_of = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [
-        name for name, column in found.items() if column is None and name not in language.NAMES
+        name for name, column in column_of.items() if column is None and name not in language.NAMES
     ]:
         raise WrongUse(
             f"{path}: no column or role '{name}', which a condition of the preset"
             f" needs{nearest(name, columns)}; the file has {listing(columns)}. Name another column,"
             f" or leave columns.{name} out of the preset"
         )
-    return {name: column for name, column in found.items() if column is not None}
+    return {name: column for name, column in column_of.items() if column is not None}
 
 
 def columns_in(
@@ -141,14 +141,14 @@ def values_of(
         if name in {one.reason for one in conditions} - places.keys()
     ]
     absent = pa.nulls(table.num_rows)  # for a column that the batch lacks
-    found = {
+    columns = {
         name: table[column] if column in table.column_names else absent
         for name, column in places.items()
     }
     if identified:
         known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
-        found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
-    stored = {one.reason: one.stored(found[one.reason]) for one in conditions}
+        columns |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
+    stored = {one.reason: one.stored(columns[one.reason]) for one in conditions}
     if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         for one in conditions:
             if one.numeric and one.reason in places:
@@ -162,11 +162,13 @@ def with_moved(values: pa.Array, extra: pa.ChunkedArray, column: str) -> pa.Arra
     """Return float64 values (n,) of a column, with its nulls replaced by numbers that the reader
     has moved to `EXTRA`. It moves fractions if the column's first rows hold whole numbers."""
     named = pc.match_substring(extra, json.dumps(column, ensure_ascii=False))
-    rows = np.flatnonzero(np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False))))
-    if not len(rows):
+    lacking = np.flatnonzero(
+        np.asarray(pc.and_kleene(pc.is_null(values), pc.fill_null(named, False)))
+    )
+    if not len(lacking):
         return values
     full = values.to_pylist()
-    for row, text in zip(rows.tolist(), extra.take(pa.array(rows)).to_pylist(), strict=True):
+    for row, text in zip(lacking.tolist(), extra.take(pa.array(lacking)).to_pylist(), strict=True):
         try:
             moved = json.loads(text).get(column)
             if (

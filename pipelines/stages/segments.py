@@ -436,5 +436,5 @@ class SegmentAnnotator(SegmentStage, Annotator):
         )
 
     @classmethod
-    def source(cls, record: CommitRecord) -> Any:
+    def source(cls, record: CommitRecord) -> object:
         return record["fingerprint"], record["segments"]

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.store.commit import published, remove
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints
+from open_diht.pipelines.store.records import CommitRecord, ExportRecord, Fingerprints
 from open_diht.pipelines.store.storage import Row, StorePath, is_local, read_table, row_groups
 
 # as img2dataset has it: tars large enough for sequential reading, small enough to shuffle
@@ -60,13 +60,6 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
         path = shard_path(layout, unit, number)
         remove(index_path(path))
         remove(path)
-
-
-class ExportRecord(TypedDict):
-    """The fields of an `export` commit record, in addition to those of all records."""
-
-    rows: int
-    shards: list[Shard]
 
 
 @dataclass
@@ -148,13 +141,18 @@ def members_of(row: Row, ordinal: int, image: bytes) -> list[tuple[str, bytes]]:
     ]
 
 
+def kept_ordinals(layout: Layout, unit: str) -> NDArray[np.int64]:
+    """Return the ordinals (n,) of a unit's survivors, in the order of its file in kept/."""
+    return np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
+
+
 def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[Row]:
     """Return columns of a unit's survivors as one dict per row, with the row's ordinal."""
     path = layout.part("kept", unit)
     if not path.exists():
         return []
     kept = read_table(path, columns=[*columns]).to_pylist()
-    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
+    ordinals = kept_ordinals(layout, unit).tolist()
     return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
 
@@ -174,8 +172,7 @@ def exported_rows(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64
     for index, one in enumerate(kept.schema):
         if pa.types.is_temporal(one.type) or pa.types.is_decimal(one.type):
             kept = kept.set_column(index, one.name, pc.cast(kept[one.name], pa.string()))
-    ordinals = np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
-    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), ordinals
+    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), kept_ordinals(layout, unit)
 
 
 def _fits(type: pa.DataType, nested: bool = False) -> bool:

@@ -48,11 +48,11 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
 def readings_fingerprint(settings: SpotterSettings, known: Mapping[str, str]) -> str:
     """Return the fingerprint of what is read with these settings. `known` is the spotter's
     provenance."""
-    asked = asdict(settings)
-    del asked["effort"]  # the settings that it stands for determine the results
-    if asked["closer"] is None:
-        del asked["closer"]  # outputs of versions without this setting stay valid
-    return fingerprint_of(known, asked)
+    facts = asdict(settings)
+    del facts["effort"]  # the settings that it stands for determine the results
+    if facts["closer"] is None:
+        del facts["closer"]  # outputs of versions without this setting stay valid
+    return fingerprint_of(known, facts)
 
 
 @dataclass
@@ -186,17 +186,17 @@ class SpottingStage(SegmentAnnotator):
     ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         sizes = original_sizes(self.layout, unit)
-        asked = (
+        to_read = (
             (ordinal, image, sizes.get(ordinal)) for ordinal, image in self.images(unit, ordinals)
         )
-        rows: list[Reading] = []
+        readings: list[Reading] = []
         with TableFile(path, RECORD) as out:
-            for done, row in enumerate(read_texts(self._spotter, asked), 1):
-                rows.append(row)
-                if len(rows) >= BATCH:
-                    out.write(pa.Table.from_pylist(rows, RECORD))
-                    rows = []
+            for done, row in enumerate(read_texts(self._spotter, to_read), 1):
+                readings.append(row)
+                if len(readings) >= BATCH:
+                    out.write(pa.Table.from_pylist(readings, RECORD))
+                    readings = []
                 heartbeat.beat(done)
-            out.write(pa.Table.from_pylist(rows, RECORD))
+            out.write(pa.Table.from_pylist(readings, RECORD))
         record["images"] += len(ordinals)
         return [path]

@@ -142,11 +142,11 @@ class _Parts:
         return self._folder / f"{self._name}-{part:03d}"
 
     def _flush(self) -> None:
-        rows = np.concatenate(self._waiting) if self._waiting else np.zeros((0, 16), np.uint8)
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        edges = np.searchsorted(rows[:, 0], np.arange(PARTS + 1))
+        uids = np.concatenate(self._waiting) if self._waiting else np.zeros((0, 16), np.uint8)
+        uids = uids[np.argsort(uids[:, 0], kind="stable")]
+        edges = np.searchsorted(uids[:, 0], np.arange(PARTS + 1))
         for part in np.flatnonzero(np.diff(edges)):
             with open(self._path(part), "ab") as file:
-                file.write(rows[edges[part] : edges[part + 1]].tobytes())
+                file.write(uids[edges[part] : edges[part + 1]].tobytes())
         self._waiting = []
         self._rows = 0

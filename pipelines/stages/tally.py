@@ -3,32 +3,11 @@
 import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 
 from open_diht.filters.cascade import DEAD, NO_REASON
-
-
-class DecideRecord(TypedDict):
-    """The fields of a `decide` commit record, in addition to those of all records."""
-
-    rows: int
-    kept: int
-    rejected: dict[str, int]
-    """Number of rows by reason."""
-    dead: dict[str, int]
-    """Number of rows among the dead letters, by error."""
-    lost: dict[str, int]
-    """Number of rows among the dead letters, by the stage that failed."""
-    histograms: dict[str, dict[str, int]]
-    """Number of rows by value for complexity, actions and overlap, and by bin for columns, scores
-    and other numbers that have conditions."""
-    captions: NotRequired[dict[str, int]]
-    """Number of captions by reason, if a row may have several: `NO_REASON` if they passed, `DEAD`
-    in dead-letter rows."""
-    examples: dict[str, list[int]]
-    """Ordinals of example rows, by reason, "kept" or `DEAD`."""
+from open_diht.pipelines.store.records import DecideRecord
 
 
 @dataclass

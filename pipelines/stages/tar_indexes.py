@@ -37,10 +37,15 @@ from open_diht.pipelines.manifests.files import open_file, reading, unchanged
 from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.settings import INDEX
-from open_diht.pipelines.stages.shards import ExportRecord, kept_rows
+from open_diht.pipelines.stages.shards import kept_rows
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import (
+    CommitRecord,
+    ExportRecord,
+    Fingerprints,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
@@ -70,10 +75,10 @@ def why_not_indexed(info: FileInfo) -> str:
 
 def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
     """Return the units of each tar, under the name of the first of these units."""
-    found: dict[str, list[str]] = {}
+    units_of_tar: dict[str, list[str]] = {}
     for unit in units:
-        found.setdefault(plan.span(unit).path, []).append(unit)
-    return {names[0]: names for names in found.values()}
+        units_of_tar.setdefault(plan.span(unit).path, []).append(unit)
+    return {names[0]: names for names in units_of_tar.values()}
 
 
 @dataclass
@@ -115,10 +120,10 @@ class KeptIndexStage(Stage):
 
     @cached_property
     def _units_of(self) -> dict[str, list[Unit]]:
-        found: dict[str, list[Unit]] = {}
+        units_of_tar: dict[str, list[Unit]] = {}
         for unit in self._plan.units:
-            found.setdefault(unit.span.path, []).append(unit)
-        return found
+            units_of_tar.setdefault(unit.span.path, []).append(unit)
+        return units_of_tar
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
@@ -135,31 +140,32 @@ def kept_samples(
     layout: Layout,
     index: ShardIndex,
     units: Sequence[Unit],
-    beat: Callable[[int], None] = lambda rows: None,
+    beat: Callable[[int], None] = lambda survivors: None,
 ) -> tuple[ShardIndex, Shard]:
     """Return the index of the survivors of a tar, and its entry in the record. `index` is that of
     all its samples, and `units` are its units. `beat` receives the number of survivors looked up so
     far."""
     chosen: dict[int, str] = {}
-    rows = 0
+    survivors = 0
     left_out = {UNUSABLE: 0, OTHER_CAPTION: 0}
     for unit in units:
-        places = index.rows_between(unit.span.start, unit.span.stop)
+        samples = index.rows_between(unit.span.start, unit.span.stop)
         for row in kept_rows(layout, unit.name, ("uid", "caption")):
-            rows, place = rows + 1, int(places[row["ordinal"]])
-            if place < 0:
+            survivors += 1
+            sample = int(samples[row["ordinal"]])
+            if sample < 0:
                 left_out[UNUSABLE] += 1
-            elif index.rows[place]["caption_hash"] != caption_hash(
+            elif index.rows[sample]["caption_hash"] != caption_hash(
                 row["caption"].encode("utf-8", "replace")
             ):
                 left_out[OTHER_CAPTION] += 1
             else:
-                chosen[place] = row["uid"]
-        beat(rows)
+                chosen[sample] = row["uid"]
+        beat(survivors)
     shard: Shard = {
         "shard": index.name,
         "path": units[0].span.path,
-        "rows": rows,
+        "rows": survivors,
         "samples": len(chosen),
         "sha256": index.sha256,
         "left_out": {why: count for why, count in left_out.items() if count},
@@ -206,9 +212,9 @@ def _beside(path: str) -> ShardIndex | None:
     """Return the index next to a tar if the index has the tar's stamp or size and locates each
     sample. Otherwise return None."""
     tar = store_path(path)
-    place = tar.parent / str(place_beside(tar.name))
+    beside = tar.parent / str(place_beside(tar.name))
     try:
-        index = read_index(place)
+        index = read_index(beside)
     except (OSError, BadIndex):
         return None
     # stores that forbid listing deny access to missing files, with errors of their clients

@@ -36,12 +36,12 @@ class Push:
 def contents(root: StorePath) -> dict[str, StorePath]:
     """Return the files to publish by their names in the repository, which are those in the output
     folder."""
-    found = {name: root / name for name in _LAST if size_of(root / name) is not None}
+    files = {name: root / name for name in _LAST if size_of(root / name) is not None}
     for folder in _FOLDERS:
         for name in sizes(root / folder):
             if name.endswith(_ENDINGS):
-                found[f"{folder}/{name}"] = root / folder / name
-    return dict(sorted(found.items()))
+                files[f"{folder}/{name}"] = root / folder / name
+    return dict(sorted(files.items()))
 
 
 def is_ours(name: str) -> bool:

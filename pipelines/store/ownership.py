@@ -85,10 +85,10 @@ def is_record(path: StorePath) -> bool:
     """Return whether a file is a commit record, by its content, because users may have files of any
     name."""
     try:
-        found = read_json(path)
+        content = read_json(path)
     except CorruptRecord:
         return False
-    return isinstance(found, dict) and found.get("unit") == path.stem
+    return isinstance(content, dict) and content.get("unit") == path.stem
 
 
 def _names(folder: StorePath) -> list[str]:

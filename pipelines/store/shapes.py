@@ -28,15 +28,15 @@ def read_record(path: StorePath, kind: type[T]) -> T | None:
     """Return the record in a JSON file. Return None if there is no file or it holds null. Raise
     WrongUse if it is not JSON, or its content has another type."""
     try:
-        found = read_json(path)
+        content = read_json(path)
     except CorruptRecord as error:
         raise WrongUse(str(error)) from error
-    if found is not None and not conforms(found, kind):
+    if content is not None and not conforms(content, kind):
         raise WrongUse(
             f"{path} is not as this version of `{spelled('filter')}` writes it; move it away, and"
             f" run `{spelled('filter')}` to write it"
         )
-    return cast(T | None, found)
+    return cast(T | None, content)
 
 
 def conforms(value: object, kind: Any) -> bool:
@@ -62,7 +62,7 @@ def conforms(value: object, kind: Any) -> bool:
                     value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint
                 )
                 if name in value
-                else get_origin(hint) is NotRequired
+                else get_origin(hint) is NotRequired or not kind.__total__
             )
             for name, hint in _keys(kind)
         )

@@ -38,6 +38,7 @@ Row = dict[str, Any]
 types."""
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Protocols whose clients cache listings by default, which hides files that workers and other
 shards write later."""
@@ -196,7 +197,7 @@ def row_count(path: StorePath) -> int:
         return 0
 
 
-def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Iterator[Any]:
+def each(do: Callable[[_T], _R], items: Iterable[_T], root: StorePath) -> Iterator[_R]:
     """Yield `do(item)` for every item in order, concurrently if `root` is remote."""
     yield from map(do, items) if is_local(root) else many_at_once(do, items)
 
@@ -206,13 +207,13 @@ def stamps(folder: StorePath, ending: str) -> dict[str, FileStamp]:
     ending. On a disk, hidden entries are left out. A stamp changes when the file is replaced, see
     `FileStamp`. The folder need not exist.
     """
-    found = (
+    by_name = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
         if is_local(folder)
         else {name: stamp_of(info) for name, info in _in_store(folder)}
     )
     return {
-        name.removesuffix(ending): stamp for name, stamp in found.items() if name.endswith(ending)
+        name.removesuffix(ending): stamp for name, stamp in by_name.items() if name.endswith(ending)
     }
 
 
@@ -258,8 +259,8 @@ def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
     inside = folder.path
     fs.invalidate_cache(inside)  # other machines write here
     try:
-        found = fs.ls(inside, detail=True)
+        entries = fs.ls(inside, detail=True)
     except FileNotFoundError:
         return
-    for info in found:
+    for info in entries:
         yield info["name"].rsplit("/", 1)[-1], info

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import READABLE, matrix
 from open_diht.pipelines.stages.score.stage import MOST_CHARS, settled_precision
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
-from open_diht.pipelines.stages.shards import PER_SHARD
+from open_diht.pipelines.stages.shards import PER_SHARD, kept_ordinals
 from open_diht.pipelines.store.commit import (
     publish_arrays,
     publish_json,
@@ -42,11 +42,11 @@ from open_diht.pipelines.store.commit import (
     retract,
 )
 from open_diht.pipelines.store.layout import Layout, image_unit_name
-from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
-from open_diht.pipelines.store.storage import StorePath, read_table, sizes
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
+from open_diht.pipelines.store.storage import StorePath, sizes
 from open_diht.pipelines.teachers import datacompdr
 from open_diht.pipelines.teachers.extract import Bad, Features
-from open_diht.pipelines.teachers.features import Batches, Begun, Extracting, Keys
+from open_diht.pipelines.teachers.features import Batches, Begun, ExtractedRecord, Extracting, Keys
 from open_diht.pipelines.teachers.run import (
     ShardRun,
     ShardSettings,
@@ -138,12 +138,14 @@ class EmbeddingStage(Extracting):
             return {}
         plan = load_plan(self.filtered.plan)
         images = (image_unit_name(parent, n) for n in plan.image_units(captions))
-        records = [read_json(self.filtered.commit(SCORE, name)) for name in images]
+        records: list[CommitRecord | None] = [
+            read_json(self.filtered.commit(SCORE, name)) for name in images
+        ]
         scored = [record for record in records if record]
         if any(record["fingerprint"].partition("-")[0] != self.scored for record in scored):
             return {}  # some rows are of another model
         self._temperature = next((float(record["temperature"]) for record in scored), None)
-        kept = np.asarray(read_table(self.filtered.data("decide", parent))["ordinal"], np.int64)
+        kept = kept_ordinals(self.filtered, parent)
         ordinals = kept[int(number) * PER_SHARD :][:PER_SHARD]
         table = stored_rows(
             self.filtered,
@@ -363,7 +365,7 @@ class _Run(ShardRun):
 
     def _finish(self) -> bool:
         self.lock.fence.check()
-        records = dict(self.engine.records(NAME, self.shards))
+        records = cast(dict[str, ExtractedRecord], dict(self.engine.committed(NAME, self.shards)))
         of_all = list(records.values())
         rows = sum(record["rows"] for record in of_all)
         without = np.sum([record["without_text"] for record in of_all], axis=0).tolist()

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,24 @@ KEEP_S = 60.0  # with its worker, a unit loses at most about this much work
 Keys = list[str]
 Reader = Callable[[StorePath], Iterator[tuple[str, Any]]]
 """Function that yields the key and the content of each sample of a shard, as `images_of` does."""
+
+
+class ExtractedRecord(TypedDict, total=False):
+    """Keys of the commit records of `Extracting` stages."""
+
+    unit: str
+    fingerprint: str
+    files: dict[str, int]
+    hashes: dict[str, str]
+    rows: int
+    bad: list[dict[str, str]]  # key, error and message of each bad image
+    broken: dict[str, str] | None  # see `Batches.broken`
+    width: int  # of features
+    # Records of embeddings have these.
+    dimension: int
+    temperature: float | None
+    without_text: list[int]  # number of samples without each caption
+    taken_over: int  # number of rows from stage `score`
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ too, and compares them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,16 @@ or version changes them by about 0.00001, another interpolation in the preproces
 tenth."""
 
 
+class IdentityRecord(TypedDict):
+    """The fields of the record that identifies a folder's features."""
+
+    teacher: dict[str, str]
+    precision: str
+    versions: dict[str, str]
+    sees: list[float]
+    """Features of the fixed image."""
+
+
 def record_path(layout: Layout) -> StorePath:
     """Return the path of the record that identifies a folder's features."""
     return layout.work / "features" / "teacher.json"
@@ -40,9 +50,9 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
     """
     if asked != AUTO:
         return asked
-    known = read_json(record_path(layout))
+    known: IdentityRecord | None = read_json(record_path(layout))
     if known is not None and known["teacher"] == teacher.identity():
-        return str(known["precision"])
+        return known["precision"]
     return best_precision(device)
 
 
@@ -61,23 +71,25 @@ def settle(
     a folder that has a record of the same teacher and precision, raise WrongUse if `sees`, the
     result of `seen` on this machine, differs from the recorded features."""
     path = record_path(layout)
-    ours: dict[str, Any] = {
+    ours: IdentityRecord = {
         "teacher": teacher.identity(),
         "precision": precision_of(layout, teacher, asked, device),
         "versions": teacher.versions(),
         "sees": [float(value) for value in sees],
     }
-    known = ours if publish_first(path, ours) else read_json(path)  # the first record counts
+    known: IdentityRecord = (
+        ours if publish_first(path, ours) else read_json(path)
+    )  # the first record counts
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
         publish_json(
             path, ours
         )  # another teacher or precision is requested; features are recomputed
-        return str(ours["precision"])
+        return ours["precision"]
     before = np.asarray(known["sees"], np.float32)
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(
         before
     ):
-        return str(known["precision"])
+        return known["precision"]
     raise WrongUse(
         f"teacher {teacher.name} with {_listed(ours['versions'])} computes other features than"
         f" those in {layout.root}, which were made with {_listed(known['versions'])}. Install those"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.devices import AUTO, check_device, device_here, gpus_of
@@ -40,7 +40,7 @@ from open_diht.pipelines.store.storage import (
     stamps,
     store_errors,
 )
-from open_diht.pipelines.teachers.features import Extracting, FeatureStage
+from open_diht.pipelines.teachers.features import ExtractedRecord, Extracting, FeatureStage
 from open_diht.pipelines.teachers.identity import precision_of, seen, settle
 from open_diht.pipelines.teachers.labels import LabelStage
 from open_diht.pipelines.teachers.shards import shard_entries
@@ -311,7 +311,7 @@ class ShardRun:
             stage.sweep()
         return not failed
 
-    def _is_good(self, name: str, records: Sequence[dict[str, Any]]) -> bool:
+    def _is_good(self, name: str, records: Sequence[ExtractedRecord]) -> bool:
         """Report bad images and corrupt shards. Return False if a shard is corrupt or too many
         images are bad."""
         bad = [entry for record in records for entry in record["bad"]]
@@ -433,7 +433,8 @@ class _Run(ShardRun):
         )
         if not self._do(stage, list(shards)):
             return False
-        records = [record for _, record in self.engine.records("labels", shards)]
+        committed = self.engine.committed("labels", shards)
+        records = [cast(dict[str, int], record) for _, record in committed]
         rows = sum(record["rows"] for record in records)
         without = sum(record["without_annotations"] for record in records)
         if rows and without == rows:
@@ -463,9 +464,8 @@ class _Run(ShardRun):
         self.lock.fence.check()
         shards = self.shards
         teacher = self.settings.teacher
-        records, labels = (
-            dict(self.engine.records(stage, shards)) for stage in ("features", "labels")
-        )
+        records = cast(dict[str, ExtractedRecord], dict(self.engine.committed("features", shards)))
+        labels = dict(self.engine.committed("labels", shards))
         content = {
             "version": VERSION,
             "command": list(self.settings.command),

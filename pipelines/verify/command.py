@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.locking import is_locked
+from open_diht.pipelines.store.records import WholeRunRecord
 from open_diht.pipelines.store.storage import (
     SEE_TO_OUTPUT,
     StorePath,
@@ -44,7 +44,7 @@ from open_diht.pipelines.store.storage import (
 )
 from open_diht.pipelines.verify.findings import Verification
 from open_diht.pipelines.verify.options import parse
-from open_diht.pipelines.verify.provenance import RunRecord, check_provenance, evaluation_filter
+from open_diht.pipelines.verify.provenance import check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
 from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
 
@@ -117,11 +117,11 @@ def verify(root: StorePath, options: argparse.Namespace) -> Verification:
         files = files_of(root, found)  # a run may have ended since
     with store_errors(root, RunFailed, "run the same command again once it answers"):
         structure = Structure(layout, plan, files, found)
-        run = structure.record(root / "run.json", RunRecord)
+        run = structure.record(root / "run.json", WholeRunRecord)
         settings = None
         rows = None
         output = _output(root, run, options.plugin, found)
-        if output is None:
+        if run is None or output is None:
             found.skip("decisions, columns and the input: run.json does not say how they were made")
         else:
             check_provenance(structure, run, output.dataset, output.preset)
@@ -183,15 +183,16 @@ def _plan(layout: Layout, found: Verification) -> Plan | None:
 
 
 def _output(
-    root: StorePath, run: Any, plugins: Sequence[str], found: Verification
+    root: StorePath, run: WholeRunRecord | None, plugins: Sequence[str], found: Verification
 ) -> Output | None:
     """Return the reader of an output. Report settings in run.json that cannot be read, and return
     None."""
+    if run is None:
+        return None
     try:
-        if run is not None:
-            return Output(
-                root, remedy="restore run.json, or verify with the version that has written it"
-            )
+        return Output(
+            root, remedy="restore run.json, or verify with the version that has written it"
+        )
     except (WrongUse, BadPreset, DatasetError) as error:
         if {*run.get("plugins", ())} - {*plugins}:
             raise

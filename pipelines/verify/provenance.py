@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, NotRequired, TypedDict, cast, get_args
+from functools import partial
+from typing import Any, TypedDict, cast, get_args
 
 from open_diht.common.fields import BadValue
 from open_diht.common.naming import counted, listing
 from open_diht.filters import copies
 from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
-from open_diht.pipelines import output
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.driver.conservation import Damaged, readable
 from open_diht.pipelines.manifests.plan import input_fingerprint
-from open_diht.pipelines.manifests.types import InputFile
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
 from open_diht.pipelines.stages.decontamination import IMAGE_HASHES, EvaluationFilter
 from open_diht.pipelines.stages.encoding import embedding_of
@@ -27,25 +26,21 @@ from open_diht.pipelines.stages.images import DOWNLOAD, state_of
 from open_diht.pipelines.stages.score.stored import SCORE
 from open_diht.pipelines.stages.spotting import readings_fingerprint
 from open_diht.pipelines.store.layout import unit_of
-from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.records import (
+    CommitRecord,
+    InputFile,
+    WholeRunRecord,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import each, read_table, size_of
-from open_diht.pipelines.verify.structure import Structure
+from open_diht.pipelines.verify.structure import Object, Structure
 
 UNRECORDED = (
     "command, times, versions, runner and plugins in run.json, and seconds, examples, labels and"
     " explanations in funnel.json: nothing else records them"
 )
 """Line of the text about facts that are never checked."""
-
-
-class RunRecord(output.RunRecord):
-    """The fields of `run.json` that are compared."""
-
-    models: dict[str, dict[str, Any]]
-    files: list[dict[str, object]]
-    plan: dict[str, object]
-    export: NotRequired[str]
 
 
 class _Downloaded(TypedDict):
@@ -64,7 +59,7 @@ class _Compared(TypedDict):
 
 
 def check_provenance(
-    structure: Structure, run: RunRecord, dataset: Dataset, preset: Preset
+    structure: Structure, run: WholeRunRecord, dataset: Dataset, preset: Preset
 ) -> None:
     """Compare run.json with the plan, the results, and the fingerprints of all annotations.
     `dataset` and `preset` are those of run.json."""
@@ -118,16 +113,17 @@ def check_provenance(
     for stage in (one for one in ("captions", "spotting", SCORE) if one in run["stages"]):
         names = [name for name in structure.commits(stage) if unit_of(name) in structure.decided]
         records = each(
-            structure.record, [layout.commit(stage, name) for name in names], layout.root
+            partial(structure.record, kind=Object),
+            [layout.commit(stage, name) for name in names],
+            layout.root,
         )
         for name, record in zip(names, records, strict=True):
             if record is None:
                 continue
             if stage == SCORE:
                 path = layout.commit(DOWNLOAD, name)
-                downloads = state_of(
-                    structure.record(path, _Downloaded) if name in downloaded else None
-                )
+                read = structure.record(path, _Downloaded) if name in downloaded else None
+                downloads = state_of(cast(CommitRecord | None, read))
                 expected[stage] = {
                     embedding_of(models.get(SCORE, {}).get("fingerprint", ""), downloads)
                 }
@@ -170,7 +166,7 @@ def _readings(preset: Preset, reader: Mapping[str, Any]) -> set[str]:
 
 
 def evaluation_filter(
-    structure: Structure, run: RunRecord, preset: Preset
+    structure: Structure, run: WholeRunRecord, preset: Preset
 ) -> EvaluationFilter | None:
     """Check the evaluation sets, the rule and the counts in run.json. Return the run's filter of
     rows of evaluation sets. Return None if the run had none, or its table of the sets is not

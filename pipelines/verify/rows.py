@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +64,7 @@ from open_diht.pipelines.stages.shards import image_member
 from open_diht.pipelines.stages.spotting import load_records, readings_fingerprint
 from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import image_unit_name
-from open_diht.pipelines.store.records import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import Fingerprints, WholeRunRecord, fingerprint_of
 from open_diht.pipelines.store.storage import Row, StorePath, open_parts, rows_of, size_of
 from open_diht.pipelines.verify.provenance import reader_settings
 from open_diht.pipelines.verify.structure import (
@@ -87,6 +87,12 @@ _READ: tuple[str, ...] = ("status", "width", "height", "spotted", *_OF_BYTES)
 """Columns of an image's record that are compared if it is read again. Messages may name paths."""
 
 
+class _Found(TypedDict, total=False):
+    """The field of a commit record of stage `THRESHOLDS` that is read."""
+
+    threshold: float | None
+
+
 class Rows:
     """The checks of sampled rows of one output."""
 
@@ -94,7 +100,7 @@ class Rows:
         self,
         structure: Structure,
         settings: RunSettings,
-        run: Mapping[str, Any],
+        run: WholeRunRecord,
         evaluation: EvaluationFilter | None,
         where: Mapping[str, str],
     ):
@@ -107,7 +113,7 @@ class Rows:
         self.dataset = settings.dataset
         self.structure = structure
         self.found = structure.found
-        self.models: Mapping[str, Any] = run["models"]
+        self.models = run["models"]
         self.readable = {unit.name for unit in structure.plan.units if unit.span.path in where}
         """The units whose input can be read."""
         self.plan = replace(
@@ -124,7 +130,7 @@ class Rows:
                 name: (
                     least
                     if keep is None
-                    else (structure.record(commit(THRESHOLDS, name)) or {}).get("threshold")
+                    else (structure.record(commit(THRESHOLDS, name), _Found) or {}).get("threshold")
                 )
                 for name, (least, keep) in rule.thresholds.items()
             }

@@ -13,7 +13,7 @@ from hashlib import file_digest, sha256
 from itertools import zip_longest
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar, cast, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from open_diht.pipelines.manifests.files import read_part
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.stages.captions import DEAD_LETTERS, CaptionRecord
+from open_diht.pipelines.stages.captions import DEAD_LETTERS
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.stages.dedup.exact_stages import keys_stage
 from open_diht.pipelines.stages.dedup.findings import (
@@ -54,7 +54,6 @@ from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.stages.shards import (
     PER_SHARD,
-    ExportRecord,
     exported_rows,
     key_of,
     members_of,
@@ -62,11 +61,17 @@ from open_diht.pipelines.stages.shards import (
 )
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.subset import subset_of
-from open_diht.pipelines.stages.tally import DecideRecord
 from open_diht.pipelines.stages.tar_indexes import kept_index, kept_samples, read_index, tars_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import CARD, KINDS, Layout
-from open_diht.pipelines.store.records import fingerprint_of
+from open_diht.pipelines.store.records import (
+    Broken,
+    CaptionRecord,
+    DecideRecord,
+    ExportRecord,
+    Models,
+    fingerprint_of,
+)
 from open_diht.pipelines.store.shapes import conforms
 from open_diht.pipelines.store.storage import Row, StorePath, each, is_local
 from open_diht.pipelines.verify.findings import Part, Verification
@@ -77,7 +82,6 @@ UNWRITTEN = "unwritten"
 them."""
 _READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
 """Files and folders of an output that are opened without a record that names them."""
-_OF_CAPTIONS = ("good", "dead", "rows", "broken", "captions")
 _DAMAGE = (
     *(Damaged, CorruptRecord, BadIndex, BadImage, OSError, pa.ArrowException),
     *(LookupError, ValueError, TypeError, AttributeError),
@@ -117,6 +121,30 @@ class SampledImages(NamedTuple):
 
 Images = Mapping[str, SampledImages]
 """Images that were read again, by unit."""
+
+
+T = TypeVar("T")
+Object = dict[str, object]
+"""Any JSON object."""
+
+
+class Decided(TypedDict):
+    """The parts of a `DecideRecord` that are kept of each unit; there may be many units."""
+
+    fingerprint: str
+    kept: int
+    rejected: dict[str, int]
+    dead: dict[str, int]
+
+
+class Annotated(TypedDict):
+    """The parts of a `CaptionRecord` that are kept of each unit."""
+
+    good: int
+    dead: int
+    rows: int
+    broken: Broken | None
+    captions: int | None
 
 
 class Counted(TypedDict):
@@ -211,20 +239,17 @@ class Structure:
         self._converted = 0
         """Images in shards that may have been converted, so that their bytes are not those that
         were read."""
-        self.funnel: Any = self.record(layout.root / "funnel.json", FunnelRecord)
+        self.funnel = self.record(layout.root / "funnel.json", FunnelRecord)
         """The results, or None if they are missing or damaged."""
         there = {*self.commits("decide")}
         failed = (
             self.funnel["set_aside"] if self.funnel else {unit.name for unit in plan.units} - there
         )
         names = [unit.name for unit in plan.units if unit.name in there or unit.name not in failed]
-        self.decided = self._records(
-            "decide", names, DecideRecord, "fingerprint", "kept", "rejected", "dead"
-        )
-        """Parts of the `decide` record of each decided unit, in the order of the plan; there may be
-        many units."""
-        self.annotated = self._records("captions", [*self.decided], CaptionRecord, *_OF_CAPTIONS)
-        """Parts of the `captions` record of each decided unit whose record is not damaged."""
+        self.decided = self._records("decide", names, DecideRecord, Decided)
+        """Parts of the record of each decided unit, in the order of the plan."""
+        self.annotated = self._records("captions", [*self.decided], CaptionRecord, Annotated)
+        """Parts of the record of each decided unit whose record is not damaged."""
         if not self.funnel:
             what = (
                 f"no run has finished: {len(self.decided):,} of {counted(len(plan.units), 'unit')}"
@@ -241,7 +266,7 @@ class Structure:
         names = (name for name in self.files if name.startswith(head) and name.endswith(end))
         return sorted(name[len(head) : -len(end)] for name in names)
 
-    def record(self, path: StorePath, kind: Any = dict[str, object]) -> Any:
+    def record(self, path: StorePath, kind: type[T]) -> T | None:
         """Return a JSON object of a type. Report a file that is missing or holds something else,
         and return None."""
         try:
@@ -249,7 +274,7 @@ class Structure:
         except CorruptRecord:
             record = ""
         if conforms(record, kind):
-            return record
+            return cast(T, record)
         what = (
             "is missing; the same command of the run writes it"
             if record is None
@@ -259,15 +284,22 @@ class Structure:
         return None
 
     def _records(
-        self, stage: str, units: list[str], kind: Any, *keys: str
-    ) -> dict[str, dict[str, Any]]:
+        self, stage: str, units: list[str], kind: type[object], part: type[T]
+    ) -> dict[str, T]:
+        """Return the keys of `part` of the commit records of units. The records have the type
+        `kind`; absent keys are None."""
+        keys = get_type_hints(part)
         records = each(
             lambda unit: self.record(self.layout.commit(stage, unit), kind), units, self.layout.root
         )
         found = zip(units, records, strict=True)
-        return {unit: {key: record.get(key) for key in keys} for unit, record in found if record}
+        return {
+            unit: cast(T, {key: cast(Object, record).get(key) for key in keys})
+            for unit, record in found
+            if record
+        }
 
-    def check(self, settings: RunSettings | None, models: Any, images: Images) -> None:
+    def check(self, settings: RunSettings | None, models: Models, images: Images) -> None:
         """Make all checks but those of `unit`. `settings` and `models` are those of run.json;
         without settings, its record is damaged. `images` are those that were read again."""
         self._check_records()
@@ -475,7 +507,7 @@ class Structure:
             uid = next(one for one, other in zip(there, expected, strict=True) if one != other)
             self.found.differ("structure", path, "is out of order", uid)
 
-    def _check_units(self, funnel: Any, exported: set[str]) -> None:
+    def _check_units(self, funnel: FunnelRecord, exported: set[str]) -> None:
         """Check that all result files are of units that the last run has decided, or not processed.
         `exported` are the names of the files of exports."""
         layout = self.layout
@@ -499,7 +531,7 @@ class Structure:
                 f"{counted(len(others), 'file')} in {layout.root} that no run writes, such as"
                 f" {others[0]}"
             )
-        current = self.record(layout.fingerprints("decide")) or {}
+        current = self.record(layout.fingerprints("decide"), Object) or {}
         for unit, record in self.decided.items():
             if record["fingerprint"] != current.get(unit):
                 what = "was decided by another preset or other annotations than the last run has"
@@ -533,7 +565,7 @@ class Structure:
         if failed:
             found.skip(f"why {counted(len(failed), 'unit')} failed: only the run has seen it")
 
-    def _check_sums(self, funnel: Any, settings: RunSettings | None) -> None:
+    def _check_sums(self, funnel: FunnelRecord, settings: RunSettings | None) -> None:
         """Compare the numbers of the results with the records of all units."""
         layout = self.layout
         found = self.found
@@ -545,7 +577,7 @@ class Structure:
         path = layout.root / "funnel.json"
         summed = [*_SUMMED]
         try:
-            sums: Any = summarise(layout, units, self.plan, settings)
+            sums = summarise(layout, units, self.plan, settings)
         except _DAMAGE as error:
             found.differ(
                 "structure",
@@ -557,9 +589,8 @@ class Structure:
         if len(units) < len(self.plan.units):
             # The annotations of undecided units may have come or gone since.
             sums["rows_in"] += funnel["not_decided"]["rows"] - sums["not_decided"]["rows"]
-            sums["not_decided"] |= {
-                name: funnel["not_decided"][name] for name in ("rows", "uncounted")
-            }
+            sums["not_decided"]["rows"] = funnel["not_decided"]["rows"]
+            sums["not_decided"]["uncounted"] = funnel["not_decided"]["uncounted"]
             sums["keep_rate"] = sums["kept"] / sums["rows_in"] if sums["rows_in"] else 0.0
             summed.remove("captions")
         left = funnel["rows_in"]
@@ -580,8 +611,8 @@ class Structure:
                 "structure", path, "steps: reject other numbers than the records of all units"
             )
         for name in summed:
-            by_units = sums.get(name)
-            stated = funnel.get(name)
+            by_units = cast(Object, sums).get(name)
+            stated = cast(Object, funnel).get(name)
             while (
                 isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated
             ):  # down to the number
@@ -622,14 +653,15 @@ class Structure:
                 continue
             stage = duplicates_stage(kind)
             records = [
-                self.record(self.layout.commit(stage, name)) or {} for name in self.commits(stage)
+                self.record(self.layout.commit(stage, name), Object) or {}
+                for name in self.commits(stage)
             ]
             made = [record.get("fingerprint") for record in records]
             count = next((n for n, one in enumerate(made) if one != made[0]), len(made))
             found.append(DuplicateFiles(kind, count, about["rejected"]))
         return tuple(found)
 
-    def _check_duplicates(self, funnel: Any, settings: RunSettings) -> None:
+    def _check_duplicates(self, funnel: FunnelRecord, settings: RunSettings) -> None:
         """Compare the numbers of duplicates with the records of the passes that have searched for
         them."""
         rule = settings.preset.dedup
@@ -637,7 +669,7 @@ class Structure:
         rejects = {PAIR: rule.pairs, IMAGE: rule.images, SEMANTIC: True}
         for files in self.duplicate_files():
             stage = duplicates_stage(files.kind)
-            stated = funnel["duplicates"][files.kind]
+            stated = cast(Object, funnel["duplicates"][files.kind])
             of_units = MemberStage.name if files.kind == SEMANTIC else keys_stage(files.kind)
             sums: dict[str, object] = {"rejected": asked and rejects.get(files.kind, False)}
             sums["found"] = self._total(stage, self.commits(stage)[: files.count])
@@ -659,7 +691,7 @@ class Structure:
         )
         return sum(record["rows"] for record in records if record)
 
-    def _check_exports(self, funnel: Any, models: Any, images: Images) -> set[str]:
+    def _check_exports(self, funnel: FunnelRecord, models: Models, images: Images) -> set[str]:
         """Check the subset, and the shards or indexes. Return the names of the files in their
         folders."""
         layout = self.layout
@@ -688,7 +720,7 @@ class Structure:
                 found.differ(
                     "structure", subset, f"does not hold the {counted(listed, 'uid')} of kept/"
                 )
-        exported = self.record(layout.exported) or {}
+        exported = self.record(layout.exported, Object) or {}
         decided = {unit.name: self.decided[unit.name]["fingerprint"] for unit in units}
         if exported and exported.get("fingerprint") != fingerprint_of(decided):
             found.differ("structure", layout.exported, "the exports were made from other decisions")
@@ -719,7 +751,7 @@ class Structure:
         if leaves:
             lists.pop("sizes.json", None)
         for name, content in lists.items():
-            if self.record(exports / name) != content:
+            if self.record(exports / name, Object) != content:
                 found.differ("structure", exports / name, "does not list what the records list")
         names = [
             kept_index(layout, shard["shard"]).name if leaves else shard["shard"]
@@ -733,11 +765,11 @@ class Structure:
         )
         return {f"{exports.name}/{name}" for name in (*names, *lists)}
 
-    def _check_shards(self, units: list[str], leaves: bool, images: Images) -> list[Any]:
+    def _check_shards(self, units: list[str], leaves: bool, images: Images) -> list[Shard]:
         """Compare shards, or the indexes of the input's tars, with kept/. Return what their records
         list."""
         layout = self.layout
-        shards = list[Any]()
+        shards: list[Shard] = []
         if not self.commits("export"):  # a run without images
             return shards
         for first, names in (
@@ -753,7 +785,7 @@ class Structure:
                     else self._tars(first, images.get(first))
                 )
                 pairs = zip_longest(record["shards"], now, fillvalue=dict[str, Any]())
-                again = [{**was, **one} for was, one in pairs]
+                again = cast(list[Shard], [{**was, **one} for was, one in pairs])
                 if again != record["shards"] or record["rows"] != sum(
                     one["samples"] for one in again
                 ):
@@ -815,6 +847,7 @@ class Structure:
 
     def _tars(self, unit: str, images: SampledImages | None) -> list[Mapping[str, object]]:
         """Check the shards of a unit. Return what its record should list, without their SHA-256."""
+        assert self.funnel  # `check` looks at exports only with it
         kept, ordinals = exported_rows(self.layout, unit)
         numbers = np.unique(ordinals // self.plan.image_rows).tolist()
         records = (

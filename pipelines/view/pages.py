@@ -20,7 +20,7 @@ from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example
 from open_diht.pipelines.report.funnel import reasons_of
 from open_diht.pipelines.report.page import draw_histograms
-from open_diht.pipelines.stages.tally import DecideRecord
+from open_diht.pipelines.store.records import DecideRecord
 from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.evidence import evidence_of

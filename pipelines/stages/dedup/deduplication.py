@@ -185,7 +185,7 @@ class Deduplication:
         skip = frozenset(self._work.quarantined)
         trainer = CentroidStage(self.layout, self._found, stored, rule, skip, everything)
         self._do(trainer, [CENTROIDS], fatal=True)
-        ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
+        ((_, record),) = self._work.committed(CENTROIDS, [CENTROIDS])
         clusters = max(1, record["clusters"])
         dimension = record["dimension"]
         groups = groups_of(record["rows"], clusters, dimension, MEMORY)

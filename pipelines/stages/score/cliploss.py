@@ -70,12 +70,12 @@ class Batch:
     ) -> NDArray[np.float64]:
         import torch
 
-        own = (images * texts).sum(dim=1)
+        paired = (images * texts).sum(dim=1)
         guests = torch.from_numpy(places < 0).to(self._device)
         means: Any = 0.0
-        for rows, others in ((images, self._texts), (texts, self._images)):
-            similarities = rows @ others.T
-            similarities[guests, -1] = own[
+        for vectors, others in ((images, self._texts), (texts, self._images)):
+            similarities = vectors @ others.T
+            similarities[guests, -1] = paired[
                 guests
             ]  # a row from outside the batch replaces its last row
             means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))

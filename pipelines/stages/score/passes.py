@@ -33,7 +33,7 @@ from open_diht.pipelines.stages.score.cliploss import Batch
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.records import CommitRecord, Fingerprints
+from open_diht.pipelines.store.records import CommitRecord, Fingerprints, caption_record
 from open_diht.pipelines.store.storage import read_range, read_table, row_groups
 
 ROWS = "score_rows"
@@ -72,21 +72,21 @@ class RowStage(Stage):
         )
         known = known.filter(pc.equal(known["status"], READABLE)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
-        image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
+        image_units = self._plan.image_units(caption_record(self.layout, unit))
         parts = [np.empty(0, ROW)]
         for rows, decisions in decided_rows(
             self.layout, unit, image_units, self.preset, self.before
         ):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             mine = np.flatnonzero((decisions.reasons == NO_REASON) & np.isin(ordinals, scored))
-            found = np.empty(len(mine), ROW)
+            reaching = np.empty(len(mine), ROW)
             if len(mine):
                 keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)
                 places = np.searchsorted(scored, ordinals[mine])
-                found["high"], found["low"], found["ordinal"] = *keys.T, ordinals[mine]
+                reaching["high"], reaching["low"], reaching["ordinal"] = *keys.T, ordinals[mine]
                 for name in (CLIP_SCORE, MASKED_SCORE):
-                    found[name] = np.asarray(known[name])[places]
-            parts.append(found)
+                    reaching[name] = np.asarray(known[name])[places]
+            parts.append(reaching)
         everything = np.concatenate(parts)
         everything = everything[
             np.lexsort((everything["ordinal"], everything["low"], everything["high"]))
@@ -120,22 +120,22 @@ def first_rows(
     fewer, as a structured array with `unit` and `ordinal`. `read`: see `rows_of`."""
     wanted = min(count, rows)
     stop = 0
-    found = np.empty(0, [("unit", "<i4"), *ROW.descr])
-    while len(found) < wanted:  # the number of rows in a part is only approximately known
+    chosen = np.empty(0, [("unit", "<i4"), *ROW.descr])
+    while len(chosen) < wanted:  # the number of rows in a part is only approximately known
         first = stop
-        missing = wanted - len(found)
+        missing = wanted - len(chosen)
         stop = min(PARTS, first + 1 + int(1.1 * missing * PARTS / rows))
-        parts = [found]
+        parts = [chosen]
         for number, name in units:
             mine = read(name, first, stop)
-            more = np.empty(len(mine), found.dtype)
+            more = np.empty(len(mine), chosen.dtype)
             more["unit"] = number
             for column in ROW.names or ():
                 more[column] = mine[column]
             parts.append(more)
-        found = np.concatenate(parts)
-    order = np.lexsort((found["ordinal"], found["unit"], found["low"], found["high"]))
-    return found[order[:wanted]]
+        chosen = np.concatenate(parts)
+    order = np.lexsort((chosen["ordinal"], chosen["unit"], chosen["low"], chosen["high"]))
+    return chosen[order[:wanted]]
 
 
 BATCHES = "score_batches"
@@ -179,7 +179,7 @@ class BatchStage(Stage):
     def _embeddings(
         self, names: dict[int, str], chosen: NDArray[np.void]
     ) -> tuple[NDArray[np.float16], ...]:
-        found: list[NDArray[np.float16]] = []
+        embeddings: list[NDArray[np.float16]] = []
         for number in np.unique(chosen["unit"]).tolist():
             places = np.flatnonzero(chosen["unit"] == number)
             mine = _embedded(
@@ -189,11 +189,11 @@ class BatchStage(Stage):
                 np.sort(chosen["ordinal"][places].astype(np.int64)),
             )
             order = np.argsort(chosen["ordinal"][places], kind="stable")
-            if not found:
-                found = [np.empty((len(chosen), one.shape[1]), np.float16) for one in mine]
-            for whole, part in zip(found, mine, strict=True):
+            if not embeddings:
+                embeddings = [np.empty((len(chosen), one.shape[1]), np.float16) for one in mine]
+            for whole, part in zip(embeddings, mine, strict=True):
                 whole[places[order]] = part
-        return tuple(found)
+        return tuple(embeddings)
 
 
 def _table(
@@ -274,9 +274,9 @@ class NegativeStage(Stage):
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the index in a batch of each row of a unit. A row that is not in the batch has -1."""
     mine = np.flatnonzero(np.asarray(batch["unit"]) == unit)
-    found = np.full(len(ordinals), -1, np.int64)
-    found[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
-    return found
+    places = np.full(len(ordinals), -1, np.int64)
+    places[np.searchsorted(ordinals, np.asarray(batch["ordinal"])[mine])] = mine
+    return places
 
 
 THRESHOLDS = "score_thresholds"
@@ -327,8 +327,8 @@ def rows_kept(share: float, rows: int) -> int:
 def kth_largest(scores: Callable[[], Scores], k: int) -> float:
     """Return the k-th largest of all scores (k from 1), found by the upper half of their bits, then
     the lower half."""
-    upper, left = _bin_of(scores, k, lambda keys: keys >> _HALF)
-    lower, _ = _bin_of(scores, left, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
+    upper, rank = _bin_of(scores, k, lambda keys: keys >> _HALF)
+    lower, _ = _bin_of(scores, rank, lambda keys: keys[keys >> _HALF == upper] & (2**_HALF - 1))
     key = np.uint32(upper << _HALF | lower)
     bits = key & np.uint32(2**31 - 1) if key >> 31 else ~key  # the inverse of `_keys`
     return float(np.array([bits], np.uint32).view(np.float32)[0])
@@ -343,8 +343,8 @@ def _bin_of(
     for part in scores():
         counts += np.bincount(bins(_keys(part)), minlength=2**_HALF)
     above = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(above, k))
-    return 2**_HALF - 1 - place, k - int(above[place] - counts[::-1][place])
+    index = int(np.searchsorted(above, k))
+    return 2**_HALF - 1 - index, k - int(above[index] - counts[::-1][index])
 
 
 def _keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -114,13 +114,13 @@ class ImageText:
 
 def text_of(records: pa.Table) -> dict[int, ImageText]:
     """Return the text of the images that have any, by ordinal, from rows of `RECORD`."""
-    found = {}
+    texts = {}
     for row in records.select(["ordinal", "width", "height", "spotted"]).to_pylist():
         if row["spotted"]:
-            found[row["ordinal"]] = ImageText(
+            texts[row["ordinal"]] = ImageText(
                 [line["box"] for line in row["spotted"]], (row["width"], row["height"])
             )
-    return found
+    return texts
 
 
 @dataclass
@@ -194,15 +194,15 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
         assert settings.score is not None  # otherwise the stage is not part of the run
-        asked = settings.score
+        options = settings.score
         known = work.models.get(SCORE)
-        device = device_here() if asked.device == AUTO else asked.device
+        device = device_here() if options.device == AUTO else options.device
         identity = (
-            known["encoder"] if known else find_pair_encoder(asked.model).identity()
+            known["encoder"] if known else find_pair_encoder(options.model).identity()
         )  # a digest of the weights
-        precision = settled_precision(work.layout, identity, asked.precision, device)
+        precision = settled_precision(work.layout, identity, options.precision, device)
         fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
-        about = {"model": asked.model, "encoder": identity, "precision": precision}
+        about = {"model": options.model, "encoder": identity, "precision": precision}
         work.models[SCORE] = {**about, "device": device, "fingerprint": fingerprint}
         before = tuple(stage for stage in settings.stages if stage in _BEFORE)
         captions = annotations_fingerprint(settings)
@@ -216,11 +216,11 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             fingerprint_of(
                 DECIDE_VERSION, settings.preset.filters_fingerprint, before, captions, values
             ),
-            asked.model,
+            options.model,
             fingerprint,
             device,
             precision,
-            asked.batch_size or (BATCH if device == "cpu" else BATCH_OF_GPU),
+            options.batch_size or (BATCH if device == "cpu" else BATCH_OF_GPU),
             # Threads decode images while a GPU computes.
             (
                 0
@@ -255,8 +255,10 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return {self._rows_covered(unit), *self.needed(unit)}
 
     def needed(self, unit: str) -> set[str]:
-        rows = self._rows_covered(unit)
-        return {f"{rows}{_MASKED}{fingerprint_of(self._reading(unit))}" if self.masked else rows}
+        covered = self._rows_covered(unit)
+        return {
+            f"{covered}{_MASKED}{fingerprint_of(self._reading(unit))}" if self.masked else covered
+        }
 
     def _rows_covered(self, unit: str) -> str:
         return fingerprint_of(self.asked, self._reading(unit))
@@ -276,14 +278,14 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         parent, number = place_of(unit)
         first = number * self._plan.image_rows
         stop = (number + 1) * self._plan.image_rows
-        rows = decided_rows(
+        groups = decided_rows(
             self.layout, parent, [number], self.preset, self.before, span=(first, stop)
         )
-        found = [
+        reaching = [
             np.asarray(some["ordinal"])[decided.reasons == NO_REASON].astype(np.int64)
-            for some, decided in rows
+            for some, decided in groups
         ]
-        return np.concatenate(found)
+        return np.concatenate(reaching)
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         candidates = self.candidates(unit)
@@ -387,20 +389,20 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
 
     @classmethod
     def row_filter(
-        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[Any]]
+        cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[object]]
     ) -> ScoreFilter:
         """If needed, find the thresholds that keep the requested fractions of the rows, and the
         corrected scores."""
         rule = settings.preset.score
         stage = cls.of_run(settings, work)
         fractions = {name: keep for name, (_, keep) in rule.thresholds.items() if keep is not None}
-        seen: list[Any] = []
-        found: dict[str, float | None] = {}
+        seen: list[tuple[str, str]] = []
+        computed: dict[str, float | None] = {}
         if fractions or rule.negatives is not None:
-            rows = stage._come_to_rule(work, sources)
-            scores = {CLIP_SCORE: rows, MASKED_SCORE: rows}
+            states = stage._come_to_rule(work, sources)
+            scores = {CLIP_SCORE: states, MASKED_SCORE: states}
             if rule.negatives is not None:
-                scores[NEG_CLIP_LOSS] = stage._negatives(work, rows)
+                scores[NEG_CLIP_LOSS] = stage._negatives(work, states)
             total = work.total(ROWS, work.alive(sources))
             about = {
                 name: fingerprint_of(list(scores[name].items()), keep)
@@ -410,37 +412,37 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
                 work.layout, fractions, total, frozenset(work.quarantined), about
             )
             stage._pass(work, thresholds, about, together=True)
-            found = {
-                name: record["threshold"] for name, record in work.records(THRESHOLDS, fractions)
+            computed = {
+                name: record["threshold"] for name, record in work.committed(THRESHOLDS, fractions)
             }
             seen = [*scores.get(NEG_CLIP_LOSS, {}).items()]
-        asked = {name: found.get(name, least) for name, (least, _) in rule.thresholds.items()}
+        bounds = {name: computed.get(name, least) for name, (least, _) in rule.thresholds.items()}
         about_all = fingerprint_of(
-            sorted(asked.items()), stage.masked, rule.negatives is not None, seen
+            sorted(bounds.items()), stage.masked, rule.negatives is not None, seen
         )
-        return ScoreFilter.of(rule, asked, about_all)
+        return ScoreFilter.of(rule, bounds, about_all)
 
-    def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    def _come_to_rule(self, work: Work, sources: Mapping[str, Sequence[object]]) -> dict[str, str]:
         """Find the rows that reach the rules. Return for each unit the state that these rows depend
         on."""
         negatives = self.preset.score.negatives
         seed = 0 if negatives is None else negatives.seed
-        asked = fingerprint_of(
+        about = fingerprint_of(
             DECIDE_VERSION, VERSION, self.preset.filters_fingerprint, self.before, seed
         )
-        known = {unit: fingerprint_of(asked, parts) for unit, parts in sources.items()}
+        known = {unit: fingerprint_of(about, parts) for unit, parts in sources.items()}
         published = Fingerprints.published(work.layout, ROWS, known)
         self._pass(work, RowStage(work.layout, self.preset, self.before, seed, published), known)
         return {unit: known[unit] for unit in work.alive(known)}
 
-    def _negatives(self, work: Work, rows: dict[str, str]) -> dict[str, str]:
+    def _negatives(self, work: Work, states: dict[str, str]) -> dict[str, str]:
         """Compute the corrected scores. Return for each unit the state that they depend on."""
         layout = work.layout
         rule = self.preset.score.negatives
         assert rule is not None
-        alive = work.alive(rows)
+        alive = work.alive(states)
         drawn = fingerprint_of(
-            [rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed
+            [states[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed
         )
         skip = frozenset(work.quarantined)
         total = work.total(ROWS, alive)
@@ -450,9 +452,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             for _, record in work.records(SCORE, work.image_units(alive))
             if record is not None
         )
-        own = (float(record["temperature"]) for record in records)  # the model's own
-        temperature = rule.temperature or next(own, 1.0)
-        known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
+        temperatures = (float(record["temperature"]) for record in records)  # the model's own
+        temperature = rule.temperature or next(temperatures, 1.0)
+        known = {unit: fingerprint_of(drawn, states[unit], temperature) for unit in alive}
         published = Fingerprints.published(layout, NEG_CLIP_LOSS, known)
         self._pass(work, NegativeStage(layout, temperature, self.device, published), known)
         return {unit: known[unit] for unit in work.alive(known)}
@@ -482,6 +484,13 @@ def _workers(work: Work, device: str) -> int:
     return min(work.workers, len(gpus)) if gpus else work.workers
 
 
+class EncoderRecord(TypedDict):
+    """The fields of `model.json`, which a stage with an encoder keeps in OUTPUT."""
+
+    encoder: dict[str, str]
+    precision: str
+
+
 def settled_precision(
     layout: Layout, identity: Mapping[str, str], asked: str, device: str, stage: str = SCORE
 ) -> str:
@@ -490,13 +499,13 @@ def settled_precision(
     device's best if OUTPUT has none.
     """
     path = layout.work / stage / "model.json"
-    ours = {
+    ours: EncoderRecord = {
         "encoder": dict(identity),
         "precision": asked if asked != AUTO else best_precision(device),
     }
     # With `auto`, the first of several shards decides for all.
-    known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
+    known: EncoderRecord = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
-        return str(known["precision"])
+        return known["precision"]
     publish_json(path, ours)  # the model or precision has changed; rows are scored again
-    return str(ours["precision"])
+    return ours["precision"]

@@ -23,8 +23,8 @@ from open_diht.pipelines.manifests.plan import Plan, load_plan
 from open_diht.pipelines.stages.encoding import READABLE
 from open_diht.pipelines.stages.images import last_of_each
 from open_diht.pipelines.stages.segments import segments_of
-from open_diht.pipelines.store.commit import read_json
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import caption_record
 from open_diht.pipelines.store.storage import read_table, row_groups
 
 SCORE = "score"
@@ -51,9 +51,7 @@ def stored_rows(
     row was stored again, only the last result is returned. If nothing is stored, the columns but
     `ordinal` are of type null. `columns` include `ordinal`; `ordinals` (n,) chooses rows, and None
     chooses all."""
-    paths = segments_of(
-        layout, stage, unit, plan.image_units(read_json(layout.commit("captions", unit)))
-    )
+    paths = segments_of(layout, stage, unit, plan.image_units(caption_record(layout, unit)))
     groups = (group for path in paths for group in row_groups(path, list(columns)))
     parts = [
         group if ordinals is None else group.filter(among(group, ordinals)) for group in groups

@@ -141,7 +141,7 @@ def test_cpu_time_of_a_unit_counts_helpers_and_no_waits(tmp_path: Path) -> None:
     engine = Engine(Layout(tmp_path), 1, list[str]().append, backend=Here())
     stage = Waiting(Layout(tmp_path))
     assert engine.run(stage, ["a", "b"], of=2) == {}
-    for _, record in engine.records("fussy", ["a", "b"]):
+    for _, record in engine.committed("fussy", ["a", "b"]):
         assert record["cpu_seconds"] >= 0.9 * stage.seconds
         assert record["seconds"] - record["cpu_seconds"] >= 0.9 * stage.seconds
 

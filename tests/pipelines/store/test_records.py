@@ -11,9 +11,20 @@ import pytest
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.manifests.plan import PlanMismatch
-from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, read_json
 from open_diht.pipelines.store.layout import KINDS, Layout
-from open_diht.pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.store.records import (
+    CaptionRecord,
+    CommitRecord,
+    DecideRecord,
+    ExportRecord,
+    PlanRecord,
+    Vouched,
+    WholeRunRecord,
+    caption_record,
+    publish_record,
+)
+from open_diht.pipelines.store.shapes import conforms
 
 STAGES = ("captions", "dedup", "export")
 RESULTS = ("kept", "rejected", "shards", "subset.npy")
@@ -141,6 +152,23 @@ def test_readings_of_images_that_are_gone(stages, pairs, paper, tmp_path, filter
     )
     if "spotting" in stages:
         assert again.tables() == paper.tables()
+
+
+def test_a_run_writes_what_the_types_of_its_records_say(paper: Any) -> None:
+    layout = Layout(paper.output)
+    assert conforms(read_json(layout.plan), PlanRecord)
+    assert conforms(read_json(layout.root / "run.json"), WholeRunRecord)
+    kinds = {"captions": CaptionRecord, "decide": DecideRecord, "export": ExportRecord}
+    records = [*layout.work.glob("*/commits/*.json"), layout.exported]
+    assert {path.parent.parent.name for path in records} > {*kinds, "spotting"}
+    for path in records:
+        assert conforms(read_json(path), CommitRecord), path
+        assert conforms(read_json(path), kinds.get(path.parent.parent.name, CommitRecord)), path
+
+
+def test_a_record_of_captions_that_is_gone_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"unit u of stage captions .* run the same command"):
+        caption_record(Layout(tmp_path), "u")
 
 
 def test_a_record_vouches_for_the_files_that_are_there(tmp_path: Path) -> None:
