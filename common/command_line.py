@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from open_diht.common.fields import BadValue, converted, field_docstrings
 from open_diht.common.files import DISK_REMEDIES
@@ -97,20 +97,31 @@ def add_fields(
     prefix: str = "",
 ) -> None:
     """Add an option --<prefix><name> for each field of a dataclass, or only for `names`. The option
-    has the field's type and default; the help is the first sentence of the field's docstring."""
+    has the field's type and default; the help is the first sentence of the field's docstring. A
+    field that may be None tells its default there. A text in `Annotated` is the placeholder of the
+    value in the help: `Annotated[str, "FOLDER"]`."""
     hints = get_type_hints(kind, include_extras=True)
     said = field_docstrings(kind)
     for field in dataclasses.fields(kind):
         if field.name in (names or hints):
             hint = hints[field.name]
+            option = f"--{prefix}{field.name.replace('_', '-')}"
             about = " ".join(said[field.name].split()).partition(". ")[0].removesuffix(".")
-            parser.add_argument(
-                f"--{prefix}{field.name.replace('_', '-')}",
-                type=number(hint) if get_origin(hint) is Annotated else hint,
-                default=field.default,
-                metavar="X",
-                help=f"{about[0].lower()}{about[1:]} (default: {field.default})",
-            )
+            if not about[1:2].isupper():  # an abbreviation, such as OCR
+                about = f"{about[0].lower()}{about[1:]}"
+            if hint is not bool and field.default is not None:
+                about += f" (default: {field.default})"
+            if type(None) in get_args(hint):
+                hint = get_args(hint)[0]
+            how: dict[str, Any] = {"type": hint, "metavar": field.name.upper()}
+            if hint is bool:
+                how = {"action": "store_true"}
+            elif get_origin(hint) is Literal:
+                how = {"choices": get_args(hint)}
+            elif get_origin(hint) is Annotated:
+                marks = (mark for mark in get_args(hint) if isinstance(mark, str))
+                how = {"type": number(hint), "metavar": next(marks, "X")}
+            parser.add_argument(option, default=field.default, help=about, **how)
 
 
 def given_fields(options: argparse.Namespace, kind: type[Any], prefix: str = "") -> dict[str, Any]:

@@ -1,20 +1,36 @@
 """Choose the device, GPU and precision that a model runs on."""
 
-import argparse
 import fcntl
 import itertools
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Annotated, Final, Literal
 
-from open_diht.common.command_line import WrongUse, number
-from open_diht.common.fields import Positive
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import LARGEST, Range
 
-AUTO = "auto"
+AUTO: Final = "auto"
 PRECISIONS = ("bf16", "fp32")
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSettings:
+    """The device that a model computes on."""
+
+    batch_size: Annotated[int, Range(at_least=1, at_most=LARGEST), "N"] | None = None
+    """Images in a batch of the model (default: 32; 256 on a GPU). Batches are filled up to this
+    number."""
+    device: str = AUTO
+    """Torch device of the model: cpu, cuda (workers are spread over all GPUs), cuda:1, ...; auto:
+    cuda if this machine has one. With cuda the direct runner by default starts one process for each
+    GPU."""
+    precision: Literal["auto", "bf16", "fp32"] = AUTO
+    """Precision of the model; auto: that of its results in OUTPUT, else bf16 if the device has
+    it."""
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -36,8 +52,7 @@ def device_here() -> str:
 
 def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> None:
     """Raise WrongUse if torch does not know the device, this machine lacks it, or it does not
-    compute in `precision`. `prefix` is the prefix of the options in the message, see
-    `add_device_options`."""
+    compute in `precision`. `prefix` is the prefix of the options in the message."""
     import torch
 
     option = f"--{prefix}device"
@@ -61,41 +76,6 @@ def check_device(device: str, precision: str = AUTO, *, prefix: str = "") -> Non
         raise WrongUse(
             f"{option} bf16: {device} of this machine does not compute in it; give {option} fp32"
         )
-
-
-def add_device_options(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
-    model: str,
-    *,
-    prefix: str = "",
-    batch: str,
-) -> None:
-    """Add the options --<prefix>device, --<prefix>precision and the one for the batch size of a
-    model."""
-    parser.add_argument(
-        batch,
-        type=number(Positive),
-        metavar="N",
-        help=f"images in a batch of the {model} (default 32; 256 on a GPU)",
-    )
-    parser.add_argument(
-        f"--{prefix}device",
-        default=AUTO,
-        metavar="DEVICE",
-        help=(
-            f"torch device of the {model}: cpu, cuda (workers are spread over all GPUs), cuda:1,"
-            " ...; auto (default): cuda if this machine has one"
-        ),
-    )
-    parser.add_argument(
-        f"--{prefix}precision",
-        choices=(AUTO, *PRECISIONS),
-        default=AUTO,
-        help=(
-            f"precision of the {model}; auto (default): that of its results in OUTPUT, else bf16 if"
-            " the device has it"
-        ),
-    )
 
 
 def gpus_of(device: str) -> list[str]:

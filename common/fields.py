@@ -159,17 +159,18 @@ def shown(value: Any) -> str:
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the strings below the fields in a dataclass's own body, by field name, without
-    inherited fields."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
+    """Return the strings below the fields in the bodies of a dataclass and of those that it
+    inherits from, by field name."""
     said: dict[str, str] = {}
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        match field, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                value=ast.Constant(value=str(text))
-            ):
-                said[name] = text
+    for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, tree.body[1:], strict=False):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(value=str(text))
+                ):
+                    said[name] = text
     return said
 
 

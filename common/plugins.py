@@ -1,14 +1,45 @@
-"""User modules that register filters, stages or formats. Workers load them too."""
+"""User modules, and the registries that they add to: filters, stages, formats and others. Workers
+load the modules too."""
 
 import importlib
 import sys
 from types import ModuleType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _loaded: dict[str, None] = {}
 
 
 class PluginError(ValueError):
     """A plugin cannot be loaded."""
+
+
+class Registry(dict[str, T]):
+    """Classes, or instances of classes, by name. Two classes cannot have one name."""
+
+    def __init__(self, taken: str):
+        """Create an empty registry. `taken` is the message about a name that another class has; it
+        may contain {name}, {new} and {old}, for the name and both classes."""
+        super().__init__()
+        self._taken = taken
+
+    def add(self, name: str, entry: T) -> None:
+        """Add an entry, or replace one of the same class. Raise ValueError if another class has the
+        name."""
+        new, old = _class_of(entry), _class_of(self.get(name, entry))
+        if not same_class(new, old):
+            raise ValueError(self._taken.format(name=name, new=new.__name__, old=old.__name__))
+        self[name] = entry
+
+
+def same_class(one: type[Any], other: type[Any]) -> bool:
+    """Return whether two classes have the same full name. A reloaded module defines its classes
+    again, as other objects."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _class_of(entry: Any) -> type[Any]:
+    return entry if isinstance(entry, type) else type(entry)
 
 
 def load_plugin(name: str) -> None:

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,10 @@ from open_diht.common.command_line import (
     OK,
     Parser,
     WrongUse,
+    add_fields,
     check_folder,
     command,
     complain,
-    number,
     say,
 )
 from open_diht.common.fields import Count, Positive
@@ -38,6 +39,46 @@ if TYPE_CHECKING:
 # Ranks wait for the slowest one at the end of a set. With uneven images that can be long without
 # being a failure.
 PATIENCE_S = 12 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Options of `make bench` next to --model."""
+
+    pretrained: str | None = None
+    """Path of the weights; of an architecture also a tag fetched before, or `random`."""
+    tasks: str = "demo"
+    """Suites, suite files, tasks; comma-separated."""
+    output: str | None = None
+    """Folder for the results (default: out/bench/<model>)."""
+    data: str | None = None
+    """Folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's cache)."""
+    cache: str | None = None
+    """Folder of encoded features (default: diht/features in the user's cache)."""
+    batch: Positive | None = None
+    """Images encoded at once (default: 64 on a CPU, 256 on a GPU)."""
+    text_batch: Positive | None = None
+    """Texts encoded at once (default: 256, 1024 on a GPU)."""
+    workers: Count | None = None
+    """Processes that read images (default: cores - 1, at most 8)."""
+    device: str | None = None
+    """The device, cpu or cuda (default: cuda if there is one)."""
+    precision: str = "fp32"
+    """Precision: fp32, bf16 or fp16 autocast."""
+    strict_ties: bool = False
+    """Retrieval: rank wrong ties ahead of the right item."""
+    sample: Positive | None = None
+    """Evaluate at most so many random items of each task."""
+    shots: str = "1,2,4,5,8,16"
+    """Few-shot: images per class, or 0."""
+    seeds: Positive = 3
+    """Few-shot: draws of the shots, at least 3 for intervals."""
+    linear_probe: bool = False
+    """Also train a linear probe on all training images, after CLIP's protocol."""
+    power: bool = False
+    """Print the differences that the tasks can detect, and stop."""
+    list: bool = False
+    """List suites and tasks, and stop."""
 
 
 def parse(
@@ -60,75 +101,7 @@ def parse(
             " open_clip:<model>:<weights>, or `reference`, the offline reference encoder (default)"
         ),
     )
-    parser.add_argument(
-        "--pretrained",
-        help="path of the weights; of an architecture also a tag fetched before, or `random`",
-    )
-    parser.add_argument(
-        "--tasks",
-        default="demo",
-        help="suites, suite files, tasks; comma-separated (default: demo)",
-    )
-    parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
-    parser.add_argument(
-        "--data",
-        help=(
-            "folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's"
-            " cache)"
-        ),
-    )
-    parser.add_argument(
-        "--cache", help="folder of encoded features (default: diht/features in the user's cache)"
-    )
-    parser.add_argument(
-        "--batch",
-        type=number(Positive),
-        help="images encoded at once (default: 64 on a CPU, 256 on a GPU)",
-    )
-    parser.add_argument(
-        "--text-batch",
-        type=number(Positive),
-        help="texts encoded at once (default: 256, 1024 on a GPU)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=number(Count),
-        help="processes that read images (default: cores - 1, at most 8)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
-    parser.add_argument(
-        "--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)"
-    )
-    parser.add_argument(
-        "--strict-ties",
-        action="store_true",
-        help="retrieval: rank wrong ties ahead of the right item",
-    )
-    parser.add_argument(
-        "--sample", type=number(Positive), help="evaluate at most so many random items of each task"
-    )
-    parser.add_argument(
-        "--shots",
-        default="1,2,4,5,8,16",
-        help="few-shot: images per class (default 1,2,4,5,8,16), or 0",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=number(Positive),
-        default=3,
-        help="few-shot: draws of the shots (default 3, the fewest with intervals)",
-    )
-    parser.add_argument(
-        "--linear-probe",
-        action="store_true",
-        help="also train a linear probe on all training images, after CLIP's protocol",
-    )
-    parser.add_argument(
-        "--power",
-        action="store_true",
-        help="print the differences that the tasks can detect, and stop",
-    )
-    parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
+    add_fields(parser, BenchOptions)
     return parser.parse_args(arguments)
 
 

@@ -27,6 +27,7 @@ from open_diht.eval.comparison import main_rows, rows_of
 from open_diht.eval.errors import EvalError
 from open_diht.eval.report.across import across
 from open_diht.eval.report.data import group_tasks
+from open_diht.eval.report.text import cell
 from open_diht.eval.results import SAME_DATA, rules_of, version_of
 
 FORMATS = ("markdown", "csv", "latex", "html")
@@ -128,7 +129,7 @@ def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:
     """Return a Markdown table of numbers in percent with half the width of their intervals."""
     rows = [["task", "metric", *names], ["---", "---", *["--:"] * len(names)]]
     rows += [[line.task, line.metric, *_texts(line, " \u00b1 ")] for line in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
 
 
 def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
@@ -193,16 +194,16 @@ def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
 
 def _texts(line: Line, between: str) -> list[str]:
     found = []
-    for cell in line.cells:
-        if cell is None:
+    for number in line.cells:
+        if number is None:
             found.append("-")
             continue
         spread = (
             ""
-            if cell.low is None or cell.high is None
-            else f"{between}{50 * (cell.high - cell.low):.1f}"
+            if number.low is None or number.high is None
+            else f"{between}{50 * (number.high - number.low):.1f}"
         )
-        found.append(f"{100 * cell.value:.1f}{spread}{MARK if cell.other else ''}")
+        found.append(f"{100 * number.value:.1f}{spread}{MARK if number.other else ''}")
     return found
 
 

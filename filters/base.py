@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from open_diht.common.plugins import Registry
 from open_diht.filters.captions.rules import CaptionDecisions
 
 Bools = NDArray[np.bool_]
@@ -105,7 +106,9 @@ class ImageFilter(Filter):
 
 
 _Kind = TypeVar("_Kind", bound=type[Filter])
-_registered: dict[str, type[Filter]] = {}
+_registered: Registry[type[Filter]] = Registry(
+    "reason {name!r} of {new} belongs to {old}; choose another"
+)
 
 
 def register_filter(kind: _Kind) -> _Kind:
@@ -127,13 +130,7 @@ def register_filter(kind: _Kind) -> _Kind:
             f"filter {kind.__name__}: reason {reason!r}; use lower case letters, digits and"
             " underscores, the first a letter"
         )
-    known_as = _registered.setdefault(reason, kind)
-    # Compare names, because a reloaded module defines the class again.
-    if (known_as.__module__, known_as.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise ValueError(
-            f"reason {reason!r} of {kind.__name__} belongs to {known_as.__name__}; choose another"
-        )
-    _registered[reason] = kind  # a reloaded module replaces its own class
+    _registered.add(reason, kind)
     return kind
 
 

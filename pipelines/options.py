@@ -8,11 +8,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from open_diht.common.command_line import (
     GivenOnce,
@@ -22,7 +23,7 @@ from open_diht.common.command_line import (
     number,
     refuse_empty,
 )
-from open_diht.common.devices import add_device_options
+from open_diht.common.devices import DeviceSettings
 from open_diht.common.fields import Positive, Range, Share
 from open_diht.common.yaml_files import Shelf, read_yaml
 from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset
@@ -30,7 +31,9 @@ from open_diht.pipelines.datasets.roles import WITH_OPTION
 from open_diht.pipelines.fetch.settings import DownloadSettings
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
-SHARDS, INDEX = EXPORTS = ("shards", "index")
+SHARDS: Final = "shards"
+INDEX: Final = "index"
+EXPORTS = SHARDS, INDEX
 """Values of --export: kept rows as new tars, or as an index of the input's tars."""
 RUNNERS = ("direct", "dask", "flink", "dataflow")
 """Values of --runner for users. `PRISM` is accepted too."""
@@ -58,6 +61,77 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 known to us."""
 _PRESETS = Shelf(Path(__file__).parents[1] / "filters" / "presets", "preset", WrongUse)
 """The files of `filters.presets`, which takes seconds to import."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The settings of a run that the command line takes as they are."""
+
+    license: Annotated[str, "NAME"] | None = None
+    """License of the results, as cc-by-4.0 (default: the source's). It is named in their data set
+    card."""
+    decontaminate: Annotated[str, "SETS"] | None = None
+    """Reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images, FILE.parquet;
+    comma-separated. With None, no image is compared."""
+    export: Literal["shards", "index"] = SHARDS
+    """Write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars. An
+    index of a tar lists the kept samples that training can use."""
+    lean: bool = False
+    """Parse only captions with a possible verb; with --stages captions or captions,export. A preset
+    that requires an action rejects the other captions anyway. Their other annotations stay null."""
+    unit_rows: Positive | None = None
+    """Rows per unit (default: by size and workers). A file is cut there if it can be divided. The
+    first run on an output folder fixes the number."""
+    # Scraped manifests have some bad rows; more than a few percent suggest a wrong column or
+    # damaged files.
+    max_dead_share: Share = 0.05
+    """Fraction of rows in the dead-letter table above which the exit status is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcrOptions:
+    """The options of the OCR."""
+
+    engine: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """OCR engine: openvino (package openvino) is faster if the processor has bf16; a change reads
+    all images again."""
+    effort: Literal["low", "medium", "high"] | None = None
+    """How much text is found in images, at what cost; a change reads all images again (default:
+    that of the preset, mostly medium)."""
+    alphabet: Annotated[str, "{latin,all}"] | None = None
+    """Characters that are read: all adds Chinese and Greek; a change reads all images again
+    (default: that of the preset, mostly latin)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """The options of the columns of manifests, next to those of single roles."""
+
+    caption_columns: Annotated[str, "NAME,..."] | None = None
+    """Columns of several captions per image, each a text or a list of texts; each caption is
+    decided."""
+    images_root: Annotated[str, "FOLDER"] | None = None
+    """Folder that image paths are relative to; images are read below it and below the manifest's
+    folder (default: the latter only)."""
+    delimiter: str | None = None
+    """Separator of the fields of CSV files (default: the data set's, mostly a comma)."""
+    columns: str | None = None
+    """Names of the columns of TSV or CSV files without header, comma-separated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """The options of the workers next to their runner and number."""
+
+    shard: str | None = None
+    """I/n: process every n-th unit, i from 0; the last one completes the output."""
+    worker_python: Annotated[str, "FILE"] | None = None
+    """Flink only: Python with Beam and the libraries (this one)."""
+    boot_command: Annotated[str, "FILE"] | None = None
+    """Flink only: boot program on hosts with other files, /opt/diht/boot in our image."""
+    dask_scheduler: Annotated[str, "ADDRESS"] | None = None
+    """Scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of `make
+    dask-up`)."""
 
 
 def parse(
@@ -220,43 +294,19 @@ def command_parser(prog: str, description: str) -> Parser:
         action="store_true",
         help="with --output hf://...: keep a new repository private",
     )
-    parser.add_argument(
-        "--license",
-        metavar="NAME",
-        help="license of the results, as cc-by-4.0 (default: the source's)",
-    )
+    add_fields(parser, RunOptions, "license")
     parser.add_argument(
         "--preset",
         action=GivenOnce,
         default="paper",
         help=f"thresholds: {', '.join(_PRESETS.names())}, or a YAML file",
     )
-    parser.add_argument(
-        "--decontaminate",
-        metavar="SETS",
-        help=(
-            "reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images,"
-            " FILE.parquet; comma-separated"
-        ),
-    )
+    add_fields(parser, RunOptions, "decontaminate")
     parser.add_argument(
         "--stages",
         help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)",
     )
-    parser.add_argument(
-        "--export",
-        choices=EXPORTS,
-        default=SHARDS,
-        help=(
-            "write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars"
-            f" (default {SHARDS})"
-        ),
-    )
-    parser.add_argument(
-        "--lean",
-        action="store_true",
-        help="parse only captions with a possible verb; with --stages captions or captions,export",
-    )
+    add_fields(parser, RunOptions, "export", "lean")
     parser.add_argument(
         "--plugin",
         action="append",
@@ -265,74 +315,18 @@ def command_parser(prog: str, description: str) -> Parser:
         help="a Python module with filters, stages or formats of your own",
     )
     add_where(parser)
-    parser.add_argument(
-        "--unit-rows", type=number(Positive), help="rows per unit (default: by size and workers)"
-    )
-    parser.add_argument(
-        "--max-dead-share",
-        type=number(Share),
-        default=0.05,
-        help=(
-            "fraction of rows in the dead-letter table above which the exit status is 1 (default"
-            " 0.05)"
-        ),
-    )
-    parser.add_argument(
-        "--ocr-engine",
-        choices=("onnxruntime", "openvino"),
-        default="onnxruntime",
-        help=(
-            "OCR engine: openvino (package openvino) is faster if the processor has bf16; a change"
-            " reads all images again (default onnxruntime)"
-        ),
-    )
-    parser.add_argument(
-        "--ocr-effort",
-        choices=("low", "medium", "high"),
-        help=(
-            "how much text is found in images, at what cost; a change reads all images again"
-            " (default: that of the preset, mostly medium)"
-        ),
-    )
-    parser.add_argument(
-        "--ocr-alphabet",
-        metavar="{latin,all}",
-        help=(
-            "characters that are read: all adds Chinese and Greek; a change reads all images again"
-            " (default: that of the preset, mostly latin)"
-        ),
-    )
+    add_fields(parser, RunOptions, "unit_rows", "max_dead_share")
+    add_fields(parser, OcrOptions, prefix="ocr-")
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in WITH_OPTION:
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
-    columns.add_argument(
-        "--caption-columns",
-        metavar="NAME,...",
-        help=(
-            "columns of several captions per image, each a text or a list of texts; each caption is"
-            " decided"
-        ),
-    )
+    add_fields(columns, ColumnOptions, "caption_columns")
     columns.add_argument(
         "--format",
         metavar="NAME",
         help=f"format of the manifests: {', '.join(FORMATS)}, or one of your own",
     )
-    columns.add_argument(
-        "--images-root",
-        metavar="FOLDER",
-        help=(
-            "folder that image paths are relative to; images are read below it and below the"
-            " manifest's folder (default: the latter only)"
-        ),
-    )
-    columns.add_argument(
-        "--delimiter",
-        help="separator of the fields of CSV files (default: the data set's, mostly a comma)",
-    )
-    columns.add_argument(
-        "--columns", help="names of the columns of TSV or CSV files without header, comma-separated"
-    )
+    add_fields(columns, ColumnOptions, "images_root", "delimiter", "columns")
     _add_score(parser)
     _add_download(parser)
     return parser
@@ -350,37 +344,19 @@ def add_where(parser: argparse.ArgumentParser) -> None:
             " a cluster, 1; with dataflow, --max_num_workers, --num_workers or 32)"
         ),
     )
-    parser.add_argument(
-        "--shard", help="i/n: process every n-th unit, i from 0; the last one completes the output"
-    )
+    add_fields(parser, WorkerOptions, "shard")
     portable = parser.add_argument_group(
         "workers of dask and flink",
         "Beam's own options are accepted too: --flink_master=host:8081, ...",
     )
-    portable.add_argument(
-        "--worker-python",
-        metavar="FILE",
-        help="of flink: Python with Beam and the libraries (this one)",
-    )
-    portable.add_argument(
-        "--boot-command",
-        metavar="FILE",
-        help="of flink: boot program on hosts with other files, /opt/diht/boot in our image",
-    )
+    add_fields(portable, WorkerOptions, "worker_python", "boot_command")
     portable.add_argument(
         "--start-timeout",
         type=number(Positive),
         metavar="SECONDS",
         help=f"end a job after so long without a worker (default {START_SECONDS})",
     )
-    portable.add_argument(
-        "--dask-scheduler",
-        metavar="ADDRESS",
-        help=(
-            "scheduler: tcp://host:8786 or its file (default: DASK_SCHEDULER_ADDRESS, or that of"
-            " `make dask-up`)"
-        ),
-    )
+    add_fields(portable, WorkerOptions, "dask_scheduler")
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
@@ -395,7 +371,14 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
             " are not fetched"
         ),
     )
-    add_device_options(group, "score model", prefix="score-", batch="--score-batch")
+    group.add_argument(
+        "--score-batch",
+        dest="score_batch_size",
+        type=number(Positive),
+        metavar="N",
+        help="images in a batch of the model (default: 32; 256 on a GPU)",
+    )
+    add_fields(group, DeviceSettings, "device", "precision", prefix="score-")
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from open_diht.common.command_line import Parser, WrongUse, add_fields, given_fields
+from open_diht.common.command_line import Parser, WrongUse, add_fields, given_fields, number
 from open_diht.common.fields import Above0, NotNegative, Positive, Range, check_fields
 from open_diht.common.spelling import spelled
 
@@ -61,12 +61,13 @@ def parse(
         ),
     )
     parser.add_argument(
-        "--k", type=int, default=10, help="concepts kept per image and head (default: 10)"
+        "--k",
+        type=number(Positive),
+        default=10,
+        help="concepts kept per image and head (default: 10)",
     )
     add_fields(parser, HeadSettings)
     options = parser.parse_args(arguments)
-    if options.k < 1:
-        raise WrongUse(f"--k {options.k}: it must be at least 1")
     try:
         options.settings = HeadSettings(**given_fields(options, HeadSettings))
     except ValueError as error:

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from open_diht.common.naming import nearest
-from open_diht.common.plugins import imported
+from open_diht.common.plugins import Registry, imported
 
 _OF_TOKENIZER = ("hf_tokenizer_name", "tokenizer_kwargs")
-TOWERS: dict[str, type[nn.Module]] = {}
+TOWERS: Registry[type[nn.Module]] = Registry(
+    "there is a tower called {name} already, {old}; take another name"
+)
 """Name to class of each registered tower."""
 
 
@@ -34,13 +36,8 @@ class BadTower(ValueError):
     """A tower is unknown or cannot be used as configured; the message names it."""
 
 
-def register(name: str, tower: type[nn.Module]) -> None:
-    """Register a tower class under a name. Raises ValueError if the name is taken."""
-    if TOWERS.get(name, tower) is not tower:
-        raise ValueError(
-            f"there is a tower called {name} already, {TOWERS[name].__name__}; take another name"
-        )
-    TOWERS[name] = tower
+register = TOWERS.add
+"""Register a tower class under a name. Raises ValueError if the name is taken."""
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:

@@ -8,9 +8,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.common.command_line import (
+    OK,
+    Parser,
+    WrongUse,
+    add_fields,
+    complain,
+    exit_status,
+    say,
+)
 from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
 from open_diht.common.files import published_folder
 from open_diht.common.spelling import spelled
@@ -50,37 +59,33 @@ REFERENCE_FILES = (
 """The files that the encoder needs, to load or to read texts in the right way."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Options of `make bench-data` ."""
+
+    task: str | None = None
+    """Suites and tasks, comma-separated; `reference` is the reference encoder."""
+    weights: str | None = None
+    """NAME:TAG, weights that open_clip knows how to get."""
+    data: str | None = None
+    """Folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's cache)."""
+    wheels: Path | None = None
+    """Folder with wheels that were downloaded by hand."""
+    videos: Path | None = None
+    """Folder with UCF101's videos and lists, unpacked by hand."""
+    zero_shot: bool = False
+    """Skip training splits, which only few-shot and linear probes use."""
+    sizes: bool = False
+    """Print the downloads and their sizes, and stop."""
+
+
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch"
 ) -> int:
     """Run the command line. Return 0, 1 if a download failed, 2 for wrong use, or 130 for
     Ctrl-C."""
     parser = Parser(prog=prog, description="Fetch evaluation data.")
-    parser.add_argument(
-        "--task", help="suites and tasks, comma-separated; `reference` is the reference encoder"
-    )
-    parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
-    parser.add_argument(
-        "--data",
-        help=(
-            "folder of the data sets (default: $DIHT_BENCH_DATA, else diht/bench in the user's"
-            " cache)"
-        ),
-    )
-    parser.add_argument(
-        "--wheels", type=Path, help="folder with wheels that were downloaded by hand"
-    )
-    parser.add_argument(
-        "--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand"
-    )
-    parser.add_argument(
-        "--zero-shot",
-        action="store_true",
-        help="skip training splits, which only few-shot and linear probes use",
-    )
-    parser.add_argument(
-        "--sizes", action="store_true", help="print the downloads and their sizes, and stop"
-    )
+    add_fields(parser, FetchOptions)
 
     def run() -> int:
         options = parser.parse_args(arguments)

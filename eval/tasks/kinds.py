@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from open_diht.common.plugins import Registry
+
 if TYPE_CHECKING:  # torch is imported when something is measured, not when a suite is read
     from open_diht.eval.data import Annotation, DataSet
     from open_diht.eval.examples import Example
@@ -95,17 +97,13 @@ def _imported(name: str) -> Any:
 
 
 K = TypeVar("K", bound=Kind)
-KINDS: dict[str, Kind] = {}
+KINDS: Registry[Kind] = Registry("there is a kind of task called {name} already, {old}")
 """Kinds by name."""
 
 
 def register(kind: K) -> K:
     """Register a kind by its name. Raises ValueError if another class has the name."""
-    if type(KINDS.get(kind.name, kind)) is not type(kind):
-        raise ValueError(
-            f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}"
-        )
-    KINDS[kind.name] = kind
+    KINDS.add(kind.name, kind)
     return kind
 
 

@@ -35,6 +35,7 @@ from open_diht.pipelines.manifests.plan import PlanMismatch
 from open_diht.pipelines.options import (
     START_SECONDS,
     WORK,
+    RunOptions,
     dataset_of,
     parse,
     shard_of,
@@ -173,22 +174,17 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
         input=source,
         output=output,
         publisher=publisher,
-        license=options.license,
         preset=preset,
         stages=stages,
-        decontaminate=options.decontaminate,
         score=_score(options, stages),
-        lean=options.lean,
-        export=options.export,
         workers=options.workers or backend.default_workers(),
         backend=backend,
         shard=shard_of(options.shard),
-        unit_rows=options.unit_rows,
-        max_dead_share=options.max_dead_share,
         download=_download(options),
         spotter=spotter_of(options, preset),
         command=options.command,
         plugins=loaded_plugins(),
+        **given_fields(options, RunOptions),
     )
 
 
@@ -212,12 +208,7 @@ def _score(options: argparse.Namespace, stages: Sequence[str]) -> ScoreSettings 
                 f"--stages includes {SCORE}, but no model is given; pass --score-model NAME"
             )
         return None
-    return ScoreSettings(
-        model=options.score_model,
-        device=options.score_device,
-        precision=options.score_precision,
-        batch_size=options.score_batch,
-    )
+    return ScoreSettings(**given_fields(options, ScoreSettings, "score-"))
 
 
 def _download(options: argparse.Namespace) -> DownloadSettings:

@@ -2,14 +2,27 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from open_diht.common.command_line import Parser, number
+from open_diht.common.command_line import Parser, add_fields, number
 from open_diht.common.fields import Above0, Positive
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.select.repeats import DELAYS
 
-CAP = 12
-"""Default for the most readings of a row."""
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions:
+    """Options of `make select` that have plain values."""
+
+    cap: Above0 = 12
+    """Most readings of a row."""
+    by: Annotated[str, "COLUMN[=WEIGHT],..."] | None = None
+    """Rank the rows by these columns of kept/ and rejected/, highest first, in place of the
+    decisions; the best, as many as were kept, count as kept."""
+    rows: Literal["kept", "all"] | None = None
+    """Rows to choose from; all needs a training that reads rejected rows too (default: kept where
+    OUTPUT has shards of its own, else all)."""
 
 
 def parse(
@@ -27,17 +40,7 @@ def parse(
     parser.add_argument(
         "--samples", type=number(Positive), required=True, help="samples that the training will see"
     )
-    parser.add_argument(
-        "--cap", type=number(Above0), default=CAP, help=f"most readings of a row (default {CAP})"
-    )
-    parser.add_argument(
-        "--by",
-        metavar="COLUMN[=WEIGHT],...",
-        help=(
-            "rank the rows by these columns of kept/ and rejected/, highest first, in place of the"
-            " decisions; the best, as many as were kept, count as kept"
-        ),
-    )
+    add_fields(parser, SelectOptions, "cap", "by")
     parser.add_argument(
         "--delay",
         metavar="REASON=N",
@@ -49,12 +52,5 @@ def parse(
             f" {', '.join(f'{name}={value:g}' for name, value in DELAYS.items())})"
         ),
     )
-    parser.add_argument(
-        "--rows",
-        choices=("kept", "all"),
-        help=(
-            "rows to choose from; all needs a training that reads rejected rows too (default: kept"
-            " where OUTPUT has shards of its own, else all)"
-        ),
-    )
+    add_fields(parser, SelectOptions, "rows")
     return parser.parse_args(arguments)

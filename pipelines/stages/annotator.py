@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
+from open_diht.common.plugins import Registry
 from open_diht.filters.cascade import StageFilter
 from open_diht.filters.dedup import DuplicateCounts
 from open_diht.pipelines.engine.stage import Stage
@@ -212,7 +213,9 @@ class Annotator(RunStage, Stage):
 
 
 _Kind = TypeVar("_Kind", bound=type[Annotator])
-_registered: dict[str, type[Annotator]] = {}
+_registered: Registry[type[Annotator]] = Registry(
+    "stage {name!r} of {new} is taken by {old}; choose another name"
+)
 
 
 def register_annotator(kind: _Kind) -> _Kind:
@@ -227,17 +230,11 @@ def register_annotator(kind: _Kind) -> _Kind:
         for one in _kinds_of(Stage)
         if one.__module__.startswith("open_diht.")
     }
-    known = _registered.get(kind.name, kind)
     if kind.name in {*ours, *STAGES}:
         raise ValueError(
             f"stage {kind.name!r} of {kind.__name__} is taken by this program; choose another name"
         )
-    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise ValueError(
-            f"stage {kind.name!r} of {kind.__name__} is taken by {known.__name__}; choose another"
-            " name"
-        )
-    _registered[kind.name] = kind
+    _registered.add(kind.name, kind)
     return kind
 
 

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from open_diht.common.command_line import OK, WrongUse, command, refuse_empty, say
+from open_diht.common.command_line import OK, WrongUse, command, given_fields, refuse_empty, say
 from open_diht.common.data_root import REFERENCE
 from open_diht.common.spelling import spelled_option
 from open_diht.pipelines.driver.cli import backend_of, exit_status
@@ -25,7 +25,15 @@ from open_diht.pipelines.teachers.embeddings import (
     check_captions,
     store_embeddings,
 )
-from open_diht.pipelines.teachers.options import CONCEPTS, CROP_SCALE, EMBEDDINGS, parse
+from open_diht.pipelines.teachers.options import (
+    CONCEPTS,
+    CROP_SCALE,
+    EMBEDDINGS,
+    EmbeddingOptions,
+    ShardOptions,
+    VocabularyOptions,
+    parse,
+)
 from open_diht.pipelines.teachers.run import ConceptSettings, run
 from open_diht.pipelines.teachers.shards import CAPTION
 from open_diht.pipelines.teachers.teacher import DEFAULT, find_teacher
@@ -68,14 +76,11 @@ def _run(options: argparse.Namespace) -> int:
     output = store_path(options.output) if options.output else None
     shared: dict[str, Any] = {
         "data": data,
-        "batch_size": options.batch_size,
-        "device": options.device,
-        "precision": options.precision,
         "workers": options.workers,
         "backend": backend_of(options, [("OUTPUT", str(output or data)), ("DATA", str(data))]),
         "shard": shard_of(options.shard),
-        "max_bad_share": options.max_bad_share,
         "command": options.command,
+        **given_fields(options, ShardOptions),
     }
     todo: list[Callable[[], int]] = []
     if CONCEPTS in options.store:
@@ -84,8 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         concepts = ConceptSettings(
             output=output or data / CONCEPTS,
             teacher=find_teacher(name, options.weights),
-            min_count=options.min_count,
-            max_size=options.max_size,
+            **given_fields(options, VocabularyOptions),
             **shared,
         )
         todo.append(lambda: run(concepts, say))
@@ -95,11 +99,10 @@ def _run(options: argparse.Namespace) -> int:
         embeddings = EmbeddingSettings(
             output=(output or data) / EMBEDDINGS,
             encoder=encoder,
-            crops=options.crops,
             seed=options.crop_seed,
             crop_scale=(low, high),
             captions=captions,
-            datacompdr=options.datacompdr,
+            **given_fields(options, EmbeddingOptions),
             **shared,
         )
         check_captions(embeddings)

@@ -47,6 +47,7 @@ from open_diht.pipelines.store.storage import StorePath, sizes
 from open_diht.pipelines.teachers import datacompdr
 from open_diht.pipelines.teachers.extract import Bad, Features
 from open_diht.pipelines.teachers.features import Batches, Begun, ExtractedRecord, Extracting, Keys
+from open_diht.pipelines.teachers.options import CROP_SCALE, EmbeddingOptions
 from open_diht.pipelines.teachers.run import (
     ShardRun,
     ShardSettings,
@@ -65,22 +66,18 @@ Half = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings(ShardSettings):
+class EmbeddingSettings(ShardSettings, EmbeddingOptions):
     """The settings of a run."""
 
     encoder: str
     """Name of the teacher, see `stages.encoders`; it has texts."""
-    crops: int = 1
-    """Number of crops of an image. 1: the center, as in evaluation. More: drawn by `crop_of`."""
     seed: int = 0
     """Seed of the crops."""
-    crop_scale: tuple[float, float] = (0.9, 1.0)
+    crop_scale: tuple[float, float] = CROP_SCALE
     """Range of the fraction of the area that a drawn crop keeps, as `transform.crop_scale` of a
     training."""
     captions: tuple[str, ...] = (CAPTION,)
     """Captions to embed: `caption` is the text of the .txt, others are fields of the .json."""
-    datacompdr: bool = False
-    """Whether the embeddings are also written in the format of DataCompDR, with `caption` first."""
 
     def about(self) -> dict[str, Any]:
         """Return what the embeddings of a teacher depend on, for the manifest."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
-from open_diht.common.command_line import Parser, number
+from open_diht.common.command_line import Parser, add_fields, number
 from open_diht.common.data_root import REFERENCE
-from open_diht.common.devices import add_device_options
+from open_diht.common.devices import DeviceSettings
 from open_diht.common.fields import Count, Positive, Range
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.options import add_where, parsed
@@ -19,6 +20,50 @@ EMBEDDINGS = "embeddings"
 """Kinds of targets that a teacher gives."""
 CROP_SCALE = 0.9, 1.0
 Kept = Annotated[float, Range(above=0, at_most=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptOptions:
+    """Options of `make concepts` next to its settings."""
+
+    output: str | None = None
+    """Folder or URL of the results (default: DATA/concepts and DATA/embeddings)."""
+    weights: str | None = None
+    """File of the teacher's weights, which you download yourself; mind their license: those of
+    swag-vit-h14 are CC-BY-NC-4.0."""
+    crop_seed: Count = 0
+    """Seed of drawn crops."""
+    captions: Annotated[str, "NAME,..."] = "caption"
+    """Captions of each image: caption, and text columns of the samples' .json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(DeviceSettings):
+    """The settings of a run over shards that the command line takes as they are."""
+
+    max_bad_share: float = 0.05
+    """Fraction of bad images above which the exit status is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyOptions:
+    """The settings of vocabularies."""
+
+    min_count: Positive | None = None
+    """Rows that a concept needs to enter the vocabulary (default: a 50th of the kept rows, from 2
+    to 100)."""
+    max_size: Positive = 10_000
+    """Largest vocabulary of a head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """The settings of embeddings that the command line takes as they are."""
+
+    crops: Positive = 1
+    """Crops of each image; of one it is the center, more are drawn."""
+    datacompdr: bool = False
+    """Also write the embeddings as tars in the format of DataCompDR."""
 
 
 def parse(
@@ -40,9 +85,7 @@ def parse(
         required="data" not in defaults,
         help=f"output folder of `{spelled('filter')}`, or its URL",
     )
-    parser.add_argument(
-        "--output", help="folder or URL of the results (default: DATA/concepts and DATA/embeddings)"
-    )
+    add_fields(parser, ConceptOptions, "output")
     parser.add_argument(
         "--teacher",
         help=(
@@ -59,37 +102,11 @@ def parse(
         metavar="KINDS",
         help=f"{CONCEPTS} (default), {EMBEDDINGS}, or both with a comma between them",
     )
-    parser.add_argument(
-        "--weights",
-        help=(
-            "file of the teacher's weights, which you download yourself; mind their license: those"
-            " of swag-vit-h14 are CC-BY-NC-4.0"
-        ),
-    )
-    parser.add_argument(
-        "--min-count",
-        type=number(Positive),
-        help=(
-            "rows that a concept needs to enter the vocabulary (default: a 50th of the kept rows,"
-            " from 2 to 100)"
-        ),
-    )
-    parser.add_argument(
-        "--max-size",
-        type=number(Positive),
-        default=10_000,
-        help="largest vocabulary of a head (default 10,000)",
-    )
+    add_fields(parser, ConceptOptions, "weights")
+    add_fields(parser, VocabularyOptions)
     of_embeddings = parser.add_argument_group("of embeddings")
-    of_embeddings.add_argument(
-        "--crops",
-        type=number(Positive),
-        default=1,
-        help="crops of each image; 1 (default): the center, more are drawn",
-    )
-    of_embeddings.add_argument(
-        "--crop-seed", type=number(Count), default=0, help="seed of drawn crops (default 0)"
-    )
+    add_fields(of_embeddings, EmbeddingOptions, "crops")
+    add_fields(of_embeddings, ConceptOptions, "crop_seed")
     of_embeddings.add_argument(
         "--crop-scale",
         type=number(Kept),
@@ -101,24 +118,10 @@ def parse(
             " (default 0.9 1)"
         ),
     )
-    of_embeddings.add_argument(
-        "--captions",
-        default="caption",
-        metavar="NAME,...",
-        help="captions of each image: caption (default), and text columns of the samples' .json",
-    )
-    of_embeddings.add_argument(
-        "--datacompdr",
-        action="store_true",
-        help="also write the embeddings as tars in the format of DataCompDR",
-    )
-    add_device_options(parser, "teacher", batch="--batch-size")
+    add_fields(of_embeddings, ConceptOptions, "captions")
+    add_fields(of_embeddings, EmbeddingOptions, "datacompdr")
+    add_fields(parser, DeviceSettings)
     add_where(parser)
-    parser.add_argument(
-        "--max-bad-share",
-        type=float,
-        default=0.05,
-        help="fraction of bad images above which the exit status is 1 (0.05)",
-    )
+    add_fields(parser, ShardOptions, "max_bad_share")
     parser.set_defaults(**defaults)
     return parsed(parser, arguments)

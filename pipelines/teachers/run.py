@@ -43,6 +43,7 @@ from open_diht.pipelines.store.storage import (
 from open_diht.pipelines.teachers.features import ExtractedRecord, Extracting, FeatureStage
 from open_diht.pipelines.teachers.identity import precision_of, seen, settle
 from open_diht.pipelines.teachers.labels import LabelStage
+from open_diht.pipelines.teachers.options import ShardOptions, VocabularyOptions
 from open_diht.pipelines.teachers.shards import shard_entries
 from open_diht.pipelines.teachers.teacher import Teacher
 from open_diht.pipelines.teachers.vocabulary import (
@@ -62,21 +63,13 @@ _BATCH_OF_GPU = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardSettings:
+class ShardSettings(ShardOptions):
     """The settings of a run over the shards of a data set."""
 
     data: StorePath
     """Output folder of `make filter`, with kept/ and shards/."""
     output: StorePath
     """Folder of all results."""
-    batch_size: int | None = None
-    """Number of images in a batch, by default 32, or 256 on a GPU."""
-    device: str = AUTO
-    """torch device of the teacher. cuda takes all GPUs; the direct runner by default starts one
-    process for each GPU. auto means cuda if this machine has it, otherwise cpu."""
-    precision: str = AUTO
-    """bf16, fp32 or auto. auto means the precision of this teacher's features in the folder.
-    Without such features it means bf16 if the device supports it, otherwise fp32."""
     workers: int | None = None
     """Units at a time. By default the direct runner has one for each GPU of `device`, or without
     GPUs for each core; other backends have their own default. On Prism, Dask and Dataflow the
@@ -86,8 +79,6 @@ class ShardSettings:
     shard: tuple[int, int] | None = None
     """(i, n): do every n-th unit, counted from i = 0. The last shard, or a run without shard,
     completes the output."""
-    max_bad_share: float = 0.05
-    """Fraction of images without features above which the exit status is 1."""
     command: tuple[str, ...] = ()
     """The command line, stored as provenance."""
 
@@ -121,16 +112,11 @@ class ShardSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptSettings(ShardSettings):
+class ConceptSettings(ShardSettings, VocabularyOptions):
     """The settings of a run."""
 
     teacher: Teacher
     """Model whose features are extracted."""
-    min_count: int | None = None
-    """Fewest rows that name a concept, by default 100, or less on small corpora (see
-    `vocabulary.lowest_count`)."""
-    max_size: int = 10_000
-    """Maximum number of concepts of a head."""
 
     def fingerprints(self, shards: Mapping[str, Shard], precision: str) -> dict[str, str]:
         """Return the fingerprint of each shard's features: teacher, precision and tar."""

@@ -2,15 +2,29 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
-from open_diht.common.command_line import Parser, number
+from open_diht.common.command_line import Parser, add_fields
 from open_diht.common.fields import Positive, Range
 from open_diht.common.spelling import spelled
 
 Port = Annotated[int, Range(at_least=0, at_most=65_535)]
 ROWS = 20_000
 """Default maximum number of rows in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """Options of `make view` that have plain values."""
+
+    preset: str | None = None
+    """Initial thresholds, a name or a YAML file (default: the last finished run's; if none,
+    paper)."""
+    port: Port = 0
+    """Port of the page; 0: a free one."""
+    sample_rows: Positive = ROWS
+    """Largest number of rows that thresholds are tried on."""
 
 
 def parse(
@@ -26,22 +40,7 @@ def parse(
         default=defaults.get("output", "out/sample"),
         help=f"output folder of `{spelled('filter')}`",
     )
-    parser.add_argument(
-        "--preset",
-        help=(
-            "initial thresholds, a name or a YAML file (default: the last finished run's; if none,"
-            " paper)"
-        ),
-    )
-    parser.add_argument(
-        "--port", type=number(Port), default=0, help="port of the page (default: a free one)"
-    )
-    parser.add_argument(
-        "--sample-rows",
-        type=number(Positive),
-        default=ROWS,
-        help=f"largest number of rows that thresholds are tried on (default {ROWS})",
-    )
+    add_fields(parser, ViewOptions)
     parser.add_argument(
         "--plugin",
         action="append",

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from dataclasses import dataclass
+from typing import Annotated, Literal
 from unittest.mock import Mock
 
 import pytest
@@ -88,6 +89,42 @@ def test_options_are_fields_with_their_range_default_and_first_sentence(
         and "name that is sent (default: me)" in said
         and "90" not in said
     )
+
+
+@dataclass(frozen=True)
+class _LongWait(_Wait):
+    place: Annotated[str, "FOLDER"] | None = None
+    """OCR folder (default: a new one)."""
+    order: Literal["up", "down"] = "up"
+    """The order."""
+    loud: bool = False
+    """Make noise."""
+
+
+def test_options_of_every_type_and_of_a_parent_class(capsys: pytest.CaptureFixture[str]) -> None:
+    found = parser()
+    add_fields(found, _LongWait, "at_most", "place", "order", "loud")
+    assert given_fields(found.parse_args([]), _LongWait) == {
+        "at_most": 7,
+        "place": None,
+        "order": "up",
+        "loud": False,
+    }
+    words = ["--loud", "--order", "down", "--place", "here"]
+    assert given_fields(found.parse_args(words), _LongWait) == {
+        "at_most": 7,
+        "place": "here",
+        "order": "down",
+        "loud": True,
+    }
+    with pytest.raises(WrongUse, match="invalid choice: 'left'"):
+        found.parse_args(["--order", "left"])
+    with pytest.raises(SystemExit):
+        found.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--at-most X seconds to wait (default: 7)" in said
+    assert "--place FOLDER OCR folder (default: a new one) --order {up,down} the order" in said
+    assert said.endswith("(default: up) --loud make noise")
 
 
 class _Broken(RuntimeError):

@@ -117,6 +117,12 @@ def test_every_model_has_a_name_of_its_own(tmp_path, capsys, monkeypatch):
     assert len(one) == 2 + 3 * 4  # the folder that was named twice has one name
 
 
+def test_a_bar_in_the_name_of_a_folder_begins_no_cell(tmp_path, capsys):
+    write(tmp_path / "a|b", [row("cats", "top1", 0.5)], {})
+    assert main([str(tmp_path / "a|b")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == r"| task | metric | a\|b |"
+
+
 def test_latex_is_a_tabular_with_its_letters_escaped(folders, capsys):
     assert main([*folders, "--format", "latex"]) == 0
     said = capsys.readouterr().out

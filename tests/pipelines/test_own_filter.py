@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.plugins import PluginError, load_plugin
+from open_diht.common.plugins import PluginError, Registry, load_plugin
 from open_diht.filters.base import (
     Bools,
     CaptionEvidence,
@@ -142,7 +142,7 @@ def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refu
 def test_the_image_filter_of_the_page_rejects_banners(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    monkeypatch.setattr("open_diht.filters.base._registered", Registry("{name} is taken"))
     exec(MODULE, {"__name__": "my_filters"})
     preset = load_preset(str(own / "mine.yaml"))
     sizes = {"width": [400, 401, 100], "height": [100, 100, 500]}
@@ -173,7 +173,7 @@ def _named(reason: str) -> type[Late]:
     "reason", ["action", "text_spotting", "clip_score", "image_unreadable", "captions", "foresee"]
 )
 def test_a_reason_or_section_that_is_built_in_is_refused(reason, tmp_path, monkeypatch):
-    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    monkeypatch.setattr("open_diht.filters.base._registered", Registry("{name} is taken"))
     register_filter(_named(reason))
     (tmp_path / "mine.yaml").write_text(f"{reason}: {{}}\n", encoding="utf-8")
     with pytest.raises(
@@ -184,7 +184,7 @@ def test_a_reason_or_section_that_is_built_in_is_refused(reason, tmp_path, monke
 
 
 def test_no_two_filters_may_have_one_reason(own, filtering, monkeypatch):
-    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    monkeypatch.setattr("open_diht.filters.base._registered", Registry("{name} is taken"))
     register_filter(Late)
     (own / "mine.yaml").write_text("late: {}\ncolumns: {late: {max: 1}}\n", encoding="utf-8")
     with pytest.raises(
@@ -203,7 +203,7 @@ def test_no_two_filters_may_have_one_reason(own, filtering, monkeypatch):
 def test_a_looser_filter_without_annotations_has_more_images_read(
     tmp_path, with_images, tsv, filtering, ocr_models, monkeypatch
 ):
-    monkeypatch.setattr("open_diht.filters.base._registered", {})
+    monkeypatch.setattr("open_diht.filters.base._registered", Registry("{name} is taken"))
     register_filter(Late)
     manifest = tsv(tmp_path / "a.tsv", with_images(tmp_path / "images", 20))
     preset = tmp_path / "mine.yaml"

@@ -17,6 +17,7 @@ from PIL import Image
 import open_diht.pipelines.driver.cli  # it imports all stages before it loads plugins
 import open_diht.pipelines.teachers.features  # noqa: F401
 from open_diht.common.command_line import WrongUse
+from open_diht.common.plugins import Registry
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver.run import run
@@ -92,7 +93,9 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path, command)
 def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
     """From files and after a break; rows that another preset lets pass in addition are measured
     then."""
-    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
+    monkeypatch.setattr(
+        "open_diht.pipelines.stages.annotator._registered", Registry("{name} is taken")
+    )
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     images = {
@@ -138,7 +141,9 @@ def test_a_stage_of_ones_own_measures_images(tmp_path, filtering, monkeypatch):
 def test_the_name_of_a_stage_of_this_program_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {})
+    monkeypatch.setattr(
+        "open_diht.pipelines.stages.annotator._registered", Registry("{name} is taken")
+    )
     kind = type("Mine", (Annotator,), {"name": name})
     with pytest.raises(
         ValueError, match=f"stage {name!r} of Mine is taken by .*; choose another name"
@@ -161,7 +166,10 @@ def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_noth
             if plan is not None and cls.name in settings.stages:
                 raise WrongUse(f"{plan.rows} rows are not to its taste")
 
-    monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {"picky": Picky})
+    monkeypatch.setattr(
+        "open_diht.pipelines.stages.annotator._registered", Registry("{name} is taken")
+    )
+    register_annotator(Picky)
     (tmp_path / "two.tsv").write_text(f"caption\n{DOG}\n{DOG}s\n", encoding="utf-8")
     (tmp_path / "one.tsv").write_text(f"caption\n{DOG}\n", encoding="utf-8")
     settings = RunSettings(

@@ -9,12 +9,21 @@ cannot be used; 2 wrong use.
 import argparse
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
 
-from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.command_line import (
+    OK,
+    Parser,
+    WrongUse,
+    add_fields,
+    complain,
+    exit_status,
+    say,
+)
 from open_diht.common.fields import Count, Positive, Share
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import DataError, Kind
@@ -62,6 +71,20 @@ def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> l
     return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Options of the check of shards."""
+
+    index_only: bool = False
+    """Do not decode images."""
+    workers: Count = 2
+    """Processes."""
+    max_bad_share: Share = 0.01
+    """Fraction of bad samples that is allowed."""
+    max_pixels: Positive = DataSettings.max_pixels
+    """Largest accepted width x height, data.max_pixels of the training."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
@@ -70,23 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         help=f"output folders of `{spelled('filter')}`, folders of tars, globs, URLs",
     )
-    parser.add_argument("--index-only", action="store_true", help="do not decode images")
-    parser.add_argument("--workers", type=number(Count), default=2, help="processes (2)")
-    parser.add_argument(
-        "--max-bad-share",
-        type=number(Share),
-        default=0.01,
-        help="fraction of bad samples that is allowed (0.01)",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=number(Positive),
-        default=DataSettings.max_pixels,
-        help=(
-            "largest accepted width x height, data.max_pixels of the training"
-            f" ({DataSettings.max_pixels:,})"
-        ),
-    )
+    add_fields(parser, CheckOptions)
     return exit_status(lambda: _look(parser.parse_args(arguments)))
 
 

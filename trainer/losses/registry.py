@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from open_diht.common.fields import converted, one_of
+from open_diht.common.plugins import Registry
 from open_diht.trainer.losses.hn_nce import HnNce, InfoNce
 from open_diht.trainer.losses.loss import Loss
 from open_diht.trainer.losses.siglip import SigLip
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, SigLip)}
+LOSSES: Registry[type[Loss]] = Registry(
+    "there is a loss called {name} already, {old}; take another name"
+)
 """Name to class of each loss."""
 
 
@@ -21,12 +24,12 @@ def register(loss: type[Loss]) -> type[Loss]:
         raise ValueError(
             f"the loss {loss.__name__} has no name: give it a field `name` with a default"
         )
-    if LOSSES.get(name, loss) is not loss:
-        raise ValueError(
-            f"there is a loss called {name} already, {LOSSES[name].__name__}; take another name"
-        )
-    LOSSES[name] = loss
+    LOSSES.add(name, loss)
     return loss
+
+
+for _loss in (HnNce, InfoNce, SigLip):
+    register(_loss)
 
 
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:

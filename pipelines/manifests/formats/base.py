@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from open_diht.common.naming import nearest
+from open_diht.common.plugins import Registry, same_class
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.manifests.batches import batches
 from open_diht.pipelines.manifests.files import read_part, reading
@@ -180,7 +181,7 @@ class Format(ABC):
 
 
 _Kind = TypeVar("_Kind", bound=type[Format])
-_registered: dict[str, Format] = {}
+_registered: Registry[Format] = Registry("name {name!r} of {new} belongs to {old}; choose another")
 
 
 def register_format(kind: _Kind) -> _Kind:
@@ -201,19 +202,13 @@ def register_format(kind: _Kind) -> _Kind:
             " first; not auto"
         )
     for known in _registered.values():
-        same = (type(known).__module__, type(known).__qualname__) == (
-            kind.__module__,
-            kind.__qualname__,
-        )
-        if same:  # a reloaded module registers its class again
-            continue
-        taken = [f"name {name!r}"] if known.name == name else []
-        taken += [f"ending {ending!r}" for ending in kind.endings if ending in known.endings]
-        if taken:
-            raise ValueError(
-                f"{taken[0]} of {kind.__name__} belongs to {type(known).__name__}; choose another"
-            )
-    _registered[name] = kind()
+        for ending in kind.endings:
+            if ending in known.endings and not same_class(kind, type(known)):
+                raise ValueError(
+                    f"ending {ending!r} of {kind.__name__} belongs to {type(known).__name__};"
+                    " choose another"
+                )
+    _registered.add(name, kind())
     return kind
 
 
