@@ -47,11 +47,11 @@ from open_diht.pipelines.stages.dedup.findings import (
     DuplicateFiles,
     duplicates_stage,
 )
-from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.dedup.semantic_stages import MemberStage
 from open_diht.pipelines.stages.export import counts_of, manifest_of, sizes_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import DOWNLOAD
+from open_diht.pipelines.stages.keys import uid_of
 from open_diht.pipelines.stages.shards import (
     PER_SHARD,
     ExportRecord,
