@@ -123,6 +123,22 @@ def test_a_circle_of_folders_is_seen_where_no_files_make_one(tmp_path):
         tuple(TopologicalSorter(rooms_of(modules, "p")).static_order())
 
 
+def test_verify_needs_neither_the_driver_nor_the_viewer():
+    """What checks a run stands on the reader of an output, and not on what it checks."""
+    prefix = "open_diht.pipelines."
+    modules = graph(ROOT, PACKAGES)
+    left = [name for name in modules if name.startswith(f"{prefix}verify.")]
+    assert left
+    reached: set[str] = set()
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += modules[name]
+    others = tuple(f"{prefix}{part}" for part in ("driver", "view", "pilot", "select"))
+    assert {name for name in reached if name.startswith(others)} == set()
+
+
 def changed_by(code: str) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")
