@@ -45,13 +45,11 @@ from open_diht.pipelines.stages.dedup.findings import (
 )
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.shards import remove_shards
-from open_diht.pipelines.stages.tally import Tally
+from open_diht.pipelines.stages.tally import VERSION, Tally
 from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
 from open_diht.pipelines.store.layout import KINDS, Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import row_groups
-
-VERSION = 7  # increase it when equal annotations and thresholds may lead to other decisions
 
 
 class _Annotations:

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from open_diht.filters.cascade import DEAD, NO_REASON
 
+VERSION = 7
+"""Increase the version when equal annotations and thresholds may lead to other decisions."""
+
 
 class DecideRecord(TypedDict):
     """The fields of a `decide` commit record, in addition to those of all records."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from open_diht.filters.cascade import (
     DEAD,
-    NO_REASON,
+    KEPT,
     NOT_AT_HAND,
     NOT_DECIDED,
     StageFilter,
@@ -72,7 +72,7 @@ def summarise(
     if settings.dataset.several_captions:
         funnel["captions"] = {
             "captions_in": captions_in + undecided,
-            "passed": by_reason.pop(NO_REASON, 0),
+            "passed": by_reason.pop(KEPT, 0),
             "dead_letter": by_reason.pop(DEAD, 0),
             "rejected": dict(sorted(by_reason.items())),
             "not_decided": undecided,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from open_diht.common.naming import counted
-from open_diht.filters.cascade import DEAD, NO_REASON
+from open_diht.filters.cascade import DEAD, KEPT
 from open_diht.filters.output import PASSED, REJECTED
 from open_diht.filters.several_captions import OTHER_CAPTIONS, captions_in
 from open_diht.pipelines.manifests.plan import Unit
@@ -85,18 +85,16 @@ def check_captions(layout: Layout, units: Sequence[Unit], counts: CaptionCounts)
                 f"{layout.commit('decide', unit.name)}, and the same command decides the unit again"
             )
         total.update(found)
-    ends = {NO_REASON: counts["passed"], DEAD: counts["dead_letter"], **counts["rejected"]}
+    ends = {KEPT: counts["passed"], DEAD: counts["dead_letter"], **counts["rejected"]}
     if total.total() + counts["not_decided"] != counts["captions_in"] or total != Counter(ends):
         raise NotConserved(f"captions by data: {dict(total)}, by records: {dict(counts)}")
 
 
 def _captions_of(layout: Layout, unit: str) -> Counter[str]:
-    """Count the captions of a unit by reason. `NO_REASON` counts those that passed, `DEAD` those in
-    dead letters."""
+    """Count the captions of a unit by reason. `KEPT` counts those that passed, `DEAD` those in dead
+    letters."""
     passed = columns_of(layout.part("kept", unit), PASSED)[PASSED]
-    found = Counter(
-        {NO_REASON: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0}
-    )
+    found = Counter({KEPT: pc.sum(pc.list_value_length(passed)).as_py() or 0 if len(passed) else 0})
     for kind in ("kept", "rejected"):
         lists = columns_of(layout.part(kind, unit), REJECTED)[REJECTED]
         reasons = (
