@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from benchmarks.measuring import parser_of, print_table, processor
 from open_diht.common.run_command import ONE_THREAD
 from open_diht.pipelines.stages.dedup.exact import duplicates, ranges_of
-from open_diht.pipelines.stages.dedup.keys import KEY, PARTS, key_parts, key_records
-from open_diht.pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.keys import KEY, PARTS, key_parts, key_records
+from open_diht.pipelines.stages.slices import pack, read_slice
 
 UNIT = 100_000
 """Keys of a unit, the size of a unit of captions."""

@@ -1,83 +1,51 @@
-"""Print the test images of tasks, for a process that compares training data with them (`filter
+"""The test images of tasks, for a run that compares training data with them (`filter
 --decontaminate`).
 
-    python -m open_diht.eval.images TASKS --about     one JSON object per set of images, and no
-    image python -m open_diht.eval.images TASKS             an Arrow stream of `SCHEMA`
-
-Exit status: 2, with one line, for unknown tasks and for data that is not on this machine or not
-usable.
+This imports neither torch nor a model, and no more than reading data needs.
 """
 
 import contextlib
 import dataclasses
 import io
-import json
-import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import pyarrow as pa
-
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.command_line import WrongUse
 from open_diht.common.images import BadImage, ImageLimits, open_image
 from open_diht.common.naming import listing
 from open_diht.common.spelling import spelled
 from open_diht.eval.data import DataSet, Memo, data_root, read_task
-from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.errors import DataMissing
 from open_diht.eval.records import feature_folder
 from open_diht.eval.task import Task
 from open_diht.eval.tasks import KINDS, choose_tasks
 
-SCHEMA = pa.schema(
-    [
-        ("set", pa.string()),
-        ("item", pa.string()),
-        ("image", pa.binary()),
-        ("captions", pa.list_(pa.string())),
-    ]
-)
-"""One row per image: its task and key, its file (a BMP of its pixels if it has none, or one that
-filters do not read), and the captions that are right for it."""
-_BATCH = 64
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of tasks that share images and captions."""
+
+    tasks: list[str]
+    """Names of the tasks. The first one is the set's name."""
+    data: DataSet
+
+    def rows(self) -> Iterator[tuple[str, bytes, list[str]]]:
+        """Yield each image's key, its file (a BMP of its pixels if it has none, or one that filters
+        do not read), and the captions that are right for it. Raise DataBroken for an image that
+        cannot be read."""
+        captions = _captions(self.data)
+        for place, key in enumerate(self.data.images.keys):
+            yield key, _image(self.data, place), captions[place]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, by default that of this process, and return the exit status."""
-    parser = Parser(
-        prog="python -m open_diht.eval.images", description="Print the test images of tasks."
-    )
-    parser.add_argument("tasks", help="suites, suite files, tasks; comma-separated")
-    parser.add_argument("--about", action="store_true", help="print names, counts and hashes alone")
-
-    def run() -> int:
-        options = parser.parse_args(arguments)
-        found = _sets(choose_tasks(options.tasks).tasks)
-        if options.about:
-            for name, (data, same) in found.items():
-                about = {"set": name, "images": len(data), "sha256": data.images.fingerprint}
-                say(json.dumps({**about, "labels": data.label_hash, "tasks": same}))
-            return OK
-        with pa.ipc.new_stream(sys.stdout.buffer, SCHEMA) as out:
-            for name, (data, _) in found.items():
-                captions = _captions(data)
-                for first in range(0, len(data), _BATCH):
-                    places = range(first, min(first + _BATCH, len(data)))
-                    images = [_image(data, n) for n in places]
-                    keys = [data.images.keys[n] for n in places]
-                    columns = [[name] * len(places), keys, images, [captions[n] for n in places]]
-                    out.write_table(pa.table(columns, schema=SCHEMA))
-        return OK
-
-    return exit_status(run, wrong_use=(DataBroken,))
-
-
-def _sets(tasks: Sequence[Task]) -> dict[str, tuple[DataSet, list[str]]]:
-    """Return the data of tasks by name, whole also where a task samples it, and the names of all
-    tasks on the same images and captions. Raises `WrongUse`, with the command that fetches it, if
-    data is missing."""
+def image_sets(words: str) -> list[ImageSet]:
+    """Return the data of tasks, whole also where a task samples it. `words` are suites, suite files
+    and tasks, comma-separated. Raise WrongUse for an unknown task, and with the command that
+    fetches it, if data is missing. Raise DataBroken if data cannot be used."""
     found: dict[str, DataSet] = {}
     absent: list[tuple[Task, str]] = []
-    for task in tasks:
+    for task in choose_tasks(words).tasks:
         try:
             whole = dataclasses.replace(task, sample=None)
             found[task.name] = read_task(
@@ -100,7 +68,7 @@ def _sets(tasks: Sequence[Task]) -> dict[str, tuple[DataSet, list[str]]]:
     distinct: dict[object, list[str]] = defaultdict(list)
     for name, data in found.items():
         distinct[data.images.fingerprint, str(_captions(data))].append(name)
-    return {names[0]: (found[names[0]], names) for names in distinct.values()}
+    return [ImageSet(names, found[names[0]]) for names in distinct.values()]
 
 
 def _captions(data: DataSet) -> dict[int, list[str]]:
@@ -124,7 +92,3 @@ def _image(data: DataSet, place: int) -> bytes:
     pixels = io.BytesIO()
     data.images.open(place).save(pixels, "BMP")
     return pixels.getvalue()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,5 +1,5 @@
-"""No file imports one that, directly or by way of others, imports it; importing changes nothing in
-the process."""
+"""No file or folder imports one that, directly or by way of others, imports it; importing changes
+nothing in the process."""
 
 import functools
 import os
@@ -80,24 +80,63 @@ def test_a_circle_is_seen_wherever_the_import_stands(tmp_path):
         tuple(TopologicalSorter(graph(tmp_path, ("p",))).static_order())
 
 
-def test_no_part_of_pipelines_imports_upward():
+def rooms_of(modules: dict[str, set[str]], folder: str) -> dict[str, set[str]]:
+    """Files and folders right below a folder, each with those that it imports."""
+    prefix = f"{folder}."
+    rooms: dict[str, set[str]] = {}
+    for name, used in modules.items():
+        if name.startswith(prefix):
+            room = name.removeprefix(prefix).partition(".")[0]
+            others = {
+                other.removeprefix(prefix).partition(".")[0]
+                for other in used
+                if other.startswith(prefix)
+            }
+            rooms.setdefault(room, set()).update(others - {room})
+    return rooms
+
+
+def test_there_is_no_circle_of_folders():
+    modules = graph(ROOT, PACKAGES)
+    folders = {name.rpartition(".")[0] for name in modules} - {""}
+    assert len(folders) > 30
+    circles = []
+    for folder in sorted(folders):
+        try:
+            tuple(TopologicalSorter(rooms_of(modules, folder)).static_order())
+        except CycleError as error:
+            circles.append((folder, error.args[1]))
+    assert not circles
+
+
+def test_a_circle_of_folders_is_seen_where_no_files_make_one(tmp_path):
+    for name in ("p", "p/a", "p/b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "p/a/one.py").write_text("import p.b.one\n")
+    (tmp_path / "p/a/other.py").write_text("")
+    (tmp_path / "p/b/one.py").write_text("")
+    (tmp_path / "p/b/other.py").write_text("from p.a import other\n")
+    modules = graph(tmp_path, ("p",))
+    tuple(TopologicalSorter(modules).static_order())
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter(rooms_of(modules, "p")).static_order())
+
+
+def test_verify_needs_neither_the_driver_nor_the_viewer():
+    """What checks a run stands on the reader of an output, and not on what it checks."""
     prefix = "open_diht.pipelines."
-    below = {name: used for name, used in graph(ROOT, PACKAGES).items() if name.startswith(prefix)}
-
-    def part(module: str) -> str:
-        return module.removeprefix(prefix).partition(".")[0]
-
-    edges = {
-        (part(name), part(other))
-        for name, used in below.items()
-        for other in used
-        if other.startswith(prefix)
-    }
-    downward: dict[str, set[str]] = {}
-    for one, other in edges:
-        if one != other:
-            downward.setdefault(one, set()).add(other)
-    tuple(TopologicalSorter(downward).static_order())
+    modules = graph(ROOT, PACKAGES)
+    left = [name for name in modules if name.startswith(f"{prefix}verify.")]
+    assert left
+    reached: set[str] = set()
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += modules[name]
+    others = tuple(f"{prefix}{part}" for part in ("driver", "view", "pilot", "select"))
+    assert {name for name in reached if name.startswith(others)} == set()
 
 
 def changed_by(code: str) -> str:

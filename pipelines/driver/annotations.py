@@ -8,13 +8,14 @@ from open_diht.pipelines.settings import STAGES, RunSettings
 from open_diht.pipelines.stages.annotator import Annotator, Made, RunStage, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
-from open_diht.pipelines.stages.decide import VERSION, Decision
+from open_diht.pipelines.stages.decide import Decision
 from open_diht.pipelines.stages.decontamination import FingerprintStage
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication
 from open_diht.pipelines.stages.download import DownloadStage
 from open_diht.pipelines.stages.export import Export
 from open_diht.pipelines.stages.score.stage import ScoreStage
 from open_diht.pipelines.stages.spotting import SpottingStage
+from open_diht.pipelines.stages.tally import VERSION
 from open_diht.pipelines.store.layout import unit_of
 from open_diht.pipelines.store.records import fingerprint_of
 from open_diht.pipelines.store.storage import stamps

@@ -23,9 +23,9 @@ from open_diht.filters.presets import BadPreset, Preset, load_preset
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
+from open_diht.pipelines.conservation import NotConserved
 from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.driver.annotations import stage_names
-from open_diht.pipelines.driver.conservation import NotConserved
 from open_diht.pipelines.driver.run import FilterOutcome, run
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.hub.publisher import Publisher

@@ -19,14 +19,14 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
-from open_diht.pipelines.store.layout import CARD, CARD_MARK
+from open_diht.pipelines.store.layout import CARD
+from open_diht.pipelines.store.ownership import is_of_the_user
 from open_diht.pipelines.store.records import (
     Vouched,
     WholeRunRecord,
     fingerprint_of,
     publish_record,
 )
-from open_diht.pipelines.store.storage import StorePath, read_bytes
 
 
 @dataclass
@@ -117,11 +117,3 @@ class Results:
             "files": list(plan.files),
             "plan": {"fingerprint": plan.fingerprint, "units": len(plan.units)},
         }
-
-
-def is_of_the_user(card: StorePath) -> bool:
-    """Return whether there is a data set card without our mark, which the user has taken over."""
-    try:
-        return CARD_MARK.encode() not in read_bytes(card)
-    except FileNotFoundError:
-        return False

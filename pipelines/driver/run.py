@@ -12,14 +12,14 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease, Removed, check_fence
 from open_diht.common.stores import SLOW_S, said_if_slow
+from open_diht.pipelines.conservation import check_conservation
 from open_diht.pipelines.driver.annotations import DECIDING, Annotations, stages_in_order
-from open_diht.pipelines.driver.conservation import check_conservation
 from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
-from open_diht.pipelines.driver.funnel import count_quarantined, summarise
 from open_diht.pipelines.driver.notes import types_that_differ
 from open_diht.pipelines.driver.publish import Results
 from open_diht.pipelines.engine.sharing import Sharing, shard_name
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.funnel import count_quarantined, summarise
 from open_diht.pipelines.manifests import check_image_paths, check_loose_images
 from open_diht.pipelines.manifests.plan import Plan, Unit, keep_plan, make_plan
 from open_diht.pipelines.report.funnel import FunnelRecord

@@ -41,7 +41,7 @@ from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.select.options import parse
 from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
-from open_diht.pipelines.stages.dedup.keys import uid_of
+from open_diht.pipelines.stages.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
 from open_diht.pipelines.store.commit import (

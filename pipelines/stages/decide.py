@@ -53,8 +53,6 @@ from open_diht.pipelines.store.records import (
 )
 from open_diht.pipelines.store.storage import row_groups
 
-VERSION = 7  # increase it when equal annotations and thresholds may lead to other decisions
-
 
 class _Annotations:
     """The annotated rows of a unit, in order."""

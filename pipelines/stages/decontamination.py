@@ -49,7 +49,6 @@ from open_diht.pipelines.report.funnel import Checked, FunnelRecord
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import Made
 from open_diht.pipelines.stages.captions import wanted_rows
-from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import READABLE, embedding_of, matrix, vectors
 from open_diht.pipelines.stages.evaluation_sets import (
@@ -61,6 +60,7 @@ from open_diht.pipelines.stages.evaluation_sets import (
 )
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, stored_rows
 from open_diht.pipelines.stages.segments import SegmentAnnotator, WantedRows, check_images
+from open_diht.pipelines.stages.vectors import unit_length
 from open_diht.pipelines.store.commit import RunFailed, TableFile, publish_table
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of

@@ -48,7 +48,7 @@ from open_diht.filters.spotting.decode import (
     UnreadableImageReason,
     decode_image,
 )
-from open_diht.pipelines.stages.dedup.clusters import unit_length
+from open_diht.pipelines.stages.vectors import unit_length
 
 if TYPE_CHECKING:
     import torch

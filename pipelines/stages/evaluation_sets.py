@@ -1,17 +1,12 @@
 """Evaluation sets that `--decontaminate` names, and the table of their fingerprints in OUTPUT.
 
-Names of tasks are the evaluation's. Another process, `open_diht.eval.images`, reads their data,
-because `pipelines` imports nothing of the evaluation.
+Names of tasks are the evaluation's, whose `eval.images` reads their data.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,6 +29,8 @@ from open_diht.common.naming import counted, listing
 from open_diht.common.shard_index import stamp_of
 from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import in_words, translated
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.images import image_sets
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
@@ -45,7 +42,6 @@ from open_diht.pipelines.store.storage import StorePath, read_table
 
 EVALUATION = "evaluation"
 """Name of the stage that compares rows with the sets, whose folder has the table."""
-_COMMAND = (sys.executable, "-m", "open_diht.eval.images")
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp")
 _CAPTIONS = ("caption", "captions", "text", "txt")
 _SUITES = (".yaml", ".yml")
@@ -85,23 +81,25 @@ def find_sets(text: str) -> list[EvaluationSet]:
         with _reading(word):
             found.append(_of_path(path, word))
     if tasks:
-        done = subprocess.run(
-            [*_COMMAND, tasks, "--about"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["the evaluation did not start"]
+        try:
+            sets = image_sets(tasks)
+        except (WrongUse, DataBroken, OSError) as error:
             hint = (
-                "; a folder has a / in its name, as ./mine" if "unknown task" in lines[-1] else ""
+                "; a folder has a / in its name, as ./mine" if "unknown task" in str(error) else ""
             )
             raise WrongUse(
-                f"{spelled_option('decontaminate', text)}:"
-                f" {lines[-1].removeprefix('error: ')}{hint}"
-            )
-        for about in map(json.loads, done.stdout.splitlines()):
+                f"{spelled_option('decontaminate', text)}: {_why(error)}{hint}"
+            ) from error
+        for one in sets:
+            about = {
+                "set": one.tasks[0],
+                "images": len(one.data),
+                "sha256": one.data.images.fingerprint,
+                "labels": one.data.label_hash,
+                "tasks": one.tasks,
+            }
             found.append(
-                EvaluationSet(
-                    about["set"], about["images"], fingerprint_of(about), tuple(about["tasks"])
-                )
+                EvaluationSet(one.tasks[0], len(one.data), fingerprint_of(about), tuple(one.tasks))
             )
     if not sum(one.images for one in found):
         raise WrongUse(
@@ -249,27 +247,19 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
-    """Yield the images that the other process reads. Raise WrongUse, with its last line, however it
-    ended."""
-    broken = ""
-    with (
-        tempfile.TemporaryFile() as told
-    ):  # not a pipe, which it might fill while its images are read
-        with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE, stderr=told) as process:
-            assert process.stdout is not None
-            try:
-                for batch in pa.ipc.open_stream(process.stdout):
-                    yield from (
-                        (r["set"], r["item"], r["image"], r["captions"]) for r in batch.to_pylist()
-                    )
-            except (pa.ArrowInvalid, OSError) as error:
-                broken = str(error)
-        told.seek(0)
-        lines = told.read().decode(errors="replace").strip().splitlines()
-    if process.returncode or broken:
-        ended = f"the process that reads them ended with status {process.returncode}"
-        why = lines[-1].removeprefix("error: ") if lines else " ".join([ended, *broken.split()])
-        raise WrongUse(f"{spelled_option('decontaminate', text)}: images cannot be read: {why}")
+    """Yield the images of tasks. Raise WrongUse, in one line, if one cannot be read."""
+    try:
+        for one in image_sets(tasks):
+            for item, image, captions in one.rows():
+                yield one.tasks[0], item, image, captions
+    except (WrongUse, DataBroken, OSError) as error:
+        raise WrongUse(
+            f"{spelled_option('decontaminate', text)}: images cannot be read: {_why(error)}"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return in_words(error) if isinstance(error, OSError) else str(error)
 
 
 def _of_folder(folder: Path) -> Iterator[Row]:

@@ -9,6 +9,9 @@ import pyarrow as pa
 from open_diht.filters.cascade import DEAD, NO_REASON
 from open_diht.pipelines.store.records import DecideRecord
 
+VERSION = 7
+"""Increase the version when equal annotations and thresholds may lead to other decisions."""
+
 
 @dataclass
 class Tally:

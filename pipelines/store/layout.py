@@ -78,7 +78,7 @@ class Layout:
 
     def slices(self, stage: str, unit: str) -> StorePath:
         """Return the path of a stage's records for a unit, mostly in slices (see
-        stages/dedup/slices.py)."""
+        stages/slices.py)."""
         return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> StorePath:

@@ -9,8 +9,8 @@ from open_diht.common.command_line import WrongUse, check_folder
 from open_diht.common.files import is_temporary
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.hub_contents import contents
-from open_diht.pipelines.store.layout import KINDS, Layout
-from open_diht.pipelines.store.storage import StorePath, is_local, stamps
+from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
+from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, stamps
 
 _FOLDERS = (*KINDS, "shards", "index", "work")
 _FILES = (
@@ -97,3 +97,11 @@ def _names(folder: StorePath) -> list[str]:
         return sorted(os.listdir(folder)) if folder.is_dir() else []
     # Some stores list the folder itself.
     return sorted(name for name in stamps(folder, "") if name not in ("", folder.name))
+
+
+def is_of_the_user(card: StorePath) -> bool:
+    """Return whether there is a data set card without our mark, which the user has taken over."""
+    try:
+        return CARD_MARK.encode() not in read_bytes(card)
+    except FileNotFoundError:
+        return False

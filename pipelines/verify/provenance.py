@@ -15,8 +15,8 @@ from open_diht.common.naming import counted, listing
 from open_diht.filters import copies
 from open_diht.filters.presets import Preset
 from open_diht.filters.spotting.settings import Alphabet, SpotterSettings
+from open_diht.pipelines.conservation import Damaged, readable
 from open_diht.pipelines.datasets import Dataset
-from open_diht.pipelines.driver.conservation import Damaged, readable
 from open_diht.pipelines.manifests.plan import input_fingerprint
 from open_diht.pipelines.report.funnel import Checked, checked_in_words
 from open_diht.pipelines.stages.decontamination import IMAGE_HASHES, EvaluationFilter

@@ -33,8 +33,8 @@ from open_diht.filters.output import OURS, SEVERAL
 from open_diht.filters.several_captions import OTHERS, captions_of
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
-from open_diht.pipelines.driver.conservation import columns_of as columns_in
-from open_diht.pipelines.driver.conservation import readable
+from open_diht.pipelines.conservation import columns_of as columns_in
+from open_diht.pipelines.conservation import readable
 from open_diht.pipelines.manifests import (
     BadRow,
     Batch,

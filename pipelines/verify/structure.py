@@ -25,14 +25,13 @@ from open_diht.common.shard_index import BadIndex, Shard, hash64
 from open_diht.common.stores import many_at_once
 from open_diht.common.tar_stream import TarStream
 from open_diht.filters.cascade import RECORD
-from open_diht.pipelines.driver.conservation import (
+from open_diht.pipelines.conservation import (
     Damaged,
     NotConserved,
     check_captions,
     columns_of,
 )
-from open_diht.pipelines.driver.funnel import summarise
-from open_diht.pipelines.driver.publish import is_of_the_user
+from open_diht.pipelines.funnel import summarise
 from open_diht.pipelines.manifests.files import read_part
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.report.funnel import FunnelRecord
@@ -47,11 +46,11 @@ from open_diht.pipelines.stages.dedup.findings import (
     SEMANTIC,
     duplicates_stage,
 )
-from open_diht.pipelines.stages.dedup.keys import uid_of
 from open_diht.pipelines.stages.dedup.semantic_stages import MemberStage
 from open_diht.pipelines.stages.export import counts_of, manifest_of, sizes_of
 from open_diht.pipelines.stages.image_records import image_records
 from open_diht.pipelines.stages.images import DOWNLOAD
+from open_diht.pipelines.stages.keys import uid_of
 from open_diht.pipelines.stages.shards import (
     PER_SHARD,
     exported_rows,
@@ -64,6 +63,7 @@ from open_diht.pipelines.stages.subset import subset_of
 from open_diht.pipelines.stages.tar_indexes import kept_index, kept_samples, read_index, tars_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
 from open_diht.pipelines.store.layout import CARD, KINDS, Layout
+from open_diht.pipelines.store.ownership import is_of_the_user
 from open_diht.pipelines.store.records import (
     Broken,
     CaptionRecord,

@@ -14,7 +14,7 @@ from open_diht.common.spelling import spelled
 from open_diht.filters.cascade import NOT_DECIDED, cascade
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
-from open_diht.pipelines.driver.funnel import count
+from open_diht.pipelines.funnel import count
 from open_diht.pipelines.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example

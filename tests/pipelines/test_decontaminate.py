@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -236,30 +235,50 @@ def test_an_empty_image_is_no_copy_of_a_row_of_a_set_without_image(tmp_path, fil
     assert _evidence(done) == {2: ("same bytes", "2")}
 
 
-_DYING = """
-import os, sys
-import pyarrow as pa
-content = pa.BufferOutputStream()
-with pa.ipc.new_stream(content, pa.schema([("image", pa.binary())])) as out:
-    out.write_table(pa.table({"image": [b"x" * 9999]}))
-sys.stdout.buffer.write(memoryview(content.getvalue())[:BYTES])
-sys.stdout.flush()
-WORDS
-os._exit(1)
+_SUITE = """
+name: own
+about: pictures
+tasks:
+  - {name: pets, kind: classification, title: Pets, metric: top1, templates: ["a {c}"],
+     license: CC0, get: paint some, sources: [{layout: folder, path: pets}]}
 """
 
 
-@pytest.mark.parametrize("count", [0, 20, 5000])
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [("print('error: the disk is gone', file=sys.stderr)", "the disk is gone"), ("", "status 1")],
-)
-def test_images_of_tasks_that_cannot_be_read_are_one_line(monkeypatch, count, words, why):
-    program = _DYING.replace("BYTES", str(count)).replace("WORDS", words)
-    monkeypatch.setattr(evaluation_sets, "_COMMAND", (sys.executable, "-c", program))
-    with pytest.raises(WrongUse, match=f"images cannot be read: .*{why}") as caught:
-        list(evaluation_sets._rows("demo"))
+@pytest.fixture
+def pets(tmp_path, monkeypatch) -> Path:
+    """A suite file with one task, whose folder has two images."""
+    monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
+    for number, name in enumerate(("cat", "dog")):
+        folder = tmp_path / "bench" / "pets" / "test" / name
+        folder.mkdir(parents=True)
+        (folder / "1.jpg").write_bytes(IMAGES[number])
+    (tmp_path / "pets.yaml").write_text(_SUITE)
+    return tmp_path / "pets.yaml"
+
+
+def test_the_images_of_a_task_are_read_with_their_names(pets):
+    (found,) = find_sets(str(pets))
+    assert (found.name, found.images, found.tasks) == ("pets", 2, ("pets",))
+    rows = list(evaluation_sets._rows(str(pets)))
+    assert [(of_set, image) for of_set, _, image, _ in rows] == [
+        ("pets", image) for image in IMAGES[:2]
+    ]
+
+
+def test_images_of_tasks_that_cannot_be_read_are_one_line(pets):
+    rows = evaluation_sets._rows(str(pets))
+    next(rows)
+    broken = pets.parent / "bench" / "pets" / "test" / "dog" / "1.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(WrongUse, match=r"images cannot be read: .*dog/1\.jpg") as caught:
+        list(rows)
     assert "\n" not in str(caught.value)
+
+
+def test_absent_data_of_a_task_names_the_way_to_get_it(pets):
+    shutil.rmtree(pets.parent / "bench" / "pets")
+    with pytest.raises(WrongUse, match=r"no data of pets in .*by hand: paint some"):
+        find_sets(str(pets))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from open_diht.pipelines.datasets import load_dataset
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.manifests import make_uid
 from open_diht.pipelines.stages.dedup import clusters, deduplication, semantic_stages
-from open_diht.pipelines.stages.dedup.clusters import unit_length
+from open_diht.pipelines.stages.vectors import unit_length
 from tests.common.hostile_images import encode
 from tests.pipelines.conftest import encoded_again, pairs_of
 

@@ -21,9 +21,9 @@ from open_diht.filters.cascade import NO_REASON, apply_caption_filters, apply_ca
 from open_diht.filters.output import output_rows
 from open_diht.filters.presets import load_preset
 from open_diht.filters.several_captions import OTHERS, nested
+from open_diht.pipelines.conservation import NotConserved, check_conservation
 from open_diht.pipelines.datasets import Dataset, load_dataset
 from open_diht.pipelines.driver.cli import main
-from open_diht.pipelines.driver.conservation import NotConserved, check_conservation
 from open_diht.pipelines.manifests import BadSchema, inspect, read, read_rows
 from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.output import Output

@@ -27,8 +27,7 @@ from open_diht.common.lease import LeaseLost, held
 from open_diht.trainer.concepts.heads import Head, HeadProgress, HeadTrainer
 from open_diht.trainer.concepts.predict import write_targets
 from open_diht.trainer.concepts.store import ConceptStore, Unfinished
-from open_diht.trainer.data import DataError
-from open_diht.trainer.errors import TrainingError
+from open_diht.trainer.errors import DataError, TrainingError
 from open_diht.trainer.head_options import HeadSettings, parse
 from open_diht.trainer.stores import LocalStore, Store
 

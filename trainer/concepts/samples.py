@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from open_diht.common.shard_index import hash64
 from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
-from open_diht.trainer.data.order import permutation
+from open_diht.trainer.draws import permutation
 
 # Fewest samples in whole shards that are shuffled together; the last pool may be smaller. Features
 # of 768 numbers take 150 MB of memory then.

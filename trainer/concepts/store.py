@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from open_diht.common.shard_index import unpacked_keys
 from open_diht.common.spelling import spelled
-from open_diht.trainer.data.errors import UNREADABLE, DataError
+from open_diht.trainer.errors import UNREADABLE, DataError
 from open_diht.trainer.stores import LocalStore, store_at
 
 VERSION = 1

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from open_diht.common.shard_index import ShardIndex, packed_keys, unpacked_keys
 from open_diht.common.spelling import spelled
-from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
+from open_diht.trainer.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store, store_at
 
 VERSION = 1

@@ -3,8 +3,6 @@
 from open_diht.trainer.data.batch import Batch
 from open_diht.trainer.data.errors import (
     BadSource,
-    ConceptMismatch,
-    DataError,
     LoaderStalled,
     ShardMismatch,
     ShardUnavailable,
@@ -14,6 +12,7 @@ from open_diht.trainer.data.loader import Loader, ShardLoader
 from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.settings import DataSettings, Source, Split
 from open_diht.trainer.data.shards import ShardFacts
+from open_diht.trainer.errors import ConceptMismatch, DataError
 
 __all__ = [
     "BadSource",

@@ -26,10 +26,11 @@ from open_diht.common.command_line import (
 )
 from open_diht.common.fields import Count, Positive, Share
 from open_diht.common.spelling import spelled
-from open_diht.trainer.data.errors import DataError, Kind
+from open_diht.trainer.data.errors import Kind
 from open_diht.trainer.data.reader import UndecodableImage, columns_of, decode, without_targets
 from open_diht.trainer.data.settings import DataSettings, Source
 from open_diht.trainer.data.shards import OpenSource, Shard, load, open_source, store_of
+from open_diht.trainer.errors import DataError
 from open_diht.trainer.stores import store_at
 
 _NAMED = 20  # problems that are listed

@@ -1,15 +1,10 @@
 """Errors of training data. Their only argument is the message, so that workers can pickle them."""
 
-import zipfile
-import zlib
 from enum import StrEnum
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.shard_index import Defect
-from open_diht.trainer.errors import TrainingError
-
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""Most errors that NumPy raises for files whose arrays are damaged or missing."""
+from open_diht.trainer.errors import DataError
 
 
 class Kind(StrEnum):
@@ -31,10 +26,6 @@ class Kind(StrEnum):
     MISSING_CONCEPTS = "missing_concepts"  # a sample whose shard has no file of concept targets
 
 
-class DataError(TrainingError):
-    """Training data cannot be used as configured."""
-
-
 class BadSource(DataError, WrongUse):
     """The data or their settings are wrong: a source has no shards, for example, or others than the
     run began with."""
@@ -43,11 +34,6 @@ class BadSource(DataError, WrongUse):
 class ShardMismatch(DataError):
     """Shards differ from their manifest or from the run's index, or a manifest or index cannot be
     read."""
-
-
-class ConceptMismatch(DataError, WrongUse):
-    """Targets of a teacher are missing or damaged, or do not fit the samples, the settings or each
-    other."""
 
 
 class TooManyBad(DataError):

@@ -9,8 +9,8 @@ from torch import Tensor
 from open_diht.common.command_line import WrongUse
 from open_diht.common.crops import middle
 from open_diht.common.image_formats import EXTENSIONS
-from open_diht.trainer.data.errors import DataError
 from open_diht.trainer.data.reader import Images, Transform, UndecodableImage, decode
+from open_diht.trainer.errors import DataError
 
 
 class BadZeroShotFolder(WrongUse):

@@ -24,7 +24,7 @@ import torch
 
 from open_diht.common.stores import many_at_once
 from open_diht.trainer.data.batch import Batch
-from open_diht.trainer.data.errors import BadSource, ConceptMismatch, DataError, Kind, TooManyBad
+from open_diht.trainer.data.errors import BadSource, Kind, TooManyBad
 from open_diht.trainer.data.feed import CPU, Feed, Makes
 from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.reader import Reader, Tokenizer, Transform, evenly, heads_of
@@ -37,6 +37,7 @@ from open_diht.trainer.data.shards import (
     open_source,
 )
 from open_diht.trainer.data.subset import Found, Subset, open_subset
+from open_diht.trainer.errors import ConceptMismatch, DataError
 
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, StoredTargets

@@ -36,15 +36,8 @@ from open_diht.common.shard_index import ShardIndex, caption_hash
 from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import is_remote
 from open_diht.trainer.data.batch import Batch, Negatives
-from open_diht.trainer.data.errors import (
-    BadSource,
-    ConceptMismatch,
-    Kind,
-    ShardLost,
-    ShardMismatch,
-    TooManyBad,
-)
-from open_diht.trainer.data.order import EpochOrder, RankBatches, mixed
+from open_diht.trainer.data.errors import BadSource, Kind, ShardLost, ShardMismatch, TooManyBad
+from open_diht.trainer.data.order import EpochOrder, RankBatches
 from open_diht.trainer.data.settings import TXT, DataSettings
 from open_diht.trainer.data.shards import (
     OpenSource,
@@ -55,6 +48,8 @@ from open_diht.trainer.data.shards import (
     store_of,
 )
 from open_diht.trainer.data.subset import Subset
+from open_diht.trainer.draws import mixed
+from open_diht.trainer.errors import ConceptMismatch
 
 if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, StoredTargets

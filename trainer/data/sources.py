@@ -22,7 +22,8 @@ from open_diht.common.stores import (
     local_path,
     translated,
 )
-from open_diht.trainer.data.errors import BadSource, DataError, ShardMismatch
+from open_diht.trainer.data.errors import BadSource, ShardMismatch
+from open_diht.trainer.errors import DataError
 
 MANIFEST = "manifest.json"
 INDEXES = "index"

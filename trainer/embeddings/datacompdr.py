@@ -27,8 +27,8 @@ from PIL import Image
 from open_diht.common.crops import cropped
 from open_diht.common.shard_index import ShardIndex, halves, uid_of_json, uid_of_key
 from open_diht.common.stores import many_at_once
-from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.embeddings.targets import EmbeddingTargets, Half, ShardEmbeddings, mapped
+from open_diht.trainer.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store
 
 TEMPERATURE = 0.01

@@ -28,7 +28,7 @@ from PIL import Image
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.shard_index import ShardIndex, unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
-from open_diht.trainer.data.errors import UNREADABLE, ConceptMismatch
+from open_diht.trainer.errors import UNREADABLE, ConceptMismatch
 from open_diht.trainer.stores import Store
 
 VERSION = 1

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.installation import remedy
-
-Vectors = NDArray[np.float32]
+from open_diht.pipelines.stages.vectors import Vectors, unit_length
 
 PER_CLUSTER = 8_000
 """Desired rows per cluster, about as in SemDeDup: 440 million pairs in 50,000 clusters."""
@@ -37,13 +36,6 @@ def cluster_count(rows: int, asked: int) -> int:
     """Return the number of clusters, from 1 to `rows`. 0 means one per `PER_CLUSTER` rows, up to
     `MOST_CLUSTERS`."""
     return max(1, min(asked or min(-(-rows // PER_CLUSTER), MOST_CLUSTERS), rows))
-
-
-def unit_length(vectors: NDArray[np.floating]) -> Vectors:
-    """Return vectors (n, d) as float32 of length 1. Vectors shorter than 1e-12 stay shorter. A zero
-    vector resembles nothing."""
-    wide = np.asarray(vectors, np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def train(sample: Vectors, clusters: int, seed: int) -> Vectors:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.dedup.keys import ENTRIES, KEY, PARTS, uid_of, unspread
+from open_diht.pipelines.stages.keys import ENTRIES, KEY, PARTS, uid_of, unspread
 
 BATCH = 1 << 18
 KEY_BYTES = 300

@@ -31,7 +31,9 @@ from open_diht.pipelines.stages.dedup.findings import (
     duplicates_stage,
     write_entries,
 )
-from open_diht.pipelines.stages.dedup.keys import (
+from open_diht.pipelines.stages.image_records import decided_rows
+from open_diht.pipelines.stages.images import images_of
+from open_diht.pipelines.stages.keys import (
     KEY,
     PARTS,
     Halves,
@@ -41,11 +43,9 @@ from open_diht.pipelines.stages.dedup.keys import (
     key_records,
     spread,
 )
-from open_diht.pipelines.stages.dedup.slices import pack, read_slice
-from open_diht.pipelines.stages.image_records import decided_rows
-from open_diht.pipelines.stages.images import images_of
 from open_diht.pipelines.stages.rows import ROW
 from open_diht.pipelines.stages.segments import WantedRows
+from open_diht.pipelines.stages.slices import pack, read_slice
 from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from open_diht.filters.cascade import NO_REASON, Reasons
 from open_diht.filters.dedup import COPIES
 from open_diht.pipelines.stages.annotator import DuplicateFiles
-from open_diht.pipelines.stages.dedup.keys import ENTRIES
+from open_diht.pipelines.stages.keys import ENTRIES
 from open_diht.pipelines.store.commit import TableFile
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import StorePath, open_parts

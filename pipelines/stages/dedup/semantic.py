@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.pipelines.stages.dedup.clusters import unit_length
-from open_diht.pipelines.stages.dedup.keys import ENTRIES, uid_of
+from open_diht.pipelines.stages.keys import ENTRIES, uid_of
+from open_diht.pipelines.stages.vectors import unit_length
 
 Keep = Literal["first", "far", "near"]
 Against = Literal["kept", "all"]

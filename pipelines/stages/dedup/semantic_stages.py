@@ -19,7 +19,6 @@ from open_diht.pipelines.stages.dedup.clusters import (
     cluster_count,
     faiss,
     train,
-    unit_length,
 )
 from open_diht.pipelines.stages.dedup.exact_stages import Competitors, competitors
 from open_diht.pipelines.stages.dedup.findings import (
@@ -28,9 +27,7 @@ from open_diht.pipelines.stages.dedup.findings import (
     duplicates_stage,
     write_entries,
 )
-from open_diht.pipelines.stages.dedup.keys import spread
 from open_diht.pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
-from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder
 from open_diht.pipelines.stages.encoding import (
     READABLE,
@@ -40,6 +37,9 @@ from open_diht.pipelines.stages.encoding import (
     statuses,
     vectors,
 )
+from open_diht.pipelines.stages.keys import spread
+from open_diht.pipelines.stages.slices import pack, read_slice
+from open_diht.pipelines.stages.vectors import unit_length
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.layout import (
     Layout,

@@ -25,12 +25,12 @@ from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, Neg
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
-from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 from open_diht.pipelines.stages.encoding import READABLE, matrix
 from open_diht.pipelines.stages.image_records import decided_rows
+from open_diht.pipelines.stages.keys import halves_of_uids, spread
 from open_diht.pipelines.stages.score.cliploss import Batch
 from open_diht.pipelines.stages.score.stored import IMAGES, SCORE, TEXTS, stored_rows
+from open_diht.pipelines.stages.slices import pack, read_slice
 from open_diht.pipelines.store.commit import TableFile, publish_bytes, publish_table, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, caption_record

@@ -33,7 +33,6 @@ from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.captions import annotations_fingerprint
 from open_diht.pipelines.stages.columns import values_fingerprint
-from open_diht.pipelines.stages.decide import VERSION as DECIDE_VERSION
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_pair_encoder
 from open_diht.pipelines.stages.encoding import (
     READABLE,
@@ -64,6 +63,7 @@ from open_diht.pipelines.stages.score.stored import (
 )
 from open_diht.pipelines.stages.segments import SegmentAnnotator
 from open_diht.pipelines.stages.spotting import load_records
+from open_diht.pipelines.stages.tally import VERSION as DECIDE_VERSION
 from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout, place_of, unit_of
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of

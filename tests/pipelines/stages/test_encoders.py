@@ -13,9 +13,9 @@ from PIL import Image, ImageEnhance
 from open_diht.common.encoders import LITE0, EncoderError
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages import encoders
-from open_diht.pipelines.stages.dedup.clusters import unit_length
 from open_diht.pipelines.stages.dedup.semantic import near_copies
 from open_diht.pipelines.stages.encoders import Encoder, find_encoder, find_pair_encoder
+from open_diht.pipelines.stages.vectors import unit_length
 from tests.common.hostile_images import encode
 from tests.tiny_clip import write_tiny
 

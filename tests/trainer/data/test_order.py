@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_diht.trainer.data.order import EpochOrder, apportion, interleave, permutation
+from open_diht.trainer.data.order import EpochOrder, apportion, interleave
+from open_diht.trainer.draws import permutation
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_diht.pipelines.stages.dedup.exact import duplicates, ranges_of, shared
-from open_diht.pipelines.stages.dedup.keys import (
+from open_diht.pipelines.stages.keys import (
     KEY,
     PARTS,
     halves_of_digests,
@@ -22,7 +22,7 @@ from open_diht.pipelines.stages.dedup.keys import (
     uid_of,
     unspread,
 )
-from open_diht.pipelines.stages.dedup.slices import BadSlices, pack, read_slice
+from open_diht.pipelines.stages.slices import BadSlices, pack, read_slice
 
 Rows = list[list[int]]
 """Units of rows; each row is a small number that stands for its key."""

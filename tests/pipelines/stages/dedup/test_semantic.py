@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_diht.pipelines.stages.dedup import semantic
-from open_diht.pipelines.stages.dedup.clusters import assign, cluster_count, train, unit_length
+from open_diht.pipelines.stages.dedup.clusters import assign, cluster_count, train
 from open_diht.pipelines.stages.dedup.semantic import (
     duplicates,
     groups_of,
@@ -17,6 +17,7 @@ from open_diht.pipelines.stages.dedup.semantic import (
     near_copies,
     order_of,
 )
+from open_diht.pipelines.stages.vectors import unit_length
 
 Against = Literal["kept", "all"]
 
