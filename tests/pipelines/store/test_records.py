@@ -54,7 +54,7 @@ WHOLE = {
     f"kept/part-{UNIT}.parquet": "decide: the files of 1 unit are missing or damaged",
     "work/captions/data": "captions: the files of 4 units are missing or damaged",
     "work/pair_keys/data": "pair_keys:", "work/pair_duplicates/data": "pair_duplicates:",
-    "work/image_duplicates/data": "image_duplicates:", "shards": "export: the files of 4 units",
+    "shards": "export: the files of 4 units",
     **dict.fromkeys(("shards/manifest.json", "shards/sizes.json", "run.json",
                      "work/decide/commits"), ""),
 }  # fmt: skip
