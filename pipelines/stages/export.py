@@ -82,9 +82,8 @@ class Export(RunStage):
             return
         record = Vouched(self.layout).read(self.layout.exported) or {}
         if record.get("fingerprint") != fingerprint_of(self.decided):
-            remove(
-                self.layout.exported
-            )  # if this run is killed, its shards must not pass as those of the record
+            # If this run is killed, its shards must not pass as those of the record.
+            remove(self.layout.exported)
         if self._leaves:
             write_indexes(self.work, self.decided)
             return
