@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,9 @@ _SECONDS = 300  # of one test, several times as long as the slowest takes, and o
 _IMPORTED = ("apache_beam", "hypothesis", "pyarrow.parquet", "scipy", "spacy", "torch")
 _PAIRS = ((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn),
           (ast.Is, ast.IsNot), (ast.And, ast.Or))  # fmt: skip
-_OTHER = {kind: other for pair in _PAIRS for kind, other in (pair, pair[::-1])}
+_OTHER: dict[type[ast.AST], type[Any]] = {
+    kind: other for pair in _PAIRS for kind, other in (pair, pair[::-1])
+}
 
 
 def changes(tree: ast.AST) -> Iterator[tuple[ast.expr, str, object]]:

@@ -6,9 +6,8 @@ wins a tie. With `--image`, text in the image that repeats it then rejects the r
 are Parquet; the column of the captions holds lists. The output adds the columns of CAT and
 `caption`, which replaces a column of that name. It prints the counts of the reasons.
 
-    .venv/bin/python examples/recipes/best_caption.py recaptioned.parquet out/best.parquet
-    --captions all_captions
-"""
+    .venv/bin/python examples/recipes/best_caption.py recaptioned.parquet out/best.parquet --captions all_captions
+"""  # noqa: E501
 
 from __future__ import annotations
 

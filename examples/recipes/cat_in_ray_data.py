@@ -4,9 +4,8 @@ It prints how many rows each reason rejected. The output holds the kept rows wit
 (`cat_complexity`, `cat_actions`, ...). On a cluster, start it on the head node and give paths that
 all nodes see.
 
-    .venv/bin/python examples/recipes/cat_in_ray_data.py 'pairs/*.parquet' out/kept --caption text
-    --image jpg
-"""
+    .venv/bin/python examples/recipes/cat_in_ray_data.py 'pairs/*.parquet' out/kept --caption text --image jpg
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ the token is that of `hf auth login` or HF_TOKEN. Nothing is published if the so
 cannot be reached. For data sets of many gigabytes, `make filter INPUT=hf://... OUTPUT=hf://...`
 resumes and keeps the rejected rows too (docs/howto/hub.md).
 
-    .venv/bin/python examples/recipes/filter_and_publish.py owner/pairs me/pairs-cat --caption text
-    --image jpg
-"""
+    .venv/bin/python examples/recipes/filter_and_publish.py owner/pairs me/pairs-cat --caption text --image jpg
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def conforms(value: object, kind: Any) -> bool:
                     value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint
                 )
                 if name in value
-                else get_origin(hint) is NotRequired
+                else get_origin(hint) is NotRequired or not kind.__total__
             )
             for name, hint in _keys(kind)
         )

@@ -189,6 +189,7 @@ FILES = {
 }
 
 
+@pytest.mark.usefixtures("ocr_models")  # else their fetching is said before some errors
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_use(
     kind: str, manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

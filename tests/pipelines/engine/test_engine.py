@@ -109,7 +109,7 @@ def test_the_third_death_at_which_a_unit_was_running_is_its_last(tmp_path: Path)
 def test_a_failure_that_ends_the_run_is_told_by_its_last_try(tmp_path: Path) -> None:
     tries = [failure("OSError", why) for why in ("no room", "no disk", "on fire")]
     engine = Engine(Layout(tmp_path), 1, print, backend=Here())
-    record = {"stage": "fussy", "tries": tries}
+    record: Any = {"stage": "fussy", "tries": tries}
     with pytest.raises(RunFailed, match=r"fussy failed at u0 \(OSError: on fire\).* same command"):
         engine.give_up({"u0": record}, fatal=True)
     engine.give_up({"u0.0000.g0": record})

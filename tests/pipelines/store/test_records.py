@@ -197,8 +197,8 @@ def test_only_the_record_that_was_judged_is_retracted(tmp_path: Path) -> None:
     """Another shard may have replaced it since it was read, and its files with it."""
     path = Layout(tmp_path).commit("decide", "u")
     vouched = Vouched(Layout(tmp_path))
-    stale = {"unit": "u", "token": "a"}
-    fresh = {"unit": "u", "token": "b"}
+    stale: Any = {"unit": "u", "token": "a"}
+    fresh: Any = {"unit": "u", "token": "b"}
     publish_json(path, fresh)
     assert not vouched.retract(path, stale) and vouched.read(path) == fresh
     assert vouched.retract(path, fresh) and not path.exists()
