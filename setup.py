@@ -81,9 +81,8 @@ EXTRAS = {
         "datatrove>=0.10,<0.11",
         "orjson",  # datatrove's JSON lines
     ],
-    "dask": [
-        "apache-beam[dask]==2.77.0"
-    ],  # RUNNER=dask: dask, distributed and their dependencies, 11 MB
+    # RUNNER=dask: dask, distributed and their dependencies, 11 MB.
+    "dask": ["apache-beam[dask]==2.77.0"],
     # needed, with the other extras except cloud, by `make test`, `make lint`, `make docs` and the
     # benchmarks
     "dev": [

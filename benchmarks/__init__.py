@@ -8,6 +8,5 @@ from open_diht.common.run_command import ONE_THREAD
 
 for _variable, _value in ONE_THREAD.items():  # before NumPy is imported
     os.environ.setdefault(_variable, _value)
-logging.basicConfig(
-    level=logging.ERROR
-)  # before Beam is imported: it warns about clouds that are not used
+# Before Beam is imported: it warns about clouds that are not used.
+logging.basicConfig(level=logging.ERROR)

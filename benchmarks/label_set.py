@@ -72,9 +72,8 @@ class Truth:
         """Build labels from two readings per caption. A caption counts if they agree. Without
         readings it is False."""
         first, second = np.array([reading or (False, False) for reading in readings], bool).T
-        return Truth(
-            first, first == second
-        )  # captions on which the readings differ are not counted
+        # Captions on which the readings differ are not counted.
+        return Truth(first, first == second)
 
     def __str__(self) -> str:
         return f"{int((self.says & self.counted).sum())} of {int(self.counted.sum())}"

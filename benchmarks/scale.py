@@ -111,9 +111,8 @@ def dask_cluster() -> Iterator[str]:
         cluster = Cluster(Path(folder), port, 2)
         print(cluster.up(), flush=True)
         try:
-            make_backend("dask", workers=Workers(scheduler=cluster.address)).check(
-                []
-            )  # the workers import it now
+            # The workers import it now.
+            make_backend("dask", workers=Workers(scheduler=cluster.address)).check([])
             yield cluster.address
         finally:
             cluster.down()

@@ -43,10 +43,11 @@ from open_diht.filters.captions.normalize import normalize
 from open_diht.filters.captions.numpy_spacy.encoder import Floats
 from open_diht.filters.captions.parse import CaptionParser
 
+# Inverse of the L2 penalty, by cross-validation without the test part.
 STRENGTH = {
     "actions": 0.15,
     "details": 0.1,
-}  # inverse of the L2 penalty, by cross-validation without the test part
+}
 CC3M_WEIGHT = 0.15
 WRITTEN_WEIGHT = 0.1
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column, next to features of 0 and 1
@@ -120,9 +121,8 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         for columns in (captions.attributes, captions.relations)
         for place, caption in enumerate(columns.captions)
     ]
-    details.sort(
-        key=lambda detail: detail[0]
-    )  # for each caption its attributes, then its relations
+    # For each caption its attributes, then its relations.
+    details.sort(key=lambda detail: detail[0])
     rows = [
         captions.facts.features(caption) | columns.features(place)
         for caption, place, columns in details
@@ -166,9 +166,8 @@ def _fit(
     ]
     vectorizer = DictVectorizer()
     columns = vectorizer.fit_transform(kept)
-    if (
-        vectors is not None
-    ):  # scaled to one spread, so that the penalty affects all its columns equally
+    if vectors is not None:
+        # Scaled to one spread, so that the penalty affects all its columns equally.
         scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
         columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
     # Use each row twice: weighted by the fraction of positive readings, and by that of negative

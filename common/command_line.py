@@ -46,9 +46,8 @@ class Parser(argparse.ArgumentParser):
         if unknown := message.partition("unrecognized arguments: ")[2].split():
             known = [name for action in self._actions for name in action.option_strings]
             hint = nearest(unknown[0].partition("=")[0], known)
-        elif message.endswith(
-            "expected one argument"
-        ):  # argparse takes a value such as -1/3 for an option
+        elif message.endswith("expected one argument"):
+            # argparse takes a value such as -1/3 for an option.
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
@@ -200,9 +199,8 @@ def _unprinted(message: str) -> bool:
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
     """Print one error line to stderr, and return `status`."""
-    with suppress(
-        OSError
-    ):  # standard error is full or closed; the exit status still reports the failure
+    with suppress(OSError):
+        # Standard error is full or closed; the exit status still reports the failure.
         print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
@@ -269,9 +267,8 @@ def say(line: str) -> None:
     try:
         print(line, flush=True)
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the interpreter flushes again when it exits
+        # The interpreter flushes again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None
         raise SystemExit(

@@ -17,9 +17,8 @@ def cpu_seconds(helpers: Iterable[int] = ()) -> float:
 
 
 def _of_process(process: int) -> float:
-    with contextlib.suppress(
-        FileNotFoundError, ProcessLookupError
-    ):  # it has ended, or ends while it is read
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # It has ended, or ends while it is read.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0

@@ -201,7 +201,6 @@ def create_open_clip(
             name, pretrained=pretrained, pretrained_text=False, **settings
         )
         text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
-        arguments = (
-            {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
-        )  # others do not take it
+        # Others do not take it.
+        arguments = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         return model, preprocess, open_clip.get_tokenizer(name, **arguments)

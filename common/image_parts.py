@@ -87,9 +87,8 @@ def _ended(what: str) -> BadImage:
 # ---- JPEG
 
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
-_AFTER_SCAN = re.compile(
-    rb"\xff([\x01-\xcf\xd8-\xfe])"
-)  # excludes stuffed zeros and restart markers inside a scan
+# Excludes stuffed zeros and restart markers inside a scan.
+_AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 _SOS = 0xDA
 _EOI = 0xD9
@@ -213,10 +212,11 @@ def _gif_parts(data: bytes, count: _Count) -> ImageParts:
         count.one()
         if data[offset] == ord(","):
             left, top, across, down = struct.unpack_from("<HHHH", data, offset + 1)
+            # Pillow and some browsers do this too.
             size = (
                 max(width, left + across),
                 max(height, top + down),
-            )  # as in Pillow and some browsers
+            )
             return ImageParts(head + control + data[offset:], size)
         if data[offset] != ord("!"):
             offset += 1

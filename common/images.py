@@ -225,6 +225,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
     # plain.
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         image = Image.fromarray(255 - np.asarray(image), "CMYK")
-    return (
-        image if image.mode == "RGB" else image.convert("RGB")
-    )  # convert() would copy even if nothing changes
+    # convert() would copy even if nothing changes.
+    return image if image.mode == "RGB" else image.convert("RGB")

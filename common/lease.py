@@ -100,9 +100,8 @@ class Fence:
             raise Removed(self.of)
         try:
             holder = creator_of(self.fs, self.folder, newest)["holder"]
-        except (
-            FileNotFoundError
-        ):  # a third run has taken it by now, or the folder is being removed: see the next check
+        except FileNotFoundError:
+            # A third run has taken it by now, or the folder is being removed: see the next check.
             holder = self.holder if newest == self.token else "another run"
         if (newest, holder) != (self.token, self.holder):
             raise LeaseLost(
@@ -210,9 +209,8 @@ def check_fence(path: object) -> None:
     or it was removed. `path` is a local path, or an object that prints as the address of a remote
     one."""
     place = _absolute(path)
-    for root, fence in list(
-        _fences.items()
-    ):  # another thread may begin to work in a folder meanwhile
+    for root, fence in list(_fences.items()):
+        # Another thread may begin to work in a folder meanwhile.
         if place.startswith(f"{root}/"):
             fence.check()
 
@@ -331,9 +329,8 @@ class Lease:
                 lease = str(other["holder"]), float(other["taken"])
                 if other["renewed"] - known.setdefault(lease, other["renewed"]) > 0.9 * RENEW_S:
                     return False
-            time.sleep(
-                next(pauses) * random.uniform(0.5, 1.5)
-            )  # random, because two that meet both back off
+            # Random, because two that meet both back off.
+            time.sleep(next(pauses) * random.uniform(0.5, 1.5))
         return True
 
     def release(self) -> None:
@@ -371,9 +368,8 @@ class Lease:
         except FileNotFoundError:
             return None
         written = self._written(path)
-        if (
-            written is None or now is None
-        ):  # without the store's times, the clocks of the machines have to agree
+        if written is None or now is None:
+            # Without the store's times, the clocks of the machines have to agree.
             return _Other(path, lease, time.time() - float(lease["renewed"]))
         # `now` is the time of this lease's renewal, so add the time since.
         return _Other(path, lease, (now - written).total_seconds() + _clock() - self._renewed)
@@ -444,13 +440,11 @@ class Lease:
                     self.fence.check()
                     self._write()
                 pause = RENEW_S
-            except (
-                LeaseLost
-            ):  # `check` raises it in the thread of the work; this lease would keep others out
+            except LeaseLost:
+                # `check` raises it in the thread of the work; this lease would keep others out.
                 return
-            except (
-                Exception
-            ):  # every store has errors of its own; a retry may succeed before the lease expires
+            except Exception:
+                # Every store has errors of its own; a retry may succeed before the lease expires.
                 pause = AGAIN_S
 
 

@@ -33,9 +33,8 @@ def imported(name: str) -> ModuleType:
     """Import a user's module from the import path or the current folder. Raises the errors of the
     module."""
     if "" not in sys.path:
-        sys.path.append(
-            ""
-        )  # the current folder; the installed command has its own folder there instead
+        # The current folder; the installed command has its own folder there instead.
+        sys.path.append("")
     return importlib.import_module(name)
 
 

@@ -19,9 +19,8 @@ class ProgressBar(tqdm):
     iteration show nothing before the first interval, but `move` shows the bar at once."""
 
     monitor_interval = 0  # no monitor thread that redraws the bar more often
-    _lock = (
-        threading.RLock()
-    )  # tqdm's lock is shared with forks; one killed while holding it would block all
+    # The lock of tqdm is shared with forks; one killed while holding it would block all.
+    _lock = threading.RLock()
 
     def __init__(
         self,
@@ -77,11 +76,10 @@ class ProgressBar(tqdm):
     def move(self, done: int, total: int | None, *, exact: bool = True) -> None:
         """Show a new state. A `total` of None or 0 is unknown, and a `total` below `done` is raised
         to `done`."""
-        self.n, self.total, self.exact = (
-            done,
-            total and max(done, total),
-            exact,
-        )  # an estimated total may be too small
+        # An estimated total may be too small.
+        self.n = done
+        self.total = total and max(done, total)
+        self.exact = exact
         self.refresh()
 
     def finish(self, done: int) -> None:
@@ -110,9 +108,8 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n").rstrip():
-            with suppress(
-                OSError
-            ):  # standard error is full; missing progress must not end the work
+            with suppress(OSError):
+                # Standard error is full; missing progress must not end the work.
                 self._out.write(line + "\n")
 
     def flush(self) -> None:
@@ -130,9 +127,8 @@ def running(
     said = f"{done:>12,}"
     left = "-"
     if total:
-        percent = min(
-            100 if exact else 99, 100 * done // total
-        )  # 99 at most, because an estimate may grow
+        # 99 at most, because an estimate may grow.
+        percent = min(100 if exact else 99, 100 * done // total)
         of = f" of {'' if exact else 'about '}{total:,}{of} ({percent} %)"
         left = duration(max(1.0, (total - done) / rate)) if rate else "-"
     return f"{said}{of}  {rate:,.0f}/s  ETA {left}"

@@ -68,15 +68,13 @@ def run_command(
         os.environ.setdefault(variable, value)  # the user's values take precedence
     _open_standard_files()
     _terminal = os.dup(2)  # while stages run, descriptor 2 is their log
-    asked = [
-        number for number in SAID if signal.getsignal(number) is not signal.SIG_IGN
-    ]  # in scripts `&` ignores INT
+    # In scripts `&` ignores INT.
+    asked = [number for number in SAID if signal.getsignal(number) is not signal.SIG_IGN]
     for number in asked:
         signal.signal(number, _end)
     if workers:
-        logging.basicConfig(
-            level=logging.ERROR
-        )  # before Beam is imported: it warns about unused cloud clients
+        # Before Beam is imported: it warns about unused cloud clients.
+        logging.basicConfig(level=logging.ERROR)
     if parser is not None:
         if "options" not in named:
             from open_diht.common.command_line import parsed_by

@@ -140,9 +140,8 @@ class ShardIndex:
         """Return the rows of all samples that begin in a byte range of the tar, in order:
         (samples,) indices into `rows`, or -1 for samples that `rows` lacks."""
         first, last = np.searchsorted(self.starts, [start, stop])
-        numbers = (
-            np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1
-        )  # sample number of each row
+        # Sample number of each row.
+        numbers = np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1
         here = np.flatnonzero((numbers >= first) & (numbers < last))
         found = np.full(last - first, -1, np.int64)
         found[numbers[here] - first] = here
@@ -321,9 +320,8 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
             ):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
                 group.ending = extension
-            elif (
-                extension == CAPTION and group.caption is None
-            ):  # the first that is not blank counts
+            elif extension == CAPTION and group.caption is None:
+                # The first that is not blank counts.
                 content = tar.content(member)
                 if content.strip():  # a blank caption counts as missing
                     group.caption = (member.content, member.size, caption_hash(content))

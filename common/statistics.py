@@ -48,9 +48,8 @@ def score_interval(share: float, n: float, z: float) -> Interval:
 def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
     """Return the probability that k candidates, drawn without replacement, include a right one
     (mean over queries)."""
-    numbers, often = np.unique(
-        np.asarray(right), return_counts=True
-    )  # compute each distinct number once
+    # Compute each distinct number once.
+    numbers, often = np.unique(np.asarray(right), return_counts=True)
     missed = np.ones(len(numbers))
     for drawn in range(min(k, among)):
         missed *= np.maximum(among - numbers - drawn, 0) / (among - drawn)

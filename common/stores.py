@@ -105,9 +105,8 @@ def is_outage(error: Exception, remote: bool) -> bool:
 def _may_pass(error: BaseException) -> bool:
     """Return whether an error comes from the hub client and may be temporary, such as no network,
     too many requests or an expired token. A 404 answer is not."""
-    errors = sys.modules.get(
-        "huggingface_hub.errors"
-    )  # if it is not imported, the error is not the client's
+    # If it is not imported, the error is not the client's.
+    errors = sys.modules.get("huggingface_hub.errors")
     if errors is None or not isinstance(error, errors.HTTPError):
         return False
     answer = getattr(error, "response", None)

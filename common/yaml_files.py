@@ -106,9 +106,8 @@ class Shelf:
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file. Raise `BadYaml` as `parse_yaml` does, and if the path is a
     URL, or the file cannot be opened or is not UTF-8."""
-    if address := re.match(
-        r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)
-    ):  # Path turns two slashes into one
+    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):
+        # Path turns two slashes into one.
         raise BadYaml(
             f"{address[1]}://{str(path)[address.end() :]} is a URL, and settings are read from"
             " local files; download it and give the path of the copy"

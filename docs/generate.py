@@ -421,7 +421,6 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
 
 
 if __name__ == "__main__":
-    logging.basicConfig(
-        level=logging.ERROR
-    )  # before Beam is imported: it warns about clouds that are not used
+    # Before Beam is imported: it warns about clouds that are not used.
+    logging.basicConfig(level=logging.ERROR)
     raise SystemExit(main())

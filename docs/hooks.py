@@ -79,9 +79,8 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
         raise PluginError(
             f"{here}: the link to {target} leads to a page that nav of mkdocs.yml does not name"
         )
-    text = before[
-        before.index("[") + 1 : -2
-    ]  # code is not on the site: show its path without a link
+    # Code is not on the site: show its path without a link.
+    text = before[before.index("[") + 1 : -2]
     return f"`{path}`" if text.strip("`") == posixpath.basename(path) else f"{text}, `{path}`"
 
 
@@ -121,9 +120,8 @@ def on_post_build(config: MkDocsConfig) -> None:
             raise PluginError(f"{page} loads {away[0]}, which is not of the site")
         for url in found.fetched + found.linked:
             parts = urlsplit(url)
-            if (
-                parts.scheme or page.name == "404.html"
-            ):  # it is shown at any address, so its links begin at the root
+            if parts.scheme or page.name == "404.html":
+                # It is shown at any address, so its links begin at the root.
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             names = pages[target].names if target in pages else {parts.fragment}

@@ -137,9 +137,8 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR)
     try:
         return _list() if options.list else _bench(options)
-    except (
-        OSError
-    ) as error:  # a full disk, a folder without write permission, a file that disappeared
+    except OSError as error:
+        # A full disk, a folder without write permission, a file that disappeared.
         what = f"{error.filename or 'a file'}: {error.strerror or error}"
         return complain(f"{what}; check --output, --cache and --data")
 

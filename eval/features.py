@@ -139,9 +139,8 @@ class FeatureCache:
             for batch in batches:
                 yield self.model.texts([unique[index] for index in batch])
 
-        def truncated() -> (
-            int
-        ):  # in parts: the tokens of all texts at once would need more memory than the texts
+        def truncated() -> int:
+            # In parts: the tokens of all texts at once would need more memory than the texts.
             return sum(
                 self.model.truncated(texts[start : start + COUNTED])
                 for start in range(0, len(texts), COUNTED)

@@ -225,9 +225,8 @@ def fit_linear_probe(
         fitted, _ = _fit(features[~held], labels[~held], _penalty(step))
         return float(np.mean(fitted.predict(features[held]) == labels[held]))
 
-    tried = (
-        search(accuracy, group) if held.any() else {0: 0.0}
-    )  # one image per class: nothing to choose by
+    # One image per class: nothing to choose by.
+    tried = search(accuracy, group) if held.any() else {0: 0.0}
     penalty = _penalty(best(tried))
     fitted, converged = _fit(features, labels, penalty)
     return LinearProbe(
@@ -284,9 +283,10 @@ def _penalty(step: int) -> float:
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
     """Minimize the summed cross-entropy plus penalty / 2 ||W||^2. Also return whether MAX_STEPS was
     not reached."""
+    # The import takes seconds and few evaluations need it.
     from sklearn.exceptions import (
         ConvergenceWarning,
-    )  # the import takes seconds and few evaluations need it
+    )
     from sklearn.linear_model import LogisticRegression
 
     # scikit-learn sums the cross-entropy and scales it by C, the inverse penalty.

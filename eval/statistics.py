@@ -196,9 +196,8 @@ def share_interval(
         value = float(round(value))
     elif variance > _EDGE**2:
         n = value * (1 - value) / variance
-        n *= (
-            most / (most - 1) if most > 1 else 1.0
-        )  # undoes Bessel's correction: independent hits are n items
+        # Undoes Bessel's correction: independent hits are n items.
+        n *= most / (most - 1) if most > 1 else 1.0
         rare = n * min(value, 1 - value)
         # A harmonic mean of n with the weight `rare` and `most` with the weight 1.
         n = (rare + 1) / (rare / n + 1 / most) if n > most else n

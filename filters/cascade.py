@@ -376,18 +376,16 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
     asked = np.ones(rows.num_rows, bool)
     for by_column in rejected.values():
         asked &= ~by_column
-    if (
-        annotated and not asked.all()
-    ):  # whether earlier runs parsed the other rows depends on their presets
+    if annotated and not asked.all():
+        # It depends on the presets of earlier runs whether they parsed the other rows.
         kept = pa.array(np.arange(rows.num_rows), mask=~asked)
         for name in SCHEMA.names:
             column = rows[name].combine_chunks().take(kept)
             rows = rows.set_column(rows.column_names.index(name), name, column)
     evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if annotated else None)
     reasons: Reasons = np.full(rows.num_rows, NO_REASON, object)
-    for one in reversed(
-        preset.caption_filters
-    ):  # written last, the first filter of the cascade wins
+    for one in reversed(preset.caption_filters):
+        # Written last, the first filter of the cascade wins.
         if annotated or not one.needs_annotations:
             known = rejected.get(one.reason)
             reasons[one.rejects(evidence) if known is None else known] = one.reason

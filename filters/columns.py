@@ -288,9 +288,8 @@ def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(
-        value, bool
-    )  # bool is a subclass of int
+    # bool is a subclass of int.
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float | None:

@@ -56,9 +56,8 @@ _ORDER = np.argsort(_U + _V + 1e-3 * np.abs(_U - _V), kind="stable")[
     1 : BITS + 1
 ]  # low frequencies first, without the mean
 _MIRROR: Hashes = np.packbits(_U[_ORDER] % 2 == 1).view("<u8")
-_BIT = np.array(
-    [1 << (8 * (j // 8) + 7 - j % 8) for j in range(16)], np.uint32
-)  # of a word, as `packbits` places them
+# The bits of a word stand as `packbits` places them.
+_BIT = np.array([1 << (8 * (j // 8) + 7 - j % 8) for j in range(16)], np.uint32)
 _SUBSETS = (np.arange(_PROBES)[:, None] >> np.arange(FLIPS) & 1).astype(np.uint32)
 
 
@@ -192,17 +191,15 @@ class HashIndex:
         candidates = self._order[places]
         asked = np.repeat(np.arange(len(bits)), counts.sum(axis=(1, 2)))
         distance = np.zeros(total, np.uint8)
-        for word in range(
-            WORDS
-        ):  # one in a hundred of unrelated hashes is near enough in the first
+        for word in range(WORDS):
+            # One in a hundred of unrelated hashes is near enough in the first.
             distance += np.bitwise_count(self._hashes[candidates, word] ^ bits[asked, word])
             near = np.flatnonzero(distance <= most)
             distance, candidates, asked = distance[near], candidates[near], asked[near]
         none = np.iinfo(np.int64).max
         best = np.full(n, none)
-        keys = (distance.astype(np.int64) << 40) | self._owners[
-            candidates
-        ]  # of equally near images the first
+        # The first wins among equally near images.
+        keys = (distance.astype(np.int64) << 40) | self._owners[candidates]
         np.minimum.at(best, asked // (views * 2), keys)
         return np.where(best == none, -1, np.stack([best & ((1 << 40) - 1), best >> 40]))
 

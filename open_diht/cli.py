@@ -190,9 +190,8 @@ def _run(command: Command, words: Sequence[str], prog: str, **parsed: Namespace)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for variable in runner.ONE_THREAD.keys() - given:
-            os.environ.pop(
-                variable, None
-            )  # the heads of `concepts`, which follow in this process, use all cores
+            # The heads of `concepts`, which follow in this process, use all cores.
+            os.environ.pop(variable, None)
     raise AssertionError("a command ends with its status")
 
 

@@ -239,9 +239,8 @@ class Output:
             others = np.concatenate([kept, self.ordinals(unit, "dead_letter")])
             found = np.setdiff1d(_ordinals(self.layout.data("captions", unit)), others)
         if len(found) != row_count(self.part(end, unit)):
-            raise FileNotFoundError(
-                f"unit {unit} as it was"
-            )  # a run is deciding it again at this moment
+            # A run is deciding it again at this moment.
+            raise FileNotFoundError(f"unit {unit} as it was")
         return found
 
     def reasons(self, unit: str, ordinals: NDArray[np.int64]) -> Reasons:

@@ -48,9 +48,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
 
     def run() -> int:
         options = parser.parse_args(arguments)
-        tiny = (
-            options.study == "tiny"
-        )  # with drawn shapes, whose rows must not be compared with those of photographs
+        # With drawn shapes, whose rows must not be compared with those of photographs.
+        tiny = options.study == "tiny"
         output = Path(options.output or ("out/study-tiny" if tiny else "out/study"))
         claims = _claims(options.claims, options.track)
         check_folder("OUTPUT", output)

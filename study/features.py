@@ -68,9 +68,8 @@ class StoredTransform:
 
     def _cropped(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
         _, height, width = self._shape
-        free = np.array(
-            [images.shape[2] - height, images.shape[3] - width]
-        )  # number of positions of the crop, minus 1
+        # Number of positions of the crop, minus 1.
+        free = np.array([images.shape[2] - height, images.shape[3] - width])
         corners = (
             draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
         )
@@ -162,9 +161,8 @@ class FeatureLoader(Loader):
         at = torch.from_numpy(places)
         crops = np.zeros(len(places), np.int64)
         stored = self._embeddings
-        if (
-            stored is not None and stored.crop_scale is not None
-        ):  # stored images have one size: only the place is drawn
+        if stored is not None and stored.crop_scale is not None:
+            # Stored images have one size: only the place is drawn.
             crops = np.random.default_rng((self._part.seed, epoch, number, 1)).integers(
                 stored.crops, size=last - first
             )

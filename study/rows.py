@@ -230,9 +230,8 @@ class Rows:
             content = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        whole = content[
-            : content.rfind("\n") + 1
-        ]  # drops a partial line that a kill left behind the last newline
+        # Drops a partial line that a kill left behind the last newline.
+        whole = content[: content.rfind("\n") + 1]
         rows = {}
         for number, line in enumerate(whole.splitlines(), 1):
             try:

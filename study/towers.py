@@ -76,9 +76,8 @@ class BagOfWords(nn.Module):
         super().__init__()
         self.context_length = context_length
         self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
-        nn.init.normal_(
-            self.embedding.weight, std=0.02
-        )  # larger initial vectors would hardly change in short runs
+        # Larger initial vectors would hardly change in short runs.
+        nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():
             self.embedding.weight[0] = 0
         self.mlp = nn.Sequential(

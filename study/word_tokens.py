@@ -47,6 +47,5 @@ class WordTokenizer:
         for caption in captions:
             found = [known.get(word, UNKNOWN) for word in words_of(caption)[:most]]
             rows.append(found + padding[len(found) :])
-        return torch.tensor(rows, dtype=torch.int64).reshape(
-            len(rows), most
-        )  # also without captions
+        # Also without captions.
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), most)

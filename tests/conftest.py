@@ -26,9 +26,8 @@ from tests.forks import Forks
 from tests.hub_server import Hub
 from tests.skips import Skips
 
-settings.register_profile(
-    "tests", deadline=None
-)  # an example may take as long as the machine is busy, or traced
+# An example may take as long as the machine is busy, or traced.
+settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
@@ -262,9 +261,8 @@ def bucket(s3_server) -> str:
 def dead_store(monkeypatch) -> Iterator[str]:
     """s3://... of a store whose server does not answer."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
-    with (
-        socket.socket() as probe
-    ):  # bound and not listening, so that no other process takes the port
+    with socket.socket() as probe:
+        # Bound and not listening, so that no other process takes the port.
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_MAX_ATTEMPTS"):

@@ -17,9 +17,8 @@ class Skips:
         self._reasons = dict[str, str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.skipped and isinstance(
-            report.longrepr, tuple
-        ):  # of an expected failure it is none
+        if report.skipped and isinstance(report.longrepr, tuple):
+            # Of an expected failure it is none.
             self._reasons[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -42,9 +41,8 @@ class Skips:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self._reasons |= getattr(node, "workeroutput", {}).get(
-            "skipped", {}
-        )  # a crashed worker has none
+        # A crashed worker has none.
+        self._reasons |= getattr(node, "workeroutput", {}).get("skipped", {})
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self._config.cache.set(KEY, sorted(self._reasons))  # type: ignore[union-attr]

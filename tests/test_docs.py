@@ -331,9 +331,8 @@ def test_guarantees_say_which_tests_ci_does_not_run():
 def test_the_page_on_verification_has_the_tolerance():
     page = " ".join((REPOSITORY / "docs/howto/verify.md").read_text(encoding="utf-8").split())
     assert f"may differ by {ABSOLUTE} or {100 * RELATIVE:g} %, whichever is more" in page
-    assert _near(1000.0, 1000.9) and not _near(
-        1000.0, 1001.005
-    )  # more than 0.1 %, less than the sum of both
+    # More than 0.1 %, less than the sum of both.
+    assert _near(1000.0, 1000.9) and not _near(1000.0, 1001.005)
 
 
 def test_a_bound_of_a_preset_is_not_quoted_as_a_reason():
@@ -524,8 +523,7 @@ def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> No
         "blind",
     ):
         assert said in page, said
-    assert (
-        "bench-data TASK=sugarcrepe" in page and "bench-data" not in pages["hateful_memes"]
-    )  # a form
+    # A form.
+    assert "bench-data TASK=sugarcrepe" in page and "bench-data" not in pages["hateful_memes"]
     assert "854 cues" in pages["winogavil"] and "webdataset with its own" in pages["fmow"]
     assert "in the suites | `datacomp38`, `diht29`" in pages["cifar10"]

@@ -47,9 +47,8 @@ def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
     files = {
         path: path.relative_to(root).with_suffix("").parts
         for name in packages
-        for path in map(
-            Path, glob(f"{root / name}/**/*.py", recursive=True)
-        )  # unlike rglob it follows links
+        # Unlike rglob it follows links.
+        for path in map(Path, glob(f"{root / name}/**/*.py", recursive=True))
     }
     modules = {".".join(parts).removesuffix(".__init__"): path for path, parts in files.items()}
     found = {}

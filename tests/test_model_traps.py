@@ -166,9 +166,8 @@ def mark(tmp_path, monkeypatch) -> Path:
 def folder(whole, tmp_path, mark, monkeypatch) -> Path:
     """A model's folder, which is the current one and on the path of imports, with a module that
     leaves the mark."""
-    path = Path(
-        shutil.copytree(whole, tmp_path / tmp_path.name)
-    )  # a module of a known folder would not run again
+    # A module of a known folder would not run again.
+    path = Path(shutil.copytree(whole, tmp_path / tmp_path.name))
     (path / f"{MODULE}.py").write_text(f"open({str(mark)!r}, 'w')\nclass Trap: ...\n")
     monkeypatch.chdir(path)
     monkeypatch.syspath_prepend(path)

@@ -86,9 +86,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(to: str, said: str, capsys:
     assert said in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "reader", ["importlib.metadata", "importlib_metadata"]
-)  # PaddleOCR imports the second
+# PaddleOCR imports the second.
+@pytest.mark.parametrize("reader", ["importlib.metadata", "importlib_metadata"])
 def test_images_have_this_python_and_its_versions(
     reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,8 @@ def copy_tree(target: Path, source: Path = REPOSITORY) -> Path:
     for path in (source / "open_diht").iterdir():
         if path.is_file():
             shutil.copy(path, target / "open_diht")
-        elif (
-            path.is_dir() and path.name != "__pycache__"
-        ):  # or a link to a folder that an image leaves out
+        elif path.is_dir() and path.name != "__pycache__":
+            # Or a link to a folder that an image leaves out.
             shutil.copytree(
                 path, target / "open_diht" / path.name, ignore=shutil.ignore_patterns("__pycache__")
             )

@@ -63,9 +63,8 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
             f"model.bias={bias} and model.temperature=0.1, or take an architecture without one"
         )
     context = 77 if is_own(model["text_cfg"]) else model["text_cfg"].get("context_length", 77)
-    if (
-        not isinstance(context, int) or context < 3
-    ):  # the first and the last token mark the ends of a text
+    if not isinstance(context, int) or context < 3:
+        # The first and the last token mark the ends of a text.
         raise BadArchitecture(
             f"text_cfg.context_length is {context!r}; it must be a whole number of at least 3"
         )
@@ -88,14 +87,12 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     own. The learned scale starts at 1 / `temperature`.
     """
     model = deepcopy(model)
-    model["vision_cfg"].pop(
-        "timm_model_pretrained", None
-    )  # if true, open_clip would download weights
+    # If true, open_clip would download weights.
+    model["vision_cfg"].pop("timm_model_pretrained", None)
     if has_own_tower(model):
         return _pair(model, temperature)
-    custom = (
-        model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
-    )  # as open_clip decides
+    # open_clip decides in this way.
+    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
     try:
@@ -105,9 +102,8 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
             )
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
-    except (
-        OSError
-    ) as error:  # of transformers, for example if the hub does not know the name or does not answer
+    except OSError as error:
+        # transformers raises it, for example if the hub does not know the name or does not answer.
         name = model["text_cfg"].get("hf_model_name")
         raise BadArchitecture(f"text_cfg.hf_model_name {name} cannot be loaded: {error}") from error
 

@@ -56,9 +56,8 @@ class Parts:
             if self.targets
             else {}
         )
-        torch.manual_seed(
-            seed_for(config.run.seed, Purpose.WEIGHTS)
-        )  # the same initial weights on all ranks
+        # All ranks then begin with the same weights.
+        torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))
         self.student, self.architecture, started = build_student(
             config.model,
             config.concepts,
@@ -128,9 +127,8 @@ class Parts:
             _about_precision(config, device),
             config.loss.remark(device),
         ]
-        rounds = (
-            config.run.precision == "fp32" and config.run.tf32
-        )  # then the encoders compute in tf32
+        # Then the encoders compute in tf32.
+        rounds = config.run.precision == "fp32" and config.run.tf32
         peak = peak_flops(
             device, "tf32" if rounds else config.run.precision, config.log.peak_tflops
         )
@@ -188,9 +186,8 @@ def about_scale(config: Config, steps: int) -> str:
     scale = 1 / config.model.temperature
     fitting = fitting_scale(beta)
     reach = config.optimizer.learning_rate * steps / 2
-    if (
-        not beta or math.log(scale / fitting) <= reach + 0.01
-    ):  # 1 % of tolerance, for rounded settings
+    if not beta or math.log(scale / fitting) <= reach + 0.01:
+        # 1 % of tolerance, for rounded settings.
         return ""
     return (
         f"loss.beta {beta:g} at model.temperature {config.model.temperature:g}, a scale of"

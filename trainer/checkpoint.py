@@ -174,9 +174,8 @@ class Checkpoints:
         """Write the files of a checkpoint to a folder that `Store.put` accepts, and return it."""
         folder = self.store.stage(name_of(checkpoint.step))
         try:
-            tensors = {
-                name: tensor.contiguous() for name, tensor in checkpoint.model.items()
-            }  # safetensors needs it
+            # Safetensors needs it.
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
             save_file(tensors, folder / MODEL, metadata={"format": "pt"})
             torch.save(_on_cpu(checkpoint.training), folder / TRAINING)
             manifest: dict[str, Any] = {

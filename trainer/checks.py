@@ -194,20 +194,17 @@ def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -
         rows = slice(start, start + _TILE)
         s = queries[rows] @ candidates.T
         right = mine[rows, None] == all_of[None, :]
-        best = s.masked_fill(~right, -torch.inf).amax(
-            dim=1, keepdim=True
-        )  # the query's own pair is always right
-        places.append(
-            (~((s < best) | right)).sum(dim=1)
-        )  # NaN is not less, so it counts against the query
+        # The query's own pair is always right.
+        best = s.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        # NaN is not less, so it counts against the query.
+        places.append((~((s < best) | right)).sum(dim=1))
     return torch.cat(places) if places else mine.new_zeros(0)
 
 
 def _share(hits: float, n: int, chance: float) -> Share:
     if not n:
-        return Share(
-            value=0.0, low=0.0, high=1.0, n=0, chance=chance
-        )  # without queries any value is possible
+        # Without queries any value is possible.
+        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)
     low, high = wilson(hits, n)
     return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 

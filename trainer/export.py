@@ -204,9 +204,8 @@ def model_card(
     if own:
         library = "open_diht"
         use = _OWN.format(_load_call(architecture, "PATH_OF_THIS_FOLDER"))
-    if name := text.get(
-        "hf_tokenizer_name"
-    ):  # the folder holds no files of Hugging Face's tokenizer
+    if name := text.get("hf_tokenizer_name"):
+        # The folder holds no files of Hugging Face's tokenizer.
         made = (
             f"open_clip.tokenizer.HFTokenizer({name!r},"
             f" context_length={text.get('context_length', 77)})"

@@ -53,9 +53,8 @@ def open_pairs(
             own = imported_class(data.loader, Loader)
         except ValueError as error:
             raise BadSource(f"data.loader: {error}") from error
-        options |= (
-            {"embeddings": embeddings} if embeddings else {}
-        )  # loaders without this argument stay usable
+        # Loaders without this argument stay usable.
+        options |= {"embeddings": embeddings} if embeddings else {}
         return own(data, transforms, shape, training=training, concepts=concepts, **options)
     if len(shape) != 3:
         raise BadSource(

@@ -43,12 +43,10 @@ class RunLog:
         self._grown = grown
         path = workdir / "log.jsonl"
         try:
-            if (
-                path.exists()
-            ):  # a killed run may have left part of a line; the resumed run takes its step again
-                os.truncate(
-                    path, path.read_bytes().rfind(b"\n") + 1
-                )  # to nothing if there is no whole line
+            if path.exists():
+                # A killed run may have left part of a line; the resumed run takes its step again.
+                # To nothing if there is no whole line.
+                os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         except OSError as error:
             raise WrongUse(

@@ -196,9 +196,8 @@ class _Run:
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
-        found = (
-            self.checkpoints.newest() if ranks.first else None
-        )  # other ranks load it by its step
+        # Other ranks load it by its step.
+        found = self.checkpoints.newest() if ranks.first else None
         if ranks.first and found is None:
             workdir.require_unused()
         begun = ranks.share(
@@ -319,9 +318,8 @@ class _Run:
             check = last or self._passes(self.config.check.every_samples)
             self.measured = {}
             if last or self._passes(self.config.checkpoint.every_samples):
-                self._save(
-                    checked=not check
-                )  # before the check, so that one that fails loses no steps
+                # Before the check, so that one that fails loses no steps.
+                self._save(checked=not check)
             if check:
                 self._check_and_record()
 

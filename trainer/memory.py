@@ -82,16 +82,14 @@ def need(
     # features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
     kinds = 1 + len(tokens)  # images, texts, and wrong captions
-    features = (
-        kinds * 4 * d * pairs * (2 + 3 * world)
-    )  # of each kind own ones with gradients, 3 gathered tensors
+    # Each kind has own ones with gradients, and 3 gathered tensors.
+    features = kinds * 4 * d * pairs * (2 + 3 * world)
     if teacher:
         # Embeddings of both kinds: float16 of two batches and of all ranks, float32 of these, and
         # once more by rows.
         features += 2 * teacher * pairs * (2 * 2 + (2 + 4 + 4) * world)
-        features += (
-            2 * 4 * d * pairs * 2 * world
-        )  # the student's features are gathered for this loss too
+        # The student's features are gathered for this loss too.
+        features += 2 * 4 * d * pairs * 2 * world
 
     def slope() -> int:
         small, large = (_kept(student, n, shape, tokens) for n in (_PAIRS, 2 * _PAIRS))
@@ -109,9 +107,8 @@ def need(
                 for m in student.clip.visual.modules()
                 if isinstance(m, nn.ModuleList | nn.Sequential)
             )
-            per_pair += slope() // max(
-                map(len, lists), default=1
-            )  # the longest list is that of the blocks
+            # The longest list is that of the blocks.
+            per_pair += slope() // max(map(len, lists), default=1)
     return Need(fixed=3 * 4 * trained + batch + features, per_pair=per_pair)
 
 
@@ -161,9 +158,8 @@ def _kept(student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor) 
         probe(student, pairs, shape, tokens) as inputs,
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
-        encoded: Encoded = student(
-            *inputs
-        )  # held until the bytes are summed: no handle is used twice
+        # Held until the bytes are summed: no handle is used twice.
+        encoded: Encoded = student(*inputs)
         total = sum(kept.values())
         del encoded
     return total
@@ -174,9 +170,8 @@ def free_bytes(device: torch.device) -> int:
     part of this machine's free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return (
-            free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        )  # unused cache is free
+        # Unused cache is free.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

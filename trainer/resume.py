@@ -79,9 +79,8 @@ def training_state(
         "config": plain(parts.config),
         "data": data,
         "shards": [[tuple(fact) for fact in source.facts] for source in parts.loader.sources],
-        "read": {
-            str(kind): count for kind, count in read.items()
-        },  # only plain values can be loaded again
+        # Only plain values can be loaded again.
+        "read": {str(kind): count for kind, count in read.items()},
         "lost": lost,
         "world": parts.ranks.world,
         "parent": None if parent is None else asdict(parent),
@@ -108,14 +107,12 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
             schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]),
         )
     data = begun["data"]
-    if data.get("features") == "" and not data.get(
-        "selection"
-    ):  # of versions that read a selection in another order
+    if data.get("features") == "" and not data.get("selection"):
+        # Older versions read a selection in another order.
         begun = {**begun, "data": {key: value for key, value in data.items() if key != "features"}}
     with suppress(BadValue):  # of settings that no longer exist, which then show up as differences
-        begun = plain(
-            build(Config, begun)
-        )  # newer settings get their defaults, which are how the run behaved
+        # Newer settings get their defaults, which are how the run behaved.
+        begun = plain(build(Config, begun))
     changed = [
         name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)
     ]
@@ -213,9 +210,8 @@ def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
         _load(student.heads, state["heads"], "concept heads")
         optimizer = parts.stepper.optimizer
         moments = state["optimizer"]
-        groups = optimizer.state_dict()[
-            "param_groups"
-        ]  # rates, weight decay and other options stay the child's
+        # Rates, weight decay and other options stay the child's.
+        groups = optimizer.state_dict()["param_groups"]
         if [len(group["params"]) for group in groups] != [
             len(group["params"]) for group in moments["param_groups"]
         ]:
@@ -244,9 +240,8 @@ def _opened(path: str, cache_folder: str | None, ranks: Ranks) -> Iterator[tuple
         ranks.barrier()
         together = True
     finally:
-        if is_remote(folder) and (
-            together or ranks.world == 1
-        ):  # after an error, other ranks may still be reading
+        if is_remote(folder) and (together or ranks.world == 1):
+            # After an error, other ranks may still be reading.
             shutil.rmtree(spool(folder, cache_folder, reader), ignore_errors=True)
 
 
@@ -271,9 +266,8 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], what: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     if shapes != wanted:
-        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][
-            0
-        ]  # the first difference, for the message
+        # The first difference, for the message.
+        name = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]
         raise WrongUse(
             f"the parent's {what} differ from this run's: {name} is"
             f" {shapes.get(name, 'not there')}, not {wanted.get(name, 'there')}; a branch keeps"

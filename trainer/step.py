@@ -174,17 +174,15 @@ class Stepper:
             return
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # newer versions rename it forward_sync_buffers
+            # Newer versions rename it forward_sync_buffers.
+            warnings.simplefilter("ignore", FutureWarning)
             self.module = nn.parallel.DistributedDataParallel(
                 self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         of_part = pairs // self._parts
         with remedy(lambda: self._too_large(pairs)):
-            kind = (
-                torch.uint8 if len(shape) == 3 else torch.float32
-            )  # as in batches, so that compiled code is reused
+            # The shape is that of batches, so that compiled code is reused.
+            kind = torch.uint8 if len(shape) == 3 else torch.float32
             images = torch.zeros(of_part, *shape, dtype=kind, device=self.device)
             found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
             outputs = [found.image, found.text, found.scale, *found.concepts.values()]
@@ -216,9 +214,8 @@ class Stepper:
         )
         self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
         clip_at = self.config.optimizer.max_gradient_norm or math.inf
-        gradient = nn.utils.clip_grad_norm_(
-            self.parameters, clip_at
-        )  # returns the norm before clipping
+        # Returns the norm before clipping.
+        gradient = nn.utils.clip_grad_norm_(self.parameters, clip_at)
         named = {
             "loss": loss.total,
             "contrastive": loss.contrastive,
@@ -260,9 +257,8 @@ class Stepper:
     def _too_large(self, pairs: int) -> str:
         smaller = "lower schedule.batch_size in a new WORKDIR"
         parts = min(pairs, 2 * self._parts)
-        if (
-            parts > self._parts and self.config.model.batch_norm == "frozen"
-        ):  # batch norms of batches allow one part
+        if parts > self._parts and self.config.model.batch_norm == "frozen":
+            # Batch norms of batches allow one part.
             smaller = (
                 f"set schedule.micro_batches={parts}, which lets the same command resume from the"
                 " last checkpoint, or " + smaller

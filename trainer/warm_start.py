@@ -136,9 +136,8 @@ def _load_whole(model: DualEncoder, path: Path) -> str:
             f"{path} holds a logit bias, which belongs to the sigmoid loss: set loss.name=siglip,"
             " model.bias=-10 and model.temperature=0.1"
         )
-    kept = (
-        None if biased or initial is None else initial.detach().clone()
-    )  # open_clip would make it 0
+    # open_clip would make it 0.
+    kept = None if biased or initial is None else initial.detach().clone()
     _check_text_width(state, model, path)
     with _fit_errors(path):
         load_checkpoint(model, str(path), strict=True, weights_only=True)

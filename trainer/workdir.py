@@ -111,9 +111,8 @@ class Workdir:
     def _upload_grown(self) -> None:
         assert self.store is not None
         paths = (*self.folder.glob("*"), *(self.folder / CURVES).glob("*"))
-        for path in sorted(
-            paths, key=lambda path: path.name != LOG
-        ):  # first, as it marks the rest as a run's
+        for path in sorted(paths, key=lambda path: path.name != LOG):
+            # First, as it marks the rest as a run's.
             if path.is_dir():
                 continue
             status = path.stat()
@@ -165,19 +164,16 @@ def opened(
         if ranks.first:
             try:
                 place.uploads.fence = stack.enter_context(_leased(store, say)).fence
-                stack.callback(
-                    shutil.rmtree, place.folder, ignore_errors=True
-                )  # before the lease is released
+                # Before the lease is released.
+                stack.callback(shutil.rmtree, place.folder, ignore_errors=True)
                 place.restore()
             except (WrongUse, StoreError) as error:
                 refused = error
-        ranks.all_or_error(
-            refused
-        )  # a refused run leaves the folder alone, which a live run on this machine may use
+        # A refused run leaves the folder alone, which a live run on this machine may use.
+        ranks.all_or_error(refused)
         if ranks.local_rank == 0 and not ranks.first:
-            stack.callback(
-                shutil.rmtree, place.folder, ignore_errors=True
-            )  # once per machine, whose ranks share it
+            # Once per machine, whose ranks share it.
+            stack.callback(shutil.rmtree, place.folder, ignore_errors=True)
         try:
             yield place
         except Exception as failed:  # not KeyboardInterrupt: a second Ctrl-C does not wait

@@ -118,9 +118,8 @@ def histogram(
     if not columns:
         return f"{head}<p>Not measured.</p></figure>"
     most = max(1, *(count for _, count in columns))
-    step = _HISTOGRAM_WIDE / max(
-        len(columns), _FEWEST_COLUMNS
-    )  # keep a few columns from becoming too wide
+    # Keep a few columns from becoming too wide.
+    step = _HISTOGRAM_WIDE / max(len(columns), _FEWEST_COLUMNS)
     every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
     base = 16 + _HISTOGRAM_HIGH
     parts = [f'<path class="h-axis" d="M0 {base:.1f}H{_HISTOGRAM_WIDE:.0f}"/>']

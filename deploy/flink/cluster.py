@@ -115,7 +115,8 @@ class Cluster(LocalCluster):
             for part in (
                 "bin",
                 "conf",
-            ):  # real folders: Flink's scripts do not follow symbolic links
+            ):
+                # Real folders: Flink's scripts do not follow symbolic links.
                 shutil.copytree(fresh / "pyflink" / part, home / part, dirs_exist_ok=True)
             for script in (home / "bin").iterdir():
                 script.chmod(0o755)
@@ -125,9 +126,8 @@ class Cluster(LocalCluster):
         self._tmp.mkdir(exist_ok=True)
         shutil.copytree(self._home / "conf", self._conf, dirs_exist_ok=True)
         given = (self._home / "conf" / "config.yaml").read_text(encoding="utf-8")
-        opened = re.search(
-            r"^ +all: (--add-.*)$", given, re.MULTILINE
-        )  # what Flink needs to reach into on Java 17
+        # Flink needs to reach into these on Java 17.
+        opened = re.search(r"^ +all: (--add-.*)$", given, re.MULTILINE)
         settings = {
             "env.java.opts.all": (
                 f"{opened[1] if opened else ''} -Djava.io.tmpdir={self._tmp}".strip()

@@ -186,9 +186,8 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
 def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
     """Number class folders as in `names`. Raises `DataBroken` if a folder does not match exactly
     one name."""
-    assert (
-        data.labels is not None and data.class_names is not None
-    )  # set by the reader of the folder layout
+    # Set by the reader of the folder layout.
+    assert data.labels is not None and data.class_names is not None
     squeezed = [_squeezed(name) for name in names]
     numbers = []
     for own in data.class_names:

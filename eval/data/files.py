@@ -20,9 +20,8 @@ from open_diht.eval.data.dataset import DataSet, decode
 from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 from open_diht.eval.records import Memo
 
-csv.field_size_limit(
-    1 << 24
-)  # the module's own 128 KiB would refuse a row that lists many captions
+# The module's own 128 KiB would refuse a row that lists many captions.
+csv.field_size_limit(1 << 24)
 _MOST = 2**28
 """Largest accepted text in bytes after decompression. Published lists of captions have a few
 megabytes."""
@@ -285,9 +284,8 @@ def read_rows(path: Path, place: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
             for row in rows:
                 if not isinstance(row, dict | list):
                     raise ValueError("its rows are neither objects nor lists")
-                if (
-                    isinstance(row, dict) and None in row
-                ):  # where the csv module puts the fields without a column
+                if isinstance(row, dict) and None in row:
+                    # Where the csv module puts the fields without a column.
                     raise ValueError(
                         f"{row[None][0][:40]!r} is in no column of the header; put values with"
                         " commas in quotes in a .csv, and remove tabs from the values of a .tsv"

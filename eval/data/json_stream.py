@@ -69,9 +69,8 @@ class _Text:
                 if self._more():
                     continue
                 raise
-            if (
-                end == len(self._text) and self._more()
-            ):  # a number may continue behind the text read so far
+            if end == len(self._text) and self._more():
+                # A number may continue behind the text read so far.
                 continue
             self._at = end
             return found

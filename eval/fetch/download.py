@@ -78,9 +78,8 @@ def _from_url(url: str, path: Path, folder: Path) -> Path:
     def refuse(answer: requests.Response, **_: Any) -> None:
         _refuse_status(url, answer)
         kind = answer.headers.get("Content-Type", "")
-        if (
-            answer.ok and not answer.is_redirect and kind.startswith("text/html")
-        ):  # Google Drive does this
+        if answer.ok and not answer.is_redirect and kind.startswith("text/html"):
+            # Google Drive does this.
             raise FetchFailed(
                 f"{url} returns a web page instead of the file (perhaps too many requests, or it"
                 f" was moved). Save it with a browser as {path} and run the same command again"

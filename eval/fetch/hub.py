@@ -36,9 +36,8 @@ class HubSet:
         such file."""
         if file not in self.files:
             raise FetchFailed(f"{self.name}: the hub lists no {file}")
-        entry = self.files[
-            file
-        ]  # git has a hash of small files; the store of large files has its own
+        # Git has a hash of small files; the store of large files has its own.
+        entry = self.files[file]
         return Remote(
             url=f"{self.name}/{file}",
             path=path,
@@ -66,9 +65,8 @@ class HubSet:
                 f"{self.name}{file}: the hub has no such public data set; if it has terms, accept"
                 " them on its page and set HF_TOKEN"
             ) from None
-        except (
-            Exception
-        ) as error:  # errors of the client, its transports and the disk have no common base class
+        except Exception as error:
+            # Errors of the client, its transports and the disk have no common base class.
             said = " ".join(str(error).split())[:400]
             raise FetchFailed(
                 f"{self.name}{file} could not be fetched ({type(error).__name__}: {said}); run the"

@@ -208,11 +208,9 @@ def _project(matrix: Tensor, radius: float) -> Tensor:
     if math.isinf(radius):
         return matrix
     smallest = torch.finfo(matrix.dtype).tiny  # keeps a matrix of zeros unchanged
-    if (
-        radius * torch.finfo(matrix.dtype).eps < smallest
-    ):  # the type cannot represent points of so small a ball
+    if radius * torch.finfo(matrix.dtype).eps < smallest:
+        # The type cannot represent points of so small a ball.
         return torch.zeros_like(matrix)
-    norm = (
-        matrix.double().norm().to(matrix.dtype)
-    )  # squares of the entries of a tiny ball underflow in float32
+    # Squares of the entries of a tiny ball underflow in float32.
+    norm = matrix.double().norm().to(matrix.dtype)
     return matrix * (radius / norm.clamp(min=smallest)).clamp(max=1.0)

@@ -202,9 +202,8 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
     mask = model.attn_mask
     if not isinstance(mask, torch.Tensor):
         return False
-    later = torch.ones_like(mask, dtype=torch.bool).triu(
-        1
-    )  # what a causal mask (length, length) forbids
+    # True where a causal mask (length, length) forbids attention.
+    later = torch.ones_like(mask, dtype=torch.bool).triu(1)
     if not bool(torch.isneginf(mask[later].float()).all()):
         return False
     with torch.inference_mode():

@@ -93,9 +93,8 @@ def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
         else:
             wanted = length
             what = f"texts of {length} tokens"
-        if (
-            abs(shapes[key][0] - wanted) > 1
-        ):  # some image towers have no class token, some text towers have one
+        if abs(shapes[key][0] - wanted) > 1:
+            # Some image towers have no class token, some text towers have one.
             raise ModelError(
                 f"{path} does not fit {name}: its {key} has {shapes[key][0]} positions, {what} have"
                 f" {wanted}; name the architecture that the weights were trained with"

@@ -240,9 +240,8 @@ def _lists(
         else:
             arrays.append(pa.array(values, field.type))
     offsets = np.concatenate([[0], np.cumsum([length or 0 for length in lengths])])
-    missing = np.array(
-        [*(length is None for length in lengths), False]
-    )  # a null offset marks a null list
+    # A null offset marks a null list.
+    missing = np.array([*(length is None for length in lengths), False])
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32(), mask=missing),
         pa.StructArray.from_arrays(arrays, fields=list(kind.value_type)),

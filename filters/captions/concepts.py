@@ -25,9 +25,8 @@ _PRONOUNS = frozenset(
     ["i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it", "me", "us"]
 )
 _SHORTEST = 3  # shorter base forms are errors ("bus" is not a plural of "bu")
-_SINGULAR = frozenset(
-    ["species", "corps", "kansas", "laos", "mars", "wales"]
-)  # a rule makes other known words of them
+# A rule makes other known words of them.
+_SINGULAR = frozenset(["species", "corps", "kansas", "laos", "mars", "wales"])
 _CACHED = 200_000
 
 

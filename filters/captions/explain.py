@@ -118,9 +118,8 @@ def _with_opinion(
             return [whole.complex - one.complex for one in without]
         if token >= len(whole.actions):
             return []
-        odds = float(
-            whole.actions[token]
-        )  # without its verb there is no action: the verb has all of the weight
+        # Without its verb there is no action: the verb has all of the weight.
+        odds = float(whole.actions[token])
         return [
             odds if gone == token else odds - float(one.actions[token - (gone < token)])
             for gone, one in enumerate(without)

@@ -22,9 +22,8 @@ ADJECTIVE_TAGS = frozenset({"JJ", "JJR", "JJS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
 _PRONOUN_TAGS = frozenset({"PRP", "WP"})
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
-_DISGUISES = frozenset(
-    {"NN", "NNS", "NNP", "NNPS", "JJ"}
-)  # tags that verbs often get in titles and news
+# Tags that verbs often get in titles and news.
+_DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})
 _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
 )  # a word after one of these is no disguised verb, unless its `Word.form` is "ing"
@@ -163,9 +162,8 @@ def build_graph(parse: Parse) -> CaptionGraph:
         if head != token:
             children.setdefault(head, []).append(token)
     objects, object_at = _objects(parse, words, children)
-    attributes = _attributes(
-        parse, words, children, objects, object_at
-    )  # may add objects that the parse does not have
+    # May add objects that the parse does not have.
+    attributes = _attributes(parse, words, children, objects, object_at)
     return CaptionGraph(
         parse=parse,
         words=words,
@@ -403,10 +401,11 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
         for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
+                # "a man sits and reads": both verbs have the subject of the first.
                 return (
                     child,
                     "shared",
-                )  # "a man sits and reads": both verbs have the subject of the first
+                )
         if parse.deps[head] == "acl":
             return parse.heads[head], "shared"
     return None

@@ -85,9 +85,8 @@ def normalize(caption: str) -> str:
     if not (text := _file_name_to_words(text)):
         return ""
     text = _without_stock_text(text)
-    return _sentence_case(
-        _single_spaces(text) or plain
-    )  # `plain` if nothing but boilerplate was there
+    # `plain` if nothing but boilerplate was there.
+    return _sentence_case(_single_spaces(text) or plain)
 
 
 def _single_spaces(text: str) -> str:
@@ -152,9 +151,8 @@ def is_title_case(text: str) -> bool:
     apostrophes; any other ends it.
     """
     words = _LONG_WORD.findall(text)
-    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(
-        words
-    )  # "[" follows "Z" in ASCII
+    # "[" follows "Z" in ASCII.
+    return len(words) >= 3 and sum([word < "[" for word in words]) > 0.7 * len(words)
 
 
 def _sentence_case(text: str) -> str:
@@ -167,9 +165,8 @@ def _sentence_case(text: str) -> str:
     else:
         capitals = sum(map(str.isupper, text))
     if capitals > 8 and capitals > 0.8 * (letters := sum(map(str.isalpha, text))) and letters > 10:
-        return text.lower().capitalize()[
-            :MAX_CHARS
-        ]  # some capitals become two characters in lower case
+        # Some capitals become two characters in lower case.
+        return text.lower().capitalize()[:MAX_CHARS]
     if not is_title_case(text):
         return text
     first, *rest = text.split(" ")

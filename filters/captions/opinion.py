@@ -82,9 +82,8 @@ def encode(words: Sequence[str], pieces: WordPieces) -> Encoded:
     kinds = [0]
     firsts = []
     for word in words:
-        found = pieces[word] or (
-            pieces.unknown,
-        )  # a word of invisible characters alone has no pieces
+        # A word of invisible characters alone has no pieces.
+        found = pieces[word] or (pieces.unknown,)
         if len(ids) + len(found) >= LONGEST:
             break
         firsts.append(len(ids))

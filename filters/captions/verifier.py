@@ -79,9 +79,8 @@ class Scorer:
         (words,) float64."""
         if not (self.probe and len(vectors)):
             return np.zeros(len(vectors))
-        return _STEP * np.round(
-            (vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP
-        )  # rounded, see _STEP
+        # Rounded, see _STEP.
+        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)
 
     @cached_property
     def _known(self) -> dict[Make, _Known]:
@@ -113,9 +112,8 @@ class Scorer:
     def probability(self, log_odds: Odds) -> Odds:
         """Return the probability, 0 to 1, of candidates whose own and caption features add up to
         `log_odds`."""
-        return 1 / (
-            1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0))
-        )  # exp must not overflow
+        # exp must not overflow.
+        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))
 
     def __call__(self, features: Features) -> float:
         """Return the probability, without the probe, of a candidate with these features and those

@@ -26,9 +26,8 @@ from open_diht.filters.spotting.weights import models_root
 from open_diht.filters.spotting.worker import REQUEST, settings_to_json
 
 _log = logging.getLogger(__name__)
-_IMPORT_ROOT: Final = Path(__file__).parents[
-    3
-]  # not resolved: in a checkout open_diht/ contains symbolic links
+# Not resolved: in a checkout open_diht/ contains symbolic links.
+_IMPORT_ROOT: Final = Path(__file__).parents[3]
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colors and other terminal control sequences; they are removed because the message goes into a
@@ -71,9 +70,8 @@ class Child:
             "-P",  # keeps the working folder off the import path
             "-m",
             "open_diht.filters.spotting.worker",
-            settings_to_json(
-                replace(settings, models=str(models_root(settings.models)))
-            ),  # it has another cwd
+            # It has another cwd.
+            settings_to_json(replace(settings, models=str(models_root(settings.models)))),
             str(os.getpid()),
         ]
         # The child has its own process group. When this process ends while the child is stopped,
@@ -88,9 +86,8 @@ class Child:
             cwd="/",
             process_group=0,
         )
-        assert (
-            self._process.stdin is not None and self._process.stdout is not None
-        )  # both are pipes
+        # Both are pipes.
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._requests = self._process.stdin.fileno()
         self._answers = self._process.stdout.fileno()
         os.set_blocking(self._requests, False)

@@ -116,9 +116,8 @@ def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None)
         return DecodedImage(pixels=plain, width=width, height=height, format="JPEG")
     image = opened.decode(at_least=least)
     with decoding(f"{image.format} with pixels of mode {image.mode}"):
-        rest = (
-            max(image.size) // side if side else 1
-        )  # the JPEG decoder may have reduced the image already
+        # The JPEG decoder may have reduced the image already.
+        rest = max(image.size) // side if side else 1
         rgb = to_rgb(image)
         upright = opened.upright(rgb.reduce(rest) if rest >= 2 else rgb)
     if opened.orientation >= 5:  # the four orientations that swap the sides

@@ -126,9 +126,8 @@ def _segments(text: str) -> Iterator[tuple[int, str]]:
 def _fold_segment(segment: str) -> str:
     """Return one segment's comparable characters: `_SEPARATOR` at a word's end, nothing for
     invisible marks."""
-    if (
-        segment[0] in "\u2122\u2120"
-    ):  # the signs TM and SM, which normalization would make letters of the word before
+    if segment[0] in "\u2122\u2120":
+        # The signs TM and SM, which normalization would make letters of the word before.
         return _SEPARATOR
     # Case folding may undo the normalization, so normalize again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", segment).casefold())

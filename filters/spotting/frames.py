@@ -73,6 +73,5 @@ def _until(
         rest = None if deadline is None else deadline - time.monotonic()
         if rest is not None and rest <= 0:
             raise PipeTimeout("the pipe was not ready before the deadline")
-        poll.poll(
-            None if rest is None else max(1, int(rest * 1000))
-        )  # at least 1 ms: 0 would not wait
+        # At least 1 ms: 0 would not wait.
+        poll.poll(None if rest is None else max(1, int(rest * 1000)))

@@ -107,9 +107,8 @@ def _inside(
     to their left."""
     inside = np.zeros((len(ys), len(xs)), bool)
     for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        (x0, y0), (x1, y1) = sorted(
-            (start.tolist(), end.tolist())
-        )  # so that neighbors round a shared edge alike
+        # So that neighbors round a shared edge alike.
+        (x0, y0), (x1, y1) = sorted((start.tolist(), end.tolist()))
         rows = np.flatnonzero((y0 <= ys) != (y1 <= ys))
         if len(rows):
             crossings = x0 + (ys[rows] - y0) * (x1 - x0) / (y1 - y0)

@@ -227,9 +227,8 @@ class _Caption:
         for run in self._string_words_in(string, shapes):
             best = max(best, run, key=lambda run: run[0])
         nearly = self._nearly_equal(string, shapes, best[0])
-        return min(
-            nearly, key=lambda run: (-run[0], *run[1:]), default=best
-        )  # the first one of the longest
+        # The first one of the longest.
+        return min(nearly, key=lambda run: (-run[0], *run[1:]), default=best)
 
     def _weight(self, start: int, stop: int) -> int:
         run = self.folded.chars[start:stop]
@@ -305,9 +304,8 @@ class _Caption:
                     runs.setdefault((size, allowed), {}).setdefault(
                         tuple(words[first:last]), (first, last)
                     )
-        return dict(
-            sorted(runs.items(), reverse=True)
-        )  # once a long one is found, shorter ones are skipped
+        # Once a long one is found, shorter ones are skipped.
+        return dict(sorted(runs.items(), reverse=True))
 
     def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
         """Yield runs of whole words of the caption that differ by a few characters from whole words

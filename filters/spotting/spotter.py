@@ -71,9 +71,8 @@ class TextSpotter:
     def __init__(self, settings: SpotterSettings | None = None) -> None:
         self.settings = (settings or SpotterSettings()).resolved()
         self._child: Child | None = None
-        self._lock = (
-            threading.RLock()
-        )  # a signal handler may call it while the same thread is inside
+        # A signal handler may call it while the same thread is inside.
+        self._lock = threading.RLock()
         self._lost_in_a_row = 0
         _SPOTTERS.add(self)
 

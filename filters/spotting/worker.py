@@ -89,9 +89,8 @@ def _find(
         image = decode_image(data, limits, decode_jpeg)
         return _Found(engine.find(image), image.width, image.height)
     except UnreadableImage as bad:
-        return UnreadableImage(
-            bad.reason, bad.message
-        )  # `bad` keeps its traceback, and so the decoded image
+        # `bad` keeps its traceback, and so the decoded image.
+        return UnreadableImage(bad.reason, bad.message)
     except MemoryError:
         raise  # the process is out of memory, not the image at fault: end and be replaced
     except Exception as error:  # an engine may raise anything; an error must cost only its image
@@ -175,9 +174,8 @@ def _follow_parent(parent: int) -> None:
         os._exit(0)  # ends the process even while the main thread is in native code
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-    signal.signal(
-        signal.SIGALRM, signal.SIG_DFL
-    )  # the default action ends the process without Python's help
+    # The default action ends the process without Python's help.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides about Ctrl-C
 
 

@@ -53,9 +53,8 @@ class Annotations:
         for kind in self._kinds:
             names = kind.units(work, work.alive(units))
             if not kind.runs(self._settings):
-                if stamps(
-                    work.layout.commits(kind.name), ".json"
-                ):  # other stages read these files, so verify them
+                if stamps(work.layout.commits(kind.name), ".json"):
+                    # Other stages read these files, so verify them.
                     for _ in work.done(kind.name, names):
                         pass
                 continue

@@ -288,9 +288,8 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
     if dataset.default_glob != "*":
         return everything
     try:
-        expand_inputs(
-            str(folder), dataset
-        )  # without files that are no manifests, and with subfolders
+        # Without files that are no manifests, and with subfolders.
+        expand_inputs(str(folder), dataset)
     except NoInput:  # no file has an ending of manifests
         return everything
     return str(folder)

@@ -87,9 +87,8 @@ def collect_examples(
                 rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
             )
             decisions = apply_caption_filters(one, preset, "captions" in stages)
-            passed = (
-                decisions.reasons[0] == NO_REASON
-            )  # else records of its image are of an earlier run
+            # Else records of its image are of an earlier run.
+            passed = decisions.reasons[0] == NO_REASON
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {}) if passed else {}

@@ -263,9 +263,8 @@ def _check_writable(layout: Layout) -> None:
             layout.root.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except (
-        Exception
-    ) as error:  # each store raises different errors; all mean that it is not writable
+    except Exception as error:
+        # Each store raises different errors; all mean that it is not writable.
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise WrongUse(
             f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to"

@@ -96,9 +96,8 @@ class Engine:
             workers: see `Job.workers`; by default `self.workers`.
             fatal: raise RunFailed if a unit fails.
         """
-        check_fence(
-            self.layout.work
-        )  # before it removes the marks of units, which may be another run's
+        # Before it removes the marks of units, which may be another run's.
+        check_fence(self.layout.work)
         failed: Failed = {}
         parts: Iterable[list[str]] = [list(todo)] if todo else []
         for mine in self.sharing.parts(stage, todo, failed) if self.sharing else parts:
@@ -421,9 +420,8 @@ class _Counter:
     def look(self) -> Count:
         """Return how much this run has done, and the total: exact, estimated or unknown."""
         now = time.monotonic()
-        if (
-            now - self._looked > _LISTING_SHARE * self._took
-        ):  # slow listings are repeated less often
+        if now - self._looked > _LISTING_SHARE * self._took:
+            # Slow listings are repeated less often.
             found = stamps(self._layout.commits(self._stage), ".json")
             new = [
                 unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))
@@ -432,9 +430,8 @@ class _Counter:
                 new, each(self._read, new, self._layout.root), strict=True
             ):
                 had, before = self._had.get(unit, (0, 0))
-                self._finished += (
-                    rows - had if segments > before else rows
-                )  # else the unit was redone
+                # Else the unit was redone.
+                self._finished += rows - had if segments > before else rows
             self._todo.difference_update(new)
             self._ended += len(new)
             self._looked = time.monotonic()

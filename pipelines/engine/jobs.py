@@ -139,9 +139,8 @@ def _begun(names: StorePath) -> StorePath:
 
 def _is_there(path: StorePath) -> bool:
     if not is_local(path):
-        path.fs.invalidate_cache(
-            path.path
-        )  # the client caches listings, and another machine writes the file
+        # The client caches listings, and another machine writes the file.
+        path.fs.invalidate_cache(path.path)
     return path.exists()
 
 
@@ -210,9 +209,8 @@ def worker_log(path: Path) -> Iterator[WorkerLog]:
     log = WorkerLog(path)
     terminal = -1
     failed = False
-    with contextlib.suppress(
-        io.UnsupportedOperation
-    ):  # no file descriptor, as under some test runners
+    with contextlib.suppress(io.UnsupportedOperation):
+        # No file descriptor, as under some test runners.
         terminal = os.dup(sys.stderr.fileno())
         sys.stderr.flush()
         os.dup2(log.pipe, 2)  # the descriptor itself, which child processes inherit

@@ -70,7 +70,8 @@ def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
         except (
             FileNotFoundError,
             ValueError,
-        ):  # the unit has just ended, is writing, or has not reported
+        ):
+            # The unit has just ended, is writing, or has not reported.
             continue
         found.append((done, max(done, of)))  # `of` is 0 until the unit reports its size
     return found
@@ -122,9 +123,8 @@ class StageProgress:
         while not self._stop.wait(self._bar.mininterval):
             try:
                 count = self._count()
-            except (
-                Exception
-            ):  # keep the bar as it is until a count succeeds, as when a store answers again
+            except Exception:
+                # Keep the bar as it is until a count succeeds, as when a store answers again.
                 continue
             self._bar.move(count.done, count.total, exact=count.exact)
 

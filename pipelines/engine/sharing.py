@@ -16,10 +16,9 @@ from open_diht.pipelines.store.commit import RunFailed, read_json
 from open_diht.pipelines.store.locking import FileLock
 from open_diht.pipelines.store.storage import FileStamp, each, stamps
 
-_LOOK_S, _LOOK_AT_STORE_S = (
-    0.5,
-    5.0,
-)  # seconds between polls of the other shards, on a disk and in a store
+# Seconds between polls of the other shards, on a disk and in a store.
+_LOOK_S = 0.5
+_LOOK_AT_STORE_S = 5.0
 _PATIENT_LOOKS = (
     20  # polls after which the first shard gives up on units that another one has done otherwise
 )
@@ -92,9 +91,8 @@ class Sharing:
         looks = _Looks(stage)
         left = list(todo)
         while left:
-            failed |= looks.failed(
-                left
-            )  # before this shard tries them: the others have left them out
+            # Before this shard tries them: the others have left them out.
+            failed |= looks.failed(left)
             left = [unit for unit in left if unit not in failed]
             if mine := self._mine(left):
                 yield mine

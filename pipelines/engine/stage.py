@@ -181,9 +181,8 @@ class Stage(ABC):
         path = self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         before = self.current(unit, read_json(path))
-        if (
-            before is not None and not self.adds
-        ):  # done since the driver looked, as by another shard
+        if before is not None and not self.adds:
+            # Done since the driver looked, as by another shard.
             heartbeat.end()
             return Counter()
         if before is None:
@@ -242,9 +241,8 @@ class DoUnit(beam.DoFn):
         for name in self._plugins:
             load_plugin(name)
         root = self._stage.layout.root
-        if self._fence is not None and self._fence != fence_of(
-            root
-        ):  # else this is the driver's process
+        if self._fence is not None and self._fence != fence_of(root):
+            # Else this is the driver's process.
             set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
@@ -262,33 +260,29 @@ class DoUnit(beam.DoFn):
                 with best_effort():
                     if is_local(mark):
                         mark.parent.mkdir(parents=True, exist_ok=True)
-                    mark.write_bytes(
-                        b""
-                    )  # if the worker dies, the mark that is left tells which unit it was running
+                    # If the worker dies, the mark that is left tells which unit it was running.
+                    mark.write_bytes(b"")
                 counts = self._stage.do(unit)
                 Metrics.counter(METRICS, "units").inc()
                 for name, count in counts.items():
                     Metrics.counter(METRICS, name).inc(count)
                 break
-            except (
-                LeaseLost
-            ):  # the driver notices as well, and a mark may be of the run that has the lease
+            except LeaseLost:
+                # The driver notices as well, and a mark may be of the run that has the lease.
                 return
             except Exception as error:  # recorded and reported; it must not end the other units
                 if self._is_lost():
                     return
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
-                if len(tries) == TRIES or isinstance(
-                    error, FileChanged
-                ):  # a changed file stays changed
+                if len(tries) == TRIES or isinstance(error, FileChanged):
+                    # A changed file stays changed.
                     Metrics.counter(METRICS, "failed_units").inc()
                     try:
                         quarantine(self._stage, unit, tries)
                     except LeaseLost:
                         return
-                    except (
-                        Exception
-                    ) as why:  # a full disk or a store that is down, which the driver reports
+                    except Exception as why:
+                        # A full disk or a store that is down, which the driver reports.
                         self._is_stuck = True  # the next units would only take time
                         with best_effort():  # the log may be on the same disk
                             to_log(f"{UNRECORDED}{explained(why, self._stage.layout.root)}")

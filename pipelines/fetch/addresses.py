@@ -31,9 +31,8 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-_GLOBAL_6 = ipaddress.IPv6Network(
-    "2000::/3"
-)  # all assigned global unicast; loopback, local, mapped etc. lie outside
+# All assigned global unicast; loopback, local, mapped etc. lie outside.
+_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(
     ipaddress.IPv6Network(text)
     for text in (

@@ -18,9 +18,8 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     request uncompressed bytes, but some servers compress anyway. gzip and deflate are decompressed
     in steps, to stop a decompression bomb in time. Raise FetchError too_large, or bad_response for
     a body that is truncated, empty, corrupt or in another encoding."""
-    promised = (
-        answer.length
-    )  # from Content-Length; None for chunked bodies and those that end with the connection
+    # From Content-Length; None for chunked bodies and those that end with the connection.
+    promised = answer.length
     if promised is not None and promised > max_bytes:
         raise FetchError(
             Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are accepted"
@@ -65,9 +64,8 @@ def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
                     if encoding == "deflate" or piece[:1] != b"\x1f":
                         break  # what follows is no part of the body
                     unpack = zlib.decompressobj(_WINDOWS[encoding])
-                out += unpack.decompress(
-                    piece, max_bytes + 1 - len(out)
-                )  # one byte too many reveals a bomb
+                # One byte too many reveals a bomb.
+                out += unpack.decompress(piece, max_bytes + 1 - len(out))
                 if len(out) > max_bytes:
                     raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
                 piece = unpack.unused_data

@@ -111,9 +111,8 @@ class GuardedConnection(http.client.HTTPConnection):
         for index, address in enumerate(self._addresses):
             last = index == len(self._addresses) - 1
             try:
-                share = (
-                    _left(until) if last else _left(until) / 2
-                )  # leave time for the other addresses
+                # Leave time for the other addresses.
+                share = _left(until) if last else _left(until) / 2
                 sock = self._dial(address, self._target.port, share)
             except OSError as error:
                 if last:

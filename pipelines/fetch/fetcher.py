@@ -132,9 +132,8 @@ class Fetcher:
                     header := opts_out(answer.getheaders(), self._names)
                 ):
                     raise FetchError(Reason.OPT_OUT, header[:200])
-                if (
-                    answer.status in _REDIRECTS
-                ):  # only now, since a redirecting server may opt out as well
+                if answer.status in _REDIRECTS:
+                    # Only now, since a redirecting server may opt out as well.
                     target = _redirected(answer.getheader("Location"), target)
                     continue
                 # Chunk framing counts as received bytes too; twice the size leaves room for it.

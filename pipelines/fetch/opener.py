@@ -22,9 +22,8 @@ from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
 from open_diht.pipelines.fetch.records import RequestedRow
 from open_diht.pipelines.fetch.urls import parse_url
 
-_ONE_AT_A_TIME = (
-    threading.RLock()
-)  # the opener is process-wide, and so is img2dataset's handling of stderr
+# The opener is process-wide, and so is img2dataset's handling of stderr.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass

@@ -104,9 +104,8 @@ class DownloadSettings:
     def limits(self) -> dict[str, object]:
         """Return the settings that only decide which downloads fail, as JSON values."""
         values = {name: getattr(self, name) for name in _MAY_LIFT}
-        agent = self.user_agent.replace(
-            f"/{program_version()}", ""
-        )  # a new version of ours must not lift refusals
+        # A new version of ours must not lift refusals.
+        agent = self.user_agent.replace(f"/{program_version()}", "")
         return values | {"ports": list(self.ports), "allow": list(self.allow), "user_agent": agent}
 
     def may_lift(self, earlier: Mapping[str, object]) -> frozenset[str]:

@@ -39,9 +39,8 @@ def load_tool() -> tuple[Any, Any, Any]:
     orientation and checks the size too late. The writer's first argument is a function that it
     calls with the number of URLs done so far, failed ones too."""
     check_tool()
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # otherwise it checks the network for a newer version
+    # Otherwise it checks the network for a newer version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import cv2
     from img2dataset.downloader import Downloader
     from img2dataset.resizer import Resizer

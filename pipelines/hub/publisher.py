@@ -149,9 +149,8 @@ class Publisher:
             todo = steps(files, changed, there.files)
             head = there.head
             for number, step in enumerate(todo, 1):
-                check_fence(
-                    root / RECORDS[0]
-                )  # each commit reads files, which must still be this run's
+                # Each commit reads files, which must still be this run's.
+                check_fence(root / RECORDS[0])
                 head = self._commit(step, head, plan)
                 if len(todo) > 1:
                     say(f"{self.target}: {number} of {len(todo)} commits")
@@ -246,9 +245,8 @@ def _equal(path: StorePath, there: RepoFile | None) -> bool:
     if there is None or there.size != size_of(path):
         return False
     large = there.lfs is not None
-    digest = (
-        hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)
-    )  # as in git-lfs and in git
+    # git-lfs and git hash files in this way.
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)

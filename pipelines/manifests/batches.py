@@ -27,9 +27,8 @@ from open_diht.pipelines.manifests.types import (
     too_many,
 )
 
-_FLUSH_BYTES = (
-    64 * 2**20
-)  # a row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory
+# A row may have 16 MiB of text, and a batch of a thousand such rows would fill the memory.
+_FLUSH_BYTES = 64 * 2**20
 _LISTS = ("captions", "others", "urls", "uids", "own_uids", "pairs")
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -317,9 +316,8 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
     if batch.rows <= batch_rows:
         return [batch]
     bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
-    ordinals = np.sort(
-        np.concatenate([batch.ordinals, bad_ordinals])
-    )  # has gaps if a row group is damaged
+    # Has gaps if a row group is damaged.
+    ordinals = np.sort(np.concatenate([batch.ordinals, bad_ordinals]))
     pieces = []
     for start, stop in pairwise([*ordinals[::batch_rows].tolist(), int(ordinals[-1]) + 1]):
         good = slice(*np.searchsorted(batch.ordinals, [start, stop]).tolist())

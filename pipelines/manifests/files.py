@@ -289,9 +289,8 @@ def unchanged(span: Span) -> Iterator[bool]:
         yield False
         return
     before = stamp(span.path)
-    seen = (
-        span.info is not None and span.info.stamp == before
-    )  # then the fingerprint need not be computed
+    # Then the fingerprint need not be computed.
+    seen = span.info is not None and span.info.stamp == before
     if before is None or (not seen and _fingerprint(span.path, before) != span.fingerprint):
         raise FileChanged(span.path, difference(before))
     try:

@@ -239,7 +239,8 @@ def _refuse_samples(paths: set[str]) -> None:
         with (
             reading(path),
             suppress(PermissionError),
-        ):  # a store that forbids listing denies access to missing files
+        ):
+            # A store that forbids listing denies access to missing files.
             fs, inside = file_system(path.removesuffix(".json"))
             is_sample = fs.exists(f"{inside}.txt") and any(
                 fs.exists(f"{inside}.{image}") for image in EXTENSIONS

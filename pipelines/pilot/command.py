@@ -73,9 +73,8 @@ def _pilot(options: argparse.Namespace) -> int:
     whole = Whole(
         units=len(whole_plan.units),
         recut=chosen.recut,
-        rows=(
-            round(whole_plan.rows * rows / planned) if planned else whole_plan.rows
-        ),  # corrected by the sample's error
+        # Corrected by the sample's error.
+        rows=(round(whole_plan.rows * rows / planned) if planned else whole_plan.rows),
         exact_rows=all(unit.span.exact for unit in whole_plan.units),
         stages=settings.stages,
         has_images=whole_plan.images,

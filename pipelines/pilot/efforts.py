@@ -30,9 +30,8 @@ def seconds_by_effort(
     seconds = {}
     for effort, settings in efforts.items():
         with TextSpotter(settings) as spotter:
-            list(
-                spotter.spot(images)
-            )  # OpenVINO compiles its networks for the shapes of the images
+            # OpenVINO compiles its networks for the shapes of the images.
+            list(spotter.spot(images))
             helpers = [spotter.pid] if spotter.pid else []
             before = cpu_seconds(helpers)
             list(spotter.spot(images))
@@ -51,9 +50,8 @@ def sample_images(
         read = np.asarray(records["ordinal"])[np.asarray(records["bytes"].is_valid())]
         most = -(-(IMAGES - len(images)) // (len(units) - done))
         chosen = read[np.unique(np.linspace(0, len(read) - 1, min(most, len(read))).astype(int))]
-        with suppress(
-            UnreadableFile
-        ):  # the run has reported the file; the images before the damage count
+        with suppress(UnreadableFile):
+            # The run has reported the file; the images before the damage count.
             for _, image in images_of(
                 layout, unit, plan.span(unit), plan.image_rows, dataset, chosen
             ):

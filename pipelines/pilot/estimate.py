@@ -80,9 +80,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)
-    return Estimate(
-        p, min(p, max(0.0, low)), max(p, min(1.0, high))
-    )  # rounding must not exclude the value
+    # Rounding must not exclude the value.
+    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
@@ -120,9 +119,8 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
         return Estimate(per_row(amounts, rows, all_rows).times(all_rows).value, None, None)
     x = np.stack([np.ones_like(m), m], axis=1)
     weight = 1 / np.maximum(m, 1)
-    line = np.linalg.inv((x.T * weight) @ x) @ (
-        x.T * weight
-    )  # (2, n): both coefficients as weighted sums over units
+    # (2, n): both coefficients as weighted sums over units.
+    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)
     leverage = np.einsum("ij,ji->i", x, line)
     each = np.array([units, all_rows]) @ line  # the total cost as such a sum
     residuals = y - x @ (line @ y)

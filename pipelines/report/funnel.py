@@ -74,9 +74,8 @@ class CheckedSet(TypedDict):
     images: int
     sha256: str  # changes with the images
     tasks: list[str]  # names of the evaluation's tasks on these images
-    unread: NotRequired[
-        int
-    ]  # images that cannot be decoded; outputs of earlier versions have no count
+    # Images that cannot be decoded; outputs of earlier versions have no count.
+    unread: NotRequired[int]
 
 
 class Checked(TypedDict):

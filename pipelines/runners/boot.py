@@ -71,9 +71,8 @@ def keep_output() -> None:
     null = os.stat(os.devnull)
     errors = os.fstat(2)
     if (errors.st_dev, errors.st_ino) == (null.st_dev, null.st_ino):
-        with contextlib.suppress(
-            OSError
-        ):  # without a temporary folder a worker cannot start, as it then reports
+        with contextlib.suppress(OSError):
+            # Without a temporary folder a worker cannot start, as it then reports.
             handle, name = tempfile.mkstemp(prefix="diht-boot-", suffix=".log")
             os.dup2(handle, 1)
             os.dup2(handle, 2)
@@ -98,9 +97,8 @@ def given_folder() -> str | None:
 def report(worker: str, message: str, kind: str = "failed") -> None:
     """Print an error, and write its message to a file `<kind>-*.txt` in the driver's folder if that
     is on this machine. `kind`: a worker `failed` to start or `died` with an error."""
-    with contextlib.suppress(
-        OSError
-    ):  # the disk of a log may be full, and the driver waits for the file
+    with contextlib.suppress(OSError):
+        # The disk of a log may be full, and the driver waits for the file.
         print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
     if folder := given_folder():
         handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
@@ -141,9 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
-    options, _ = parser.parse_known_args(
-        arguments
-    )  # runners pass more, semi_persist_dir for example
+    # Runners pass more, semi_persist_dir for example.
+    options, _ = parser.parse_known_args(arguments)
     worker = options.id.strip("'")  # Prism quotes the id although it uses no shell
     base = given_folder()
     prefix = "worker-" if base else "diht-boot-"
@@ -244,9 +241,8 @@ def prepare(worker: str, info: Any, private: Path) -> dict[str, str]:
         "SEMI_PERSISTENT_DIRECTORY": str(private),
         "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
-        "PYTHONSAFEPATH": (
-            "1"
-        ),  # its working directory, perhaps a checkout, must not shadow staged code
+        # The working directory, perhaps a checkout, must not shadow staged code.
+        "PYTHONSAFEPATH": ("1"),
     }
     for name in ("control", "logging", "status"):
         if url := getattr(info, f"{name}_endpoint").url:
@@ -281,9 +277,8 @@ def fetch(
             role = beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(
                 artifact.role_payload
             )
-            path = folder / os.path.basename(
-                role.staged_name or file.path
-            )  # a name must not lead out of the folder
+            # A name must not lead out of the folder.
+            path = folder / os.path.basename(role.staged_name or file.path)
             if path.name in ("", "..", folder.name):
                 raise BootError(f"a staged artifact of type {artifact.type_urn} has no name")
             if path.name.endswith("requirements.txt"):

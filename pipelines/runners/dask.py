@@ -300,9 +300,8 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
         )
     file = next(glob.iglob(str(path), recursive=True), None)
     with contextlib.ExitStack() as stack:
-        if (
-            what == "OUTPUT"
-        ):  # it may not exist yet, so test a new file in the nearest parent that exists
+        if what == "OUTPUT":
+            # It may not exist yet, so test a new file in the nearest parent that exists.
             folder = next(
                 parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir()
             )

@@ -131,9 +131,8 @@ class Dataflow(Backend):
                 values["staging_location"],
                 Path(str(template)).parent,
             ):
-                Path(str(folder)).mkdir(
-                    parents=True, exist_ok=True
-                )  # else Beam retries for minutes
+                # Else Beam retries for minutes.
+                Path(str(folder)).mkdir(parents=True, exist_ok=True)
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
         result = None
@@ -145,16 +144,14 @@ class Dataflow(Backend):
                 )
             try:
                 result.wait_until_finish()
-            except (
-                Exception
-            ) as error:  # Beam's error of a failed or cancelled job is no RuntimeError
+            except Exception as error:
+                # Beam's error of a failed or cancelled job is no RuntimeError.
                 raise job_error(f"{job.label}: the Dataflow job failed", error) from error
         except BaseException:
             if result is not None and not template:
                 self._stop(lambda number, _: number == result.job_id())
-            elif not template and not given(
-                self.flags, "job_name"
-            ):  # the user's may be that of another run's job
+            elif not template and not given(self.flags, "job_name"):
+                # The user's may be that of another run's job.
                 self._stop(lambda _, name: name == values["job_name"])
             raise
 
@@ -207,9 +204,8 @@ class Dataflow(Backend):
             end_jobs(running, end, say, seconds, POLL_SECONDS)
         except RunnerError:
             raise
-        except (
-            Exception
-        ) as error:  # clients raise many kinds: no credentials, no permission, no network
+        except Exception as error:
+            # Clients raise many kinds: no credentials, no permission, no network.
             raise RunnerError(
                 f"jobs of project {values['project']} in {values['region']} cannot be listed or"
                 f" cancelled ({str(error).strip()[-2_000:]}); the driver needs the role"

@@ -138,9 +138,8 @@ def _serve(orders: socket.socket) -> NoReturn:
     from open_diht.pipelines.runners.boot import die_with
 
     for number in ENDINGS:
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # signals may reach the whole process group; the driver handles them
+        # Signals may reach the whole process group; the driver handles them.
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     ended, signalled = os.pipe()
@@ -180,7 +179,8 @@ def _tell_of_the_dead(connections: dict[int, socket.socket]) -> None:
         with (
             connections.pop(worker) as connection,
             contextlib.suppress(OSError),
-        ):  # the driver may be gone
+        ):
+            # The driver may be gone.
             connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 

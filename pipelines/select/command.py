@@ -314,9 +314,8 @@ def _candidates(
                 for other in pc.value_counts(reason.filter(pa.array(group < 0))).to_pylist():
                     left_out[other["values"]] += other["counts"]
                 if not indexed and not own_shards:
-                    same = np.asarray(
-                        pc.equal(reason, DUPLICATE_PAIR)
-                    )  # the very pair of another row
+                    # The very pair of another row.
+                    same = np.asarray(pc.equal(reason, DUPLICATE_PAIR))
                     others.append(_halves(table["uid"].filter(pa.array((group < 0) & ~same))))
                 table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
                 place = np.zeros(len(table), np.int64)

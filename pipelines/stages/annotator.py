@@ -96,9 +96,8 @@ class Annotator(Stage):
         """Return how many units run at a time, or None for the run's default."""
         return None
 
-    def finish(
-        self, work: Work, todo: Sequence[str]
-    ) -> None:  # not abstract: most stages need no such step
+    def finish(self, work: Work, todo: Sequence[str]) -> None:
+        # Not abstract: most stages need no such step.
         """Do the work that needs all units, after each of `todo` is done or has failed. Not called
         if `todo` is empty.
 

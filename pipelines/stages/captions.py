@@ -221,9 +221,8 @@ class CaptionStage(Annotator):
             try:
                 for batch in read(span, self.dataset, batch_rows=batch_rows):
                     parse = np.ones(len(batch.ordinals), bool)
-                    if (
-                        values is not None
-                    ):  # rows that a condition on the manifest's columns rejects are not parsed
+                    if values is not None:
+                        # Rows that a condition on the manifest's columns rejects are not parsed.
                         theirs = values.of(batch.ordinals)
                         for one in self.conditions:
                             parse &= ~one.rejects_values(theirs[STORED + one.reason])
@@ -239,9 +238,8 @@ class CaptionStage(Annotator):
                     own_uids += sum(batch.own_uids)
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
-            except (
-                UnreadableFile
-            ) as error:  # rows that cannot be read are lost; the others are kept
+            except UnreadableFile as error:
+                # Rows that cannot be read are lost; the others are kept.
                 broken = error.record
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(
@@ -282,9 +280,8 @@ class CaptionStage(Annotator):
             )
         if not self.dataset.several_captions:
             return table
-        others = (
-            batch.others or [[]] * table.num_rows
-        )  # a file may have a single one of the columns
+        # A file may have a single one of the columns.
+        others = batch.others or [[]] * table.num_rows
         flat = [caption for captions in others for caption in captions]
         counts = np.array([len(captions) for captions in others], np.int64)
         annotations = self._annotations(flat, np.repeat(parse, counts))

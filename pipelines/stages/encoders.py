@@ -173,9 +173,8 @@ class Encoder:
             raise EncoderError(f"{whose}: {device} of this machine has no bf16; use fp32")
         if device == "cpu":
             torch.set_num_threads(1)  # parallelism comes from worker processes
-        self._claim = (
-            Claim(gpus) if (gpus := gpus_of(device)) else None
-        )  # held while the model is in its memory
+        # Held while the model is in its memory.
+        self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None
         self.device = self._claim.device if self._claim else device
         self._torch: Any = torch
         self._bf16 = precision == "bf16"

@@ -252,9 +252,8 @@ def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
     """Yield the images that the other process reads. Raise WrongUse, with its last line, however it
     ended."""
     broken = ""
-    with (
-        tempfile.TemporaryFile() as told
-    ):  # not a pipe, which it might fill while its images are read
+    with tempfile.TemporaryFile() as told:
+        # Not a pipe, which it might fill while its images are read.
         with subprocess.Popen([*_COMMAND, tasks], stdout=subprocess.PIPE, stderr=told) as process:
             assert process.stdout is not None
             try:

@@ -68,9 +68,8 @@ class Export:
             return
         record = Vouched(self.layout).read(self.layout.exported) or {}
         if record.get("fingerprint") != fingerprint_of(decided):
-            remove(
-                self.layout.exported
-            )  # if this run is killed, its shards must not pass as those of the record
+            # If this run is killed, its shards must not pass as those of the record.
+            remove(self.layout.exported)
         if self._leaves:
             write_indexes(self.work, decided)
             return

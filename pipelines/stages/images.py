@@ -87,9 +87,8 @@ def images_of(
         number: layout.commit(DOWNLOAD, image_unit_name(unit, number)).exists()
         for number in image_units
     }
-    for name, group in groupby(
-        numbers, downloads
-    ):  # consecutive images of the manifest are read in one pass
+    for name, group in groupby(numbers, downloads):
+        # Consecutive images of the manifest are read in one pass.
         if name is None:
             yield from read_images(span, dataset, list(group))
         else:

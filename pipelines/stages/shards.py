@@ -94,9 +94,8 @@ class ExportStage(Stage):
                 {"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256}
             )
             heartbeat.beat(first + len(part))
-        remove_shards(
-            self.layout, unit, len(shards)
-        )  # earlier decisions may have needed more shards
+        # Earlier decisions may have needed more shards.
+        remove_shards(self.layout, unit, len(shards))
         record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
         return record, files

@@ -142,9 +142,8 @@ class SpottingStage(SegmentAnnotator):
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         known = super().current(unit, record)
-        if (
-            known is None or known["root"] != self.dataset.images_root
-        ):  # relative paths then mean other files
+        if known is None or known["root"] != self.dataset.images_root:
+            # Relative paths then mean other files.
             return None
         before = known["downloads"]
         now = self.downloads(unit)
@@ -166,9 +165,8 @@ class SpottingStage(SegmentAnnotator):
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         wanted = self.candidates(unit)
         done = self.results(unit, known, "status")
-        if known and known["downloads"] != self.downloads(
-            unit
-        ):  # images that were not available may be now
+        if known and known["downloads"] != self.downloads(unit):
+            # Images that were not available may be now.
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return wanted[~np.isin(wanted, done["ordinal"])]
 

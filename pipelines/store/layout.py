@@ -42,9 +42,8 @@ class Layout:
         if is_local(work):
             return work
         name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        return (
-            Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"
-        )  # containers have users without names
+        # Containers have users without names.
+        return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"
 
     @property
     def plan(self) -> StorePath:

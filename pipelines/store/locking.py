@@ -35,10 +35,9 @@ from open_diht.common.lease import (
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import is_local
 
-_TRIES, _PAUSE_S = (
-    10,
-    0.05,
-)  # a shard that is the first holds the lock alone for far less than half a second
+# A shard that is the first holds the lock alone for far less than half a second.
+_TRIES = 10
+_PAUSE_S = 0.05
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -73,9 +72,8 @@ class FileLock:
             if (alone and not shared) or (shared and self._flock(fcntl.LOCK_SH)):
                 self.fence.content = os.pread(self._handle.fileno(), self._size(), 0)
                 return True
-            time.sleep(
-                _PAUSE_S * shared
-            )  # another shard may be the first as well, and be alone for a moment
+            # Another shard may be the first as well, and be alone for a moment.
+            time.sleep(_PAUSE_S * shared)
         self.release()
         return False
 

@@ -48,9 +48,8 @@ class CommitRecord(TypedDict, total=False):
     seconds: float  # by the clock, of the runs that made or extended the results
     cpu_seconds: float  # of the worker and its helpers in these runs; missing in older records
     files: dict[str, int]  # bytes of each file that the record vouches for, by path in OUTPUT
-    hashes: dict[
-        str, str
-    ]  # SHA-256 of those of these files that were published with it; missing in older records
+    # SHA-256 of those of these files that were published with it; missing in older records.
+    hashes: dict[str, str]
     # Records of caption units and of passes over them have these.
     rows: int
     rejected: dict[str, int]  # see `DecideRecord`

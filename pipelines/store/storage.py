@@ -173,9 +173,8 @@ def read_bytes(path: StorePath) -> bytes:
     forbids listing may raise PermissionError."""
     if is_local(path):
         return path.read_bytes()
-    return path.fs.cat_file(
-        path.path
-    )  # one request; opening the file would need another one for its size
+    # One request; opening the file would need another one for its size.
+    return path.fs.cat_file(path.path)
 
 
 def read_range(path: StorePath, start: int, stop: int) -> bytes:
@@ -183,9 +182,8 @@ def read_range(path: StorePath, start: int, stop: int) -> bytes:
     if not is_local(path):
         return path.fs.cat_file(path.path, start=start, end=stop)
     with open(path, "rb", buffering=0) as file:
-        return os.pread(
-            file.fileno(), stop - start, start
-        )  # a buffered read would take more than the range
+        # A buffered read would take more than the range.
+        return os.pread(file.fileno(), stop - start, start)
 
 
 def row_count(path: StorePath) -> int:

@@ -93,9 +93,8 @@ class DatacompdrStage(Stage):
         """Return the crops of an image as top, left, height and width. The teacher saw the middle
         of a long image."""
         opened = open_image(content, DecodeLimits(decode_side=0))
-        width, height = opened.image.size[
-            :: -1 if opened.orientation >= 5 else 1
-        ]  # upright, as teachers see it
+        # Upright, as teachers see it.
+        width, height = opened.image.size[:: -1 if opened.orientation >= 5 else 1]
         x, y, right, bottom = middle_box(width, height)
         seen = (right - x, bottom - y)
         scale = self.about["crop_scale"]

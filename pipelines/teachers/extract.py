@@ -131,9 +131,8 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _half(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    with np.errstate(
-        over="ignore"
-    ):  # values beyond float16 become infinite, which marks the row as bad
+    with np.errstate(over="ignore"):
+        # Values beyond float16 become infinite, which marks the row as bad.
         return features.astype(np.float16)
 
 

@@ -205,9 +205,8 @@ class Batches:
                     yield keys, contents
                     keys = []
                     contents = []
-        except (
-            UnreadableFile
-        ) as error:  # samples before the corrupt part are used, as in the trainer's loader
+        except UnreadableFile as error:
+            # Samples before the corrupt part are used, as in the trainer's loader.
             self.broken = {"error": error.error, "message": error.message}
         if keys:
             yield keys, contents

@@ -77,13 +77,11 @@ def settle(
         "versions": teacher.versions(),
         "sees": [float(value) for value in sees],
     }
-    known: IdentityRecord = (
-        ours if publish_first(path, ours) else read_json(path)
-    )  # the first record counts
+    # The first record counts.
+    known: IdentityRecord = ours if publish_first(path, ours) else read_json(path)
     if known["teacher"] != ours["teacher"] or asked not in (AUTO, known["precision"]):
-        publish_json(
-            path, ours
-        )  # another teacher or precision is requested; features are recomputed
+        # Another teacher or precision is requested; features are recomputed.
+        publish_json(path, ours)
         return ours["precision"]
     before = np.asarray(known["sees"], np.float32)
     if before.shape == sees.shape and np.linalg.norm(before - sees) <= SAME * np.linalg.norm(

@@ -62,9 +62,8 @@ class LabelStage(Stage):
                 for head in HEADS:
                     found[head].append(labels[head])
                 heartbeat.beat(len(keys))
-        except (
-            UnreadableFile
-        ) as error:  # samples before the corrupt part are used, as in the trainer's loader
+        except UnreadableFile as error:
+            # Samples before the corrupt part are used, as in the trainer's loader.
             broken = {"error": error.error, "message": error.message}
         arrays: dict[str, Any] = {"keys": packed_keys(keys)}
         for head, lists in found.items():

@@ -165,9 +165,8 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     engine = settings.engine(layout, say)
     missing = outdated(engine, "features", settings.fingerprints(shards, precision))
     settings.check_device(precision if missing else AUTO)
-    sees = (
-        seen(settings.teacher) if missing else None
-    )  # weights that do not fit fail before anything is written
+    # Weights that do not fit fail before anything is written.
+    sees = seen(settings.teacher) if missing else None
     request = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
     with locked(settings, layout, request, say) as lock:
         if sees is not None:
@@ -352,9 +351,8 @@ class _Run(ShardRun):
     def do(self) -> int:
         """Do the shard's part. The last shard, or a run without shards, then does the rest. Return
         the exit status."""
-        retract(
-            self.layout.root / "concepts.json"
-        )  # no reader may take unfinished output for finished
+        # No reader may take unfinished output for finished.
+        retract(self.layout.root / "concepts.json")
         kept = sorted(self.kept)
         shards = list(self.shards)
         if self.settings.shard:

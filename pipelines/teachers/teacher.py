@@ -285,9 +285,8 @@ def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
             f"torchvision has no classifier {teacher.model}{nearest(teacher.model, names)}"
         )
     model = models.get_model(teacher.model, weights=None)
-    if hasattr(
-        model, "transform_input"
-    ):  # Inception and GoogLeNet: torchvision sets it with the weights it publishes
+    if hasattr(model, "transform_input"):
+        # Inception and GoogLeNet: torchvision sets it with the weights it publishes.
         model.transform_input = True
     transform = models.get_model_weights(teacher.model).DEFAULT.transforms()
     _fill(teacher, model)

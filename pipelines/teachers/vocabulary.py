@@ -119,10 +119,9 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
     paths = [layout.data("vocabulary", unit) for unit in units]
     slices = min(BUCKETS, max(1, -(-sum(each(row_count, paths, layout.root)) // ROWS_AT_ONCE)))
     for number in range(slices):
-        first, last = (
-            number * BUCKETS // slices,
-            (number + 1) * BUCKETS // slices,
-        )  # every name is in one slice
+        # Every name is in one slice.
+        first = number * BUCKETS // slices
+        last = (number + 1) * BUCKETS // slices
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
         table = pa.concat_tables(each(partial(read_table, filters=bounds), paths, layout.root))
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])

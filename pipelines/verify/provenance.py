@@ -105,9 +105,8 @@ def check_provenance(
     )
     found.skip(UNRECORDED)
     captions = models.get("captions", {})
-    full = {
-        name: value for name, value in captions.items() if name != "lean"
-    }  # which a lean run takes as well
+    # Which a lean run takes as well.
+    full = {name: value for name, value in captions.items() if name != "lean"}
     expected = {"captions": {fingerprint_of(captions), fingerprint_of(full)}}
     downloaded = {*structure.commits(DOWNLOAD)}
     for stage in (one for one in ("captions", "spotting", SCORE) if one in run["stages"]):

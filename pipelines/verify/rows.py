@@ -146,9 +146,8 @@ class Rows:
             duplicate_files=structure.duplicate_files(),
             own=own,
         )
-        lost = (
-            evaluation is None and EVALUATION in self.models
-        )  # because of a difference, which is reported
+        # Because of a difference, which is reported.
+        lost = evaluation is None and EVALUATION in self.models
         self.plugins = bool(run.get("plugins"))
         self._leaves = run.get("export") == INDEX
         self.images: dict[str, SampledImages] = {}
@@ -558,9 +557,8 @@ def _moved(unit: Unit, where: Mapping[str, str]) -> Unit:
     span = unit.span
     if (path := where.get(span.path, span.path)) == span.path:
         return unit
-    info = span.info and replace(
-        span.info, path=path, stamp=None
-    )  # the file is the same, its stamp is not
+    # The file is the same, its stamp is not.
+    info = span.info and replace(span.info, path=path, stamp=None)
     return replace(unit, span=replace(span, path=path, info=info))
 
 

@@ -188,9 +188,8 @@ def files_of(root: StorePath, found: Verification) -> dict[str, int | None]:
         }
 
     def fail(error: OSError) -> None:
-        if not isinstance(
-            error, FileNotFoundError | NotADirectoryError
-        ):  # no output, which the caller reports
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            # No output, which the caller reports.
             raise error
 
     top = Path(os.path.realpath(root))
@@ -481,9 +480,8 @@ class Structure:
                     "raw": None,
                 }
                 found = known.get(row["ordinal"], {"uid": None, "caption": None})
-                if (
-                    self.annotated[unit]["captions"] is not None
-                ):  # the row may be there for another of its captions
+                if self.annotated[unit]["captions"] is not None:
+                    # The row may be there for another of its captions.
                     found = {**found, "caption": row["caption"]}
                 expected.append({**row, **found, **about, "error": error[0], "message": error[1]})
         for was, now in zip_longest(there, expected):
@@ -517,9 +515,8 @@ class Structure:
         ours = {f"{kind}/part-{unit}.parquet" for kind in KINDS for unit in self.decided}
         ours |= {f"{DEAD}/{path.name}", *exported}
         for name in sorted(self.files.keys() - ours):
-            if (
-                "/" in name and name.partition("/")[0] in _READ_WHOLE
-            ):  # a reader of the results takes all files there
+            if "/" in name and name.partition("/")[0] in _READ_WHOLE:
+                # A reader of the results takes all files there.
                 found.differ(
                     "structure",
                     layout.root / name,
@@ -595,9 +592,8 @@ class Structure:
             summed.remove("captions")
         left = funnel["rows_in"]
         by_steps = Counter[str]()
-        for step in funnel[
-            "steps"
-        ]:  # their texts and order are of the version and the plugins of the run
+        for step in funnel["steps"]:
+            # Their texts and order are of the version and the plugins of the run.
             left -= step["rejected"] + step.get("lost", 0)
             by_steps[step["reason"]] += step["rejected"]
             if step["left"] != left:
@@ -613,9 +609,8 @@ class Structure:
         for name in summed:
             by_units = cast(Object, sums).get(name)
             stated = cast(Object, funnel).get(name)
-            while (
-                isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated
-            ):  # down to the number
+            while isinstance(by_units, dict) and isinstance(stated, dict) and by_units != stated:
+                # Down to the number.
                 key = next(
                     key for key in {**by_units, **stated} if by_units.get(key) != stated.get(key)
                 )
@@ -896,9 +891,8 @@ class Structure:
                         )
                     continue
                 digest = sha256(ahead[1]).digest()
-                unknown = (
-                    expected is None and ordinal not in sampled
-                )  # else None: it cannot be exported
+                # Else None: it cannot be exported.
+                unknown = expected is None and ordinal not in sampled
                 if not unknown and expected != digest:
                     if ordinal not in sampled and ahead[0].endswith(".png"):
                         self._converted += 1

@@ -40,9 +40,8 @@ def _view(options: argparse.Namespace) -> int:
             lifespan="off",
             timeout_graceful_shutdown=_CLOSE_S,
         )
-        with contextlib.suppress(
-            KeyboardInterrupt
-        ):  # uvicorn raises the signal again after its shutdown
+        with contextlib.suppress(KeyboardInterrupt):
+            # uvicorn raises the signal again after its shutdown.
             uvicorn.Server(config).run(sockets=[listening])
     return OK
 

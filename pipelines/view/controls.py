@@ -87,9 +87,8 @@ def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> 
 
 
 def as_yaml(preset: Preset) -> str:
-    content = json.loads(
-        json.dumps(preset.as_content())
-    )  # tuples become lists, which YAML can hold
+    # Tuples become lists, which YAML can hold.
+    content = json.loads(json.dumps(preset.as_content()))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 
 

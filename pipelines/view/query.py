@@ -262,9 +262,8 @@ def search(
 def added_columns(output: Output) -> frozenset[str]:
     """Return the columns that a run adds to those of the manifest, except the numbers of scores and
     user stages."""
-    lists = (
-        SEVERAL if output.dataset.several_captions else ()
-    )  # else these may be names of the manifest's own
+    # Else these may be names of the manifest's own.
+    lists = SEVERAL if output.dataset.several_captions else ()
     return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
 
 
@@ -354,9 +353,8 @@ def _pieces(
                                 output, query, file, Place(unit, end, group_first), groups, first
                             )
                             yield unit, end, max(first, group_first), stop, found
-            except (
-                FileNotFoundError
-            ):  # a run is deciding the unit again at this moment, or it has no such file
+            except FileNotFoundError:
+                # A run is deciding the unit again at this moment, or it has no such file.
                 continue
 
 

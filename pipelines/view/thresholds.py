@@ -116,9 +116,8 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
 def _size(output: Output, unit: str) -> int:
     """Return the number of rows of a unit as `Sample.all_rows` counts them."""
     span = output.plan.span(unit)
-    record = (
-        None if span.exact else output.captions_record(unit)
-    )  # counted rows in place of an estimate
+    # Counted rows in place of an estimate.
+    record = None if span.exact else output.captions_record(unit)
     return record["rows"] if record else span.rows
 
 

@@ -223,9 +223,8 @@ def _scores(
 
 @lru_cache(maxsize=4)
 def _facts(captions: tuple[str, ...]) -> Keys:
-    return rivals.facts(
-        captions
-    )  # the scorers of a pool share the captions that are truncated or generic
+    # The scorers of a pool share the captions that are truncated or generic.
+    return rivals.facts(captions)
 
 
 def _groups(pool: str) -> dict[str, str]:

@@ -63,9 +63,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     pause = time.sleep
 
     def sleep(seconds: float) -> None:
-        if (
-            threading.current_thread() is not threading.main_thread()
-        ):  # of something else in this process
+        if threading.current_thread() is not threading.main_thread():
+            # Of something else in this process.
             return pause(seconds)
         assert happen, "it would wait for ever"
         happen.pop(0)()

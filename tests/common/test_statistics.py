@@ -36,8 +36,7 @@ def test_chance_is_what_drawing_without_replacement_gives() -> None:
     assert chance_of_hit(1, np.array([5, 7]), 100) == pytest.approx(0.06)
     assert chance_of_hit(10, np.array([3]), 8) == 1.0
     generator = np.random.default_rng(0)
-    drawn = [
-        (generator.permutation(30)[:5] < 4).any() for _ in range(4000)
-    ]  # 4 right ones among 30
+    # 4 right ones among 30.
+    drawn = [(generator.permutation(30)[:5] < 4).any() for _ in range(4000)]
     assert chance_of_hit(5, np.array([4]), 30) == pytest.approx(np.mean(drawn), abs=0.02)
     assert chance_of_hit(3, [2], 10) == pytest.approx(1 - math.comb(8, 3) / math.comb(10, 3))

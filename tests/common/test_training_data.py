@@ -38,9 +38,8 @@ def test_the_record_of_filtering_is_found_from_what_a_training_names(
 
 
 def test_what_no_record_says_is_unknown(place, tmp_path):
-    started = record_of(
-        [str(place)], False, ["package:weights"]
-    )  # these weights may have seen anything
+    # These weights may have seen anything.
+    started = record_of([str(place)], False, ["package:weights"])
     assert started[-1] == {"path": "package:weights", "checked": None}
     other = record_of([str(place), str(tmp_path / "other")], False)
     for record in (started, other, [], "nonsense", [{"checked": 3}]):

@@ -53,13 +53,14 @@ def test_values_are_those_of_yaml() -> None:
             ("1.2.3", "1.2.3"),
             ("00.5", 0.5),
         ],
+        # `no` is Norwegian.
         *[
             ("no", "no"),
             ("on", "on"),
             ("Yes", "Yes"),
             ("off", "off"),
             ("y", "y"),
-        ],  # no is Norwegian
+        ],
         *[("true", True), ("True", True), ("FALSE", False), ("false", False)],
     ],
 )

@@ -123,9 +123,8 @@ def test_a_job_that_ends_by_itself_is_not_queued_again(slurm, status, monkeypatc
     job = slurm.start()
     (slurm.folder / "end").write_text(str(status))
     assert job.wait(60) == status and not slurm.requeued
-    assert (
-        granted((slurm.folder / "timeout").read_text(), monkeypatch) == 300
-    )  # as `--signal=B:USR1@300`
+    # As `--signal=B:USR1@300`.
+    assert granted((slurm.folder / "timeout").read_text(), monkeypatch) == 300
     words = (slurm.folder / "words").read_text().splitlines()
     python = words.index(".venv/bin/python")
     assert words[:python] == ["--kill-on-bad-exit=1"]

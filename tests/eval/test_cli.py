@@ -307,9 +307,8 @@ def test_what_was_deleted_or_torn_is_measured_again_and_nothing_is_a_traceback(w
     (out / "items" / "colours.npz").unlink()
     (out / "items" / "told.npz").write_bytes(whole["told.npz"][:-9])
     (out / "tasks" / "asked.json").write_text('{"key": "')
-    for record in (out.parent / "features").rglob(
-        "*.json"
-    ):  # memories of hashes, records of features
+    for record in (out.parent / "features").rglob("*.json"):
+        # Memories of hashes, records of features.
         record.write_text("{")
     assert cli.main(command) == 0
     after = rows(world)

@@ -99,9 +99,8 @@ def theirs(tmp_path, tiny_folder, monkeypatch) -> Callable[..., dict[str, float]
             str(told),
         ]
         model = ["--model", f"local-dir:{tiny_folder}", "--pretrained", ""]
-        monkeypatch.setattr(
-            "torch.cuda.is_available", lambda: False
-        )  # it takes a GPU where there is one
+        # It takes a GPU where there is one.
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(sys, "argv", ["clip_benchmark", *words, *places, *model])
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
             command.main()

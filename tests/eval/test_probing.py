@@ -130,6 +130,7 @@ def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
     )
     assert cautions(clean[0].protocol) == ""
     names = list(COLOURS)
+    # Images 0 and 3 are those of the test split.
     numbers = {
         0: 0,
         1: 100,
@@ -137,7 +138,7 @@ def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
         3: 3,
         4: 400,
         5: 500,
-    }  # images 0 and 3 are those of the test split
+    }
     samples = [
         (f"t{i}", {"jpg": jpeg(image(names[i % 3], n)), "cls": str(i % 3)})
         for i, n in numbers.items()

@@ -16,9 +16,8 @@ def row(value: float | None, half: float = 0.004, metric: str = "top1") -> dict[
 def test_a_model_on_the_curve_has_none_and_one_above_it_what_it_is_ahead():
     curve = _baseline()["sets"]["imagenetv2"]
     expected = expected_accuracy(0.76, curve)
-    assert expected == pytest.approx(
-        0.639, abs=0.01
-    )  # ResNet-50, torchvision: about 63 to 64 % on V2
+    # ResNet-50, torchvision: about 63 to 64 % on V2.
+    assert expected == pytest.approx(0.639, abs=0.01)
     (found,) = effective_robustness({"imagenet1k": row(0.76), "imagenetv2": row(expected)})
     assert (
         found.value == pytest.approx(0)

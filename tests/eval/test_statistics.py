@@ -45,9 +45,8 @@ class TestInterval:
 
     def test_captions_of_one_image_do_not_count_as_five(self):
         images = np.repeat(np.arange(200), 5)
-        hits = np.repeat(
-            np.random.default_rng(0).integers(0, 2, size=200), 5
-        )  # five captions, one fate
+        # Five captions, one fate.
+        hits = np.repeat(np.random.default_rng(0).integers(0, 2, size=200), 5)
         assert estimates.mean(hits, images).interval() == pytest.approx(
             estimates.mean(hits[::5]).interval()
         )
@@ -182,9 +181,8 @@ class TestPaired:
     def test_pairing_sees_what_two_intervals_do_not(self):
         generator = np.random.default_rng(0)
         a = generator.integers(0, 2, size=2000)
-        b = np.where(
-            (a == 0) & (generator.random(2000) < 0.03), 1, a
-        )  # B solves what A solves and a little more
+        # B solves what A solves and a little more.
+        b = np.where((a == 0) & (generator.random(2000) < 0.03), 1, a)
         found = difference(estimates.mean(a), estimates.mean(b))
         assert found.low is not None and found.low > 0 and found.p is not None and found.p < 1e-4
         assert wilson(int(a.sum()), 2000).high > wilson(int(b.sum()), 2000).low

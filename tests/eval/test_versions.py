@@ -58,10 +58,11 @@ def test_a_raised_version_is_measured_again_and_the_other_task_is_kept(run):
 
 
 def test_numbers_of_other_versions_are_not_compared():
+    # From before tasks had versions.
     old: dict[str, Any] = {
         "rules": 2,
         "data": {"images_sha256": "x"},
-    }  # from before tasks had versions
+    }
     assert why_not_comparable(old, {**old, "task_version": 1}) == ""
     assert (
         why_not_comparable(old, {**old, "task_version": 2})

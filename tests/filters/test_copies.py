@@ -72,9 +72,8 @@ def test_the_tables_find_what_a_comparison_with_all_finds():
     hashes = dice.integers(0, 1 << 63, (500, copies.WORDS), dtype=np.uint64)
     looks = np.zeros((50, 3), copies.HASH)
     looks["bits"][:, 0] = hashes[::10]
-    looks["bits"][:, 0, 1] ^= dice.integers(
-        0, 1 << 40, 50, dtype=np.uint64
-    )  # of three of the eight parts
+    # Of three of the eight parts.
+    looks["bits"][:, 0, 1] ^= dice.integers(0, 1 << 40, 50, dtype=np.uint64)
     index = copies.HashIndex(hashes, np.arange(500))
     found, bits = index.nearest(looks, 40)
     every = np.bitwise_count(looks["bits"][:, :1] ^ hashes[None]).sum(axis=2)

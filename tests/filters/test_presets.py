@@ -68,10 +68,11 @@ def test_balanced_is_strict_with_lower_bars():
         )
         == strict
     )
+    # And with it whatever strict keeps.
     assert load_preset("paper").foresee == (
         "balanced",
         "strict",
-    )  # and with it whatever strict keeps
+    )
 
 
 def test_tmars_decides_by_the_masked_score_alone():

@@ -79,9 +79,8 @@ def hugging_face_by_map(captions: Rows, images: list[bytes] | None, folder: Path
 @contextmanager
 def ray_of_two_cores() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
-    os.environ.update(
-        RAY_worker_niceness="0"
-    )  # by default its workers are nice, and a busy machine stops them
+    # By default its workers are nice, and a busy machine stops them.
+    os.environ.update(RAY_worker_niceness="0")
     ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     try:
         yield ray

@@ -351,10 +351,11 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path, filtering, ocr_models,
     path = tmp_path / "rows.parquet"
     captions = [f"{SENTENCE} {n}" for n in range(480)]
     table = pa.table({"caption": captions, "n": range(480), "image": [_JPEG] * 480})
+    # 128 rows are read at a time; those before the damage stay.
     small = {
         "data_page_size": 512,
         "write_batch_size": 8,
-    }  # 128 rows are read at a time; those before the damage stay
+    }
     pq.write_table(
         table, path, row_group_size=160, compression="zstd", use_dictionary=False, **small
     )

@@ -189,9 +189,8 @@ def test_embeddings_of_semantic_deduplication_are_compared_and_computed_once(
     hows = {n: how for n, (how, _) in _evidence(done).items()}
     assert hows == {**EXPECTED, 2: "embedding", 3: "embedding"}
     assert not (tmp_path / "out" / "work" / "embeddings").exists()
-    assert (
-        done.funnel["duplicates"]["semantic"]["compared"] == 4
-    )  # with an image, and not rejected before
+    # With an image, and not rejected before.
+    assert done.funnel["duplicates"]["semantic"]["compared"] == 4
 
 
 @pytest.mark.parametrize(

@@ -189,9 +189,8 @@ def test_without_url_the_same_pair_is_the_same_bytes_and_caption(
     )
     assert {n for n, reason in result.verdicts().items() if reason == "duplicate_pair"} == {2}
     kept = {row["n"]: row["uid"] for row in result.rows("kept")}
-    assert (
-        kept[0] == kept[1] == kept[3] != kept[5]
-    )  # a uid made of a caption alone is no name of one row
+    # A uid made of a caption alone is no name of one row.
+    assert kept[0] == kept[1] == kept[3] != kept[5]
     assert result.funnel["duplicates"]["uid"]["found"] == 3
     assert _subset(tmp_path / "out") == [kept[5]]
 

@@ -123,7 +123,8 @@ def test_of_a_manifest_only_what_is_read_is_fetched(
     for name, ahead in (
         ("a.parquet", 2**19),
         ("a.tsv", 2**23),
-    ):  # text is read in one go, a few MiB ahead
+    ):
+        # Text is read in one go, a few MiB ahead.
         size = (tmp_path / name).stat().st_size
         path = store_path(f"{bucket}/spans/{name}")
         path.write_bytes((tmp_path / name).read_bytes())

@@ -340,12 +340,13 @@ def test_beside_a_masked_score_the_image_is_shown_without_its_text() -> None:
     image = Image.new("RGB", (720, 360), (10, 120, 200))
     image.paste((255, 255, 255), (100, 100, 500, 200))
     content = encode(image, "PNG")
+    # In pixels of the original, twice as large.
     box = [
         [180, 180],
         [1020, 180],
         [1020, 420],
         [180, 420],
-    ]  # in pixels of the original, twice as large
+    ]
     spotted = [{"text": "HELLO", "score": 0.9, "box": box}]
     given = {"image": content, "width": 1440, "height": 720, "spotted": spotted}
     for area, shown in ((0.19, 1), (0.0, 0), (None, 0)):

@@ -518,9 +518,8 @@ def test_several_files_of_several_forms(tmp_path, bytes_of, filtering, ocr_model
     )
     source = f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz"
     stages = ("captions", "spotting", "export")
-    result = filtering(
-        source, tmp_path / "out", stages=stages, unit_rows=2
-    )  # the forms hold the same pairs
+    # The forms hold the same pairs.
+    result = filtering(source, tmp_path / "out", stages=stages, unit_rows=2)
     expected = {
         f"{form}{n}": verdict for n, verdict in EXPECTED.items() for form in ("", "csv ", "json ")
     }

@@ -107,13 +107,13 @@ def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_
         source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}")
     )
     scores = _scores(everything)
-    assert set(scores) == {
-        n for n in range(ROWS) if n % 5 and n not in (7, 8)
-    }  # who has a caption and an image
+    # Who has a caption and an image.
+    assert set(scores) == {n for n in range(ROWS) if n % 5 and n not in (7, 8)}
+    # Where nothing is asked, nobody has to have a score.
     assert {row["n"] for row in everything.rows("kept")} >= {
         7,
         8,
-    }  # where nothing is asked, nobody has to have a score
+    }
     stored = _written(output, "score")
     middle = float(np.float32(np.median(list(scores.values()))))
     result = filtering(

@@ -34,9 +34,8 @@ def make_rows(tmp_path: Path) -> MakeRows:
         for seed in seeds:
             for number, (arm, gain) in enumerate(better.items()):
                 luck = np.random.default_rng([seed, number, 1]).normal(0, 0.03)
-                own = np.random.default_rng(number).normal(
-                    0, 0.3, (IMAGES, 1)
-                )  # what an arm is good at
+                # What an arm is good at.
+                own = np.random.default_rng(number).normal(0, 0.3, (IMAGES, 1))
                 noise = np.random.default_rng([seed, number, 2]).normal(0, 0.2, (IMAGES, CAPTIONS))
                 items = dict[str, Any]()
                 for name, factor in sets.items():

@@ -150,8 +150,7 @@ def test_killed_at_any_moment_each_result_is_whole_or_absent(tmp_path: Path) -> 
         rows = Rows(tmp_path)
         found = rows.read("cat")
         assert len(found) > before
-        assert sorted(row.arm.seed for row in found) == list(
-            range(len(found))
-        )  # none twice, none lost
+        # None twice, none lost.
+        assert sorted(row.arm.seed for row in found) == list(range(len(found)))
         for row in found:
             assert rows.items(row.arm)["test/t2i"].tolist() == [1, 3, 900]

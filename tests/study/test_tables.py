@@ -123,9 +123,8 @@ def test_means_are_over_seeds_and_leave_out_what_chose_something(tmp_path: Path)
 
 def test_separations_are_means_over_the_scorers(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
-    for seed, score in enumerate(
-        (0.8, 0.9, 0.7, 0.1)
-    ):  # the fourth seed has the first scorer again
+    for seed, score in enumerate((0.8, 0.9, 0.7, 0.1)):
+        # The fourth seed has the first scorer again.
         one = Arm(claim="rivals", pool="injected", arm="all", budget=1000, seed=seed)
         rows.write(
             one, {}, {}, 1.0, {"separates": {"score": score if seed < 3 else 0.8, "mix": 0.95}}

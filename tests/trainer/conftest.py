@@ -242,9 +242,8 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "run": {"ema": 0.9},
     "checkpoint": {"every_samples": 3 * 16},
     "check": {"every_samples": 7 * 16},
-    "distillation": {
-        "max_missing_share": 0.1
-    },  # `targets` lack 2 samples, which may be drawn often
+    # `targets` lack 2 samples, which may be drawn often.
+    "distillation": {"max_missing_share": 0.1},
 }
 """12 steps of 16 pairs with a checkpoint each 3; what has a state of its own is switched on."""
 

@@ -141,7 +141,8 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, run: Begin) -
     if first.uploads is None or (file, harm) != (
         "manifest.json",
         "remove",
-    ):  # in a store it makes a checkpoint whole
+    ):
+        # In a store it makes a checkpoint whole.
         assert (
             "step 2 is damaged, now damaged-step-000000000002-" in again.said[0]
             and len(again.said) == 1

@@ -76,9 +76,8 @@ def test_by_hand() -> None:
     texts[0] = eye[1] + 0.1 * eye[0]  # caption 0 describes image 1 better
     found = recalls(eye, texts)
     assert found["text_to_image_r1"] == pytest.approx(7 / 8)
-    assert (
-        found["image_to_text_r1"] == 1.0
-    )  # image 0 still likes caption 0 best; image 1 its own more than 0
+    # Image 0 still likes caption 0 best; image 1 its own more than 0.
+    assert found["image_to_text_r1"] == 1.0
     assert found["text_to_image_r5"] == 1.0
 
 
@@ -187,9 +186,8 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     share = outcome.checks["zero_shot/accuracy"]
     assert share.n == 6 and share.chance == 0.5
     assert any(text.startswith("step 2: zero-shot, 6 images: accuracy ") for text in said)
-    smaller = replace(
-        config, data=replace(config.data, max_pixels=48 * 48 - 1)
-    )  # the training's images are smaller
+    # The training's images are smaller.
+    smaller = replace(config, data=replace(config.data, max_pixels=48 * 48 - 1))
     with pytest.raises(
         DataError, match=r"48 x 48 pixels; at most 2,303 .*data\.max_pixels sets the limit"
     ):

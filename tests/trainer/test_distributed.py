@@ -463,9 +463,8 @@ def test_parts_equal_one_batch(name: str, parts: int) -> None:
     found = one_step(case, student := toy(case), student, batch, Ranks(), parts)
     torch.testing.assert_close(found["values"], expected["values"])
     for key, value in expected["gradients"].items():
-        torch.testing.assert_close(
-            found["gradients"][key], value, rtol=1e-4, atol=1e-5
-        )  # sums in another order
+        # Sums in another order.
+        torch.testing.assert_close(found["gradients"][key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_parts_draw_the_same_random_numbers_twice() -> None:

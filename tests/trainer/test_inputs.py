@@ -318,9 +318,8 @@ def test_concepts_count_too_and_what_no_sample_shows_ends_the_run_later(
         ConceptMismatch, match=r"1 of 32 samples looked at have no concept targets, and 0 of 96"
     ):
         train(allowed, tmp_path / "w")
-    monkeypatch.setattr(
-        "open_diht.trainer.data.reader._LOOKED_AT", 0
-    )  # nothing is seen before the first step
+    # Nothing is seen before the first step.
+    monkeypatch.setattr("open_diht.trainer.data.reader._LOOKED_AT", 0)
     with pytest.raises(
         TooManyBad,
         match=r"[23] of \d+ samples had no targets of the teacher, .*max_missing_share 2\.00%",

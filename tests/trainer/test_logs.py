@@ -123,11 +123,12 @@ def test_speed_is_that_of_the_window() -> None:
         now[0] += 1000  # a check
     now[0] += 10
     speed = progress.speed(40, waited_s=1.0)
+    # 60 steps, 3 checks.
     assert speed == {
         "samples_per_s": 8.0,
         "data_wait": 0.0,
         "eta_s": 60 * (1.0 + 1000 / 20),
-    }  # 60 steps, 3 checks
+    }
 
 
 def test_between_two_lines_the_speed_is_that_since_the_last() -> None:

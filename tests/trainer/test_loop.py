@@ -389,9 +389,8 @@ def test_a_stop_request_is_answered_at_once_and_once(
                 and signal.Signals(number).name in line
                 and "checkpoint" in line
             )
-            os.kill(
-                os.getpid(), signal.SIGTERM
-            )  # a launcher passes on what its ranks have already had
+            # A launcher passes on what its ranks have already had.
+            os.kill(os.getpid(), signal.SIGTERM)
             assert capfd.readouterr().err == ""
         with stop_requests(first=False):
             os.kill(os.getpid(), number)
@@ -407,9 +406,8 @@ def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(tiny_conf
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job ignores it
+    # A shell's background job ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(), tmp_path, say)
@@ -494,9 +492,8 @@ def test_checks_leave_a_lost_shard_out_as_the_training_does(own: Own, tmp_path: 
     told = config({"max_bad_share": 0.4, "skip": ["00001.tar"], **held}, check=check)
     outcome = train(told, tmp_path / "w")
     assert outcome.finished and len(entries(tmp_path / "w", "check")) == 5
-    whole = train(
-        config({"max_bad_share": 0.01, **held}, check=check), tmp_path / "other"
-    )  # never had the shard
+    # Never had the shard.
+    whole = train(config({"max_bad_share": 0.01, **held}, check=check), tmp_path / "other")
     name = "retrieval/image_to_text_r1"
     assert outcome.checks[name].n == whole.checks[name].n > 0
 
@@ -571,9 +568,8 @@ def test_bad_samples_are_counted_over_a_whole_run(own: Own, tmp_path: Path) -> N
     (data / "00000.tar").write_bytes(content)
     train(config({"max_bad_share": 0.9}), tmp_path / "calm")
     calm = [line["bad_samples"] for line in entries(tmp_path / "calm", "step")]
-    limit = config(
-        {"max_bad_share": (calm[5] + 0.5) / 96}
-    )  # what the first epoch holds, of 6 steps, and no more
+    # What the first epoch holds, of 6 steps, and no more.
+    limit = config({"max_bad_share": (calm[5] + 0.5) / 96})
     for step in (2, 3, 6, 8):
         interrupted(limit, tmp_path / "w", step)
     train(limit, tmp_path / "w")

@@ -55,9 +55,8 @@ def test_what_a_pair_keeps_is_what_autograd_holds() -> None:
     tokens = torch.ones(1, 16, dtype=torch.int64)
     kept = [memory._kept(student, pairs, (3, 32, 32), tokens) for pairs in (3, 8)]
     plain = per_pair(student)
-    assert (
-        kept[1] - kept[0] == 5 * plain > 5 * 4 * 17 * 64 * 4 * 4
-    )  # 17 tokens of width 64 in 4 blocks, several times
+    # 17 tokens of width 64 in 4 blocks, several times.
+    assert kept[1] - kept[0] == 5 * plain > 5 * 4 * 17 * 64 * 4 * 4
     two_texts = need(student, (3, 32, 32), torch.ones(2, 16, dtype=torch.int64), 8, 1).per_pair
     assert two_texts - plain == pytest.approx(plain - per_pair(tiny(freeze_text=True)), rel=0.01)
     assert per_pair(tiny(patch_dropout=0.5)) < 0.7 * plain

@@ -61,9 +61,8 @@ def test_every_byte_in_every_layout_becomes_the_same_float() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         found = Pixels(own)(images.contiguous(memory_format=layout))
         assert torch.equal(found, expected) and found.is_contiguous()
-    assert (
-        images.dtype == torch.uint8 and int(images[0, 0, 15, 15]) == 255
-    )  # they are not written to
+    # They are not written to.
+    assert images.dtype == torch.uint8 and int(images[0, 0, 15, 15]) == 255
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

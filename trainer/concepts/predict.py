@@ -91,9 +91,8 @@ def write_targets(
         "shards": entries,
     }
     folder.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
-    for name in (
-        {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}
-    ):  # of removed shards
+    for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:
+        # These belong to removed shards.
         if name.endswith(".npz"):
             folder.delete(name)
     return manifest

@@ -123,9 +123,8 @@ class HeadSamples:
             hashes = np.array(
                 [hash64(key.encode("utf-8", "surrogateescape")) for key in shard.keys], np.uint64
             )
-            side = np.searchsorted(
-                self._limits, hashes, side="right"
-            )  # 0: validation, 1: test, 2: training
+            # 0: validation, 1: test, 2: training.
+            side = np.searchsorted(self._limits, hashes, side="right")
             rows = np.flatnonzero(shard.good & (labels.counts() > 0) & (side == wanted))
             yield Usable(shard, rows, labels.of(rows))
 

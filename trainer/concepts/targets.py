@@ -240,13 +240,13 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
     try:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
-        return (
-            found if set(unpacked(content).ids) == set(heads) else {}
-        )  # reading an array checks its CRC-32
+        # Reading an array checks its CRC-32.
+        return found if set(unpacked(content).ids) == set(heads) else {}
     except (
         *UNREADABLE,
         RuntimeError,
-    ):  # zipfile raises RuntimeError if a damaged header names an encryption
+    ):
+        # zipfile raises RuntimeError if a damaged header names an encryption.
         return {}
 
 

@@ -48,9 +48,10 @@ def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> l
     without. Raises `ConceptMismatch` if they cannot be used."""
     if not store_at(place := f"{path.rstrip('/')}/embeddings").exists("targets"):
         return []
+    # Which imports the errors of this folder.
     from open_diht.trainer.embeddings import (
         open_embeddings,
-    )  # which imports the errors of this folder
+    )
 
     embeddings = open_embeddings(place)
     _, columns = columns_of([embeddings], settings)

@@ -79,9 +79,8 @@ class Batches(Dataset[tuple[Any, Any]]):
         self._maker.state = write
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, _STOPS
-        )  # signals that came before are handled now
+        # Signals that came before are handled now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     @contextmanager
     def starting(self) -> Iterator[None]:

@@ -151,9 +151,8 @@ class Loader(ABC):
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples by kind, `ok` or a `Kind`, including those left out from the start."""
-        return dict(self.read + self.indexed) | {
-            "ok": self.read["ok"]
-        }  # the sum of counters drops zeros
+        # The sum of counters drops zeros.
+        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
         """Continue the counts of an earlier loader: its `read`, and its `lost` in an epoch."""

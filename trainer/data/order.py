@@ -112,9 +112,8 @@ class SourceOrder:
         streams: int,
     ):
         self._sizes = np.atleast_2d(np.asarray(sizes, np.int64).T)  # (rounds, shards)
-        self._before = (
-            np.cumsum(self._sizes, axis=0) - self._sizes
-        )  # rows of each shard in earlier rounds
+        # Rows of each shard in earlier rounds.
+        self._before = np.cumsum(self._sizes, axis=0) - self._sizes
         self._ends = np.cumsum(self._sizes.sum(axis=1))
         self.size = int(self._ends[-1])
         self._seed = seed
@@ -125,9 +124,8 @@ class SourceOrder:
         per_stream = (
             totals - np.arange(self._streams) + self._streams - 1
         ) // self._streams  # equal up to one
-        self._bounds = np.pad(
-            np.cumsum(per_stream, axis=1), ((0, 0), (1, 0))
-        )  # (rounds, streams + 1)
+        # (rounds, streams + 1).
+        self._bounds = np.pad(np.cumsum(per_stream, axis=1), ((0, 0), (1, 0)))
         self._shards = _Recent(4)
         self._windows = _Recent(2 * self._streams + 2)
 
@@ -153,9 +151,8 @@ class SourceOrder:
                 seed = (self._seed, 1, self._source, number)
                 order = self._shards.get(number, partial(permutation, len(order), *seed))
             ends = np.cumsum(sizes[order])
-            at = np.searchsorted(
-                ends, physical, side="right"
-            )  # place of the shard in the permuted order
+            # Place of the shard in the permuted order.
+            at = np.searchsorted(ends, physical, side="right")
             shards[here] = order[at]
             rows[here] = (
                 physical - (ends[at] - sizes[order][at]) + self._before[of_round][order[at]]
@@ -168,9 +165,8 @@ class SourceOrder:
         result = np.empty_like(offsets)
         blocks = offsets // self._window
         bounds = self._bounds[number % len(self._ends)]
-        for stream, block in {
-            *zip(streams.tolist(), blocks.tolist(), strict=True)
-        }:  # each window once
+        for stream, block in {*zip(streams.tolist(), blocks.tolist(), strict=True)}:
+            # Each window once.
             here = (streams == stream) & (blocks == block)
             first = block * self._window
             size = min(self._window, int(bounds[stream + 1] - bounds[stream]) - first)

@@ -170,9 +170,8 @@ def open_source(
         missing = [url for url in missing if name_of(url) not in {fact.name for fact in begun}]
         lost_samples = sum(shard.samples for shard in shards if shard.left_out)
         bad.update({Kind.MISSING_SHARD: lost_samples} if lost_samples else {})
-    for url in (
-        missing
-    ):  # without a manifest, assume that a missing shard has the average number of samples
+    for url in missing:
+        # Without a manifest, assume that a missing shard has the average number of samples.
         bad[Kind.MISSING_SHARD] += (
             int(manifest.get(name_of(url), {}).get("samples", good // max(len(shards), 1))) or 1
         )
@@ -299,9 +298,8 @@ def bytes_in_use(
         samples = sum(shard.samples for shard in held)
         size = sum(shard.file.bytes or 0 for shard in held)
         if held:
-            per_stream = min(window, samples / streams) + samples / len(
-                held
-            )  # a window begins and ends inside a shard
+            # A window begins and ends inside a shard.
+            per_stream = min(window, samples / streams) + samples / len(held)
             total += size * min(1.0, _WINDOWS * share * streams * per_stream / samples)
     return int(total)
 
@@ -416,9 +414,8 @@ def _indices(
     """Yield URL, path of the index, and index of every shard, in order. The index of a missing
     shard is None. Missing indexes are written to `folder`; given ones (`FoundShards.indexes`) are
     checked first."""
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # its parent holds the lock and waits for it
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # The parent process holds the lock and waits for it.
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
     # Without the lock, as it takes a request to the store for each shard. The first one opens the
@@ -442,9 +439,8 @@ def _indices(
             for job in todo:
                 _index_one(*job, indexes, store)
         else:
-            context = multiprocessing.get_context(
-                "spawn"
-            )  # a fork of a process with threads may hang
+            # A fork of a process with threads may hang.
+            context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
                 try:
                     for result in [pool.submit(_index_one, *job, indexes, store) for job in todo]:

@@ -161,9 +161,8 @@ def reached(url: str) -> AbstractContextManager[None]:
                 f"{url} cannot be reached ({in_words(error)}); check the address and the rights,"
                 " for a store also the network, the credentials and the endpoint"
             )
-        if isinstance(
-            error, ValueError | ImportError
-        ):  # of an unknown protocol, or of one without an installed client
+        if isinstance(error, ValueError | ImportError):
+            # The protocol is unknown, or its client is not installed.
             return WrongUse(f"{url} cannot be used: {error}")
         return None
 

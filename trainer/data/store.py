@@ -124,9 +124,8 @@ class ShardStore:
                                 local.write(content)
                         local.truncate()
                         break
-                    except (
-                        Exception
-                    ) as error:  # errors of fsspec's backends have no common base class
+                    except Exception as error:
+                        # Errors of fsspec's backends have no common base class.
                         if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
                             raise _unavailable(shard, error) from error
                         time.sleep(2**tried)
@@ -160,9 +159,8 @@ class ShardStore:
             with _alone(self._folder / "room.lock"):
                 if self._make_room(size):
                     local = open(part, "wb")  # noqa: SIM115 closed below
-                    fcntl.flock(
-                        local, fcntl.LOCK_EX
-                    )  # while the lock is held, the file is not an orphan
+                    # While the lock is held, the file is not an orphan.
+                    fcntl.flock(local, fcntl.LOCK_EX)
                     local.truncate(size)
                     break
             time.sleep(_PAUSE_S)

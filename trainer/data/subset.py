@@ -80,9 +80,8 @@ class Subset:
         high = index.rows["uid_high"]
         low = index.rows["uid_low"]
         there = pairs[np.minimum(first, len(pairs) - 1)]
-        same = (
-            (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))
-        )  # both 0: no uid
+        # Both 0: no uid.
+        same = (there["f0"] == high) & (there["f1"] == low) & ((high > 0) | (low > 0))
         return np.where(same, first, -1)
 
     def repeats(self, index: ShardIndex) -> npt.NDArray[np.int64]:

@@ -69,10 +69,9 @@ class TritonPasses:
     ) -> Tensor:
         """See `chunked.Passes`. The gradient overwrites the logits."""
         c, n = tile.s_cn.shape
-        rows, columns = (
-            16,
-            128,
-        )  # blocks are independent, so the shape only bounds the registers of a program
+        # Blocks are independent, so the shape only bounds the registers of a program.
+        rows = 16
+        columns = 128
         with _on(tile.s_cn):
             _gradient[(triton.cdiv(n, columns), triton.cdiv(c, rows))](
                 tile.s_cn, *_hashes(tile), omega.contiguous(), sum_hard, sum_weights, tile.first, c,

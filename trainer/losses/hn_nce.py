@@ -149,9 +149,10 @@ class HnNce(Loss):
         options |= {"offset": offset, "mine": mine, "all_of": all_of}
         chosen = self._chosen(x_bd, y_nd)
         if chosen == "triton":
+            # Triton is installed with torch for GPUs only.
             from open_diht.trainer.losses.fused import (
                 hn_nce_rows_fused,
-            )  # Triton is installed with torch for GPUs only
+            )
 
             found = hn_nce_rows_fused(x_bd, y_nd, scale, **options, chunk=self.chunk)
         elif chosen == "tiles":

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-_ODD = (
-    -7046029254386353131
-)  # 2^64 over the golden ratio, so that products mod 2^64 stay well spread
+# 2^64 over the golden ratio, so that products mod 2^64 stay well spread.
+_ODD = -7046029254386353131
 
 
 class RowLosses(NamedTuple):
@@ -119,9 +118,8 @@ def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
     log(alpha)."""
     if alpha == 0:
         return negatives - positive
-    return math.log(alpha) - logsigmoid(
-        positive + math.log(alpha) - negatives
-    )  # softplus(x) = -logsigmoid(-x)
+    # softplus(x) = -logsigmoid(-x).
+    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)
 
 
 def hn_nce_rows(

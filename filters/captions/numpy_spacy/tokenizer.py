@@ -77,9 +77,8 @@ class _Generation:
         first = len(self.words)
         stop = len(self.words) + len(words)
         if stop > len(self.steps):
-            more = max(
-                stop - len(self.steps), len(self.steps)
-            )  # at least double, so that arrays are seldom copied
+            # At least double, so that arrays are seldom copied.
+            more = max(stop - len(self.steps), len(self.steps))
             self.steps = np.concatenate([self.steps, np.zeros(more, np.int64)])
             self.vectors = np.concatenate(
                 [self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)]

@@ -50,9 +50,8 @@ class ArcEagerParser:
         self._linear = np.ascontiguousarray(linear.get_param("W").T)
         self._linear_bias = linear.get_param("b")
         # Lay out the weights piece by piece, so that the maximum runs over contiguous blocks.
-        weights: Floats = lower.get_param("W").swapaxes(
-            1, 2
-        )  # (features, hidden, pieces, in) before
+        # (features, hidden, pieces, in) before.
+        weights: Floats = lower.get_param("W").swapaxes(1, 2)
         self._lower = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T)
         self._nothing = lower.get_param("pad").swapaxes(2, 3).reshape(-1)
         self._lower_bias = lower.get_param("b").T.reshape(-1)
@@ -79,9 +78,8 @@ class ArcEagerParser:
         for texts in groups_of(lengths[order], GROUP_TOKENS):
             group = order[texts]
             here = lengths[group]
-            inside = np.arange(int(here.sum())) - np.repeat(
-                np.cumsum(here) - here, here
-            )  # place in its text
+            # Place in its text.
+            inside = np.arange(int(here.sum())) - np.repeat(np.cumsum(here) - here, here)
             places = np.repeat(first[group], here) + inside
             head, moves[places] = self._parse(vectors[places], here)
             heads[places] = np.where(
@@ -127,15 +125,13 @@ class _States:
         width = int(lengths.max()) + 3
         self.heads = np.full(tokens, _NONE)
         self.moves = np.full(tokens, ROOT)
-        self._left, self._right = (
-            np.full(tokens, _NONE),
-            np.full(tokens, _NONE),
-        )  # the child attached last
+        # The child attached last.
+        self._left = np.full(tokens, _NONE)
+        self._right = np.full(tokens, _NONE)
         self._before = np.full(tokens, _NONE)  # the previous right child of the same head
         self._starts = np.zeros(tokens, bool)  # a sentence
-        self._was_shifted = np.zeros(
-            tokens, bool
-        )  # and came back to the buffer: it must not be shifted again
+        # And came back to the buffer: it must not be shifted again.
+        self._was_shifted = np.zeros(tokens, bool)
         # Stacks and buffers of all texts, one row after the other. The empty places before each
         # stack and after each buffer are read when it has fewer tokens than `features` takes from
         # it.

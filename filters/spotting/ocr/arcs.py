@@ -112,9 +112,8 @@ def _fit(
     nearly closed."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)
-    a, b, c = map(
-        float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0]
-    )  # x^2 + y^2 = a x + b y + c
+    # x^2 + y^2 = a x + b y + c.
+    a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])
     centre_x = a / 2
     centre_y = b / 2
     radius = math.sqrt(max(c + centre_x**2 + centre_y**2, 1e-6))
@@ -123,9 +122,8 @@ def _fit(
     turns = (np.arctan2(y - centre_y, x - centre_x) - middle + math.pi) % (2 * math.pi) - math.pi
     first, last = map(float, np.quantile(turns, (0.002, 0.998)))
     length = (last - first) * radius
-    core = (
-        len(points) * scale[0] * scale[1] / max(length, 1e-6)
-    )  # thickness of the patch; the letters are thicker
+    # Thickness of the patch; the letters are thicker.
+    core = len(points) * scale[0] * scale[1] / max(length, 1e-6)
     if core < _LEAST_THICKNESS * min(scale) or np.hypot(x - centre_x, y - centre_y).std() > core:
         return None  # too thin, or not along this circle
     grown = length * core * unclip_ratio / (2 * (length + core))  # as text_box grows straight lines
@@ -135,8 +133,7 @@ def _fit(
         return None
     if not _LEAST_PROPORTION <= (last - first) * radius / thickness <= _MOST_PROPORTION:
         return None
-    below = (
-        math.sin(middle) > 0
-    )  # the lower half of a circle is read counter-clockwise, from left to right
+    # The lower half of a circle is read counter-clockwise, from left to right.
+    below = math.sin(middle) > 0
     start, stop = (middle + last, middle + first) if below else (middle + first, middle + last)
     return Arc((centre_x, centre_y), radius, thickness, start, stop)

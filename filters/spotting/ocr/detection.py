@@ -136,9 +136,8 @@ def reading_order(boxes: list[Quad]) -> list[int]:
 def _grown(core: npt.NDArray[np.float32], ratio: float) -> npt.NDArray[np.float32]:
     """Return the ends (8, 2) of a quadrilateral's edges, each moved outwards by area x ratio /
     perimeter."""
-    distance = (
-        cv2.contourArea(core) * ratio / cv2.arcLength(core, True)
-    )  # the offset of Liao et al. (2020)
+    # The offset of Liao et al. (2020).
+    distance = cv2.contourArea(core) * ratio / cv2.arcLength(core, True)
     starts = np.trunc(core).astype(np.float64)
     ends = np.roll(starts, -1, axis=0)
     along = ends - starts

@@ -121,9 +121,8 @@ def _pointwise(
     the transposed convolutions: (channels in, channels, 2, 2) and (channels, 1, 2, 2)."""
     channels = first.shape[1]
     wide = first.transpose(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)  # quarter by quarter
-    pixels = np.zeros(
-        (2, 2, 2, 2, 4, channels), np.float32
-    )  # row, row in the quarter, column, column in it
+    # Row, row in the quarter, column, column in it.
+    pixels = np.zeros((2, 2, 2, 2, 4, channels), np.float32)
     for row in range(2):
         for column in range(2):
             pixels[row, :, column, :, 2 * row + column] = second[:, 0].transpose(1, 2, 0)

@@ -177,9 +177,8 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
     """Open a Parquet file. Raises UnreadableFile if it cannot be opened, its footer is unreadable
     or columns are encrypted, and Unreachable if a store does not answer."""
     with reading(path):
-        handle = open_file(
-            path, parts=True
-        )  # pages of all columns are read in turn, from distant offsets
+        # Pages of all columns are read in turn, from distant offsets.
+        handle = open_file(path, parts=True)
     with handle:
         with reading(path):
             # With a buffer and without pre-buffering, columns of a row group are streamed.
@@ -187,9 +186,8 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
             file = pq.ParquetFile(
                 handle, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
-            handle.seek(
-                -8, os.SEEK_END
-            )  # the file ends with the footer's length and the magic bytes
+            # The file ends with the footer's length and the magic bytes.
+            handle.seek(-8, os.SEEK_END)
             footer = int.from_bytes(handle.read(4), "little")
         # pyarrow does not expose that columns are encrypted, and crashes the process if one is
         # inspected.

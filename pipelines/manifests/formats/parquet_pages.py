@@ -77,9 +77,8 @@ def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSch
     for page in _pages(handle, chunk):  # there may be millions, so none is kept
         if page.kind == _DICTIONARY:
             dictionary = entry = max(dictionary, page.size)
-            if (
-                column.converted_type == "UTF8"
-            ):  # other byte columns may hold images, so their entries are not parsed
+            if column.converted_type == "UTF8":
+                # Other byte columns may hold images, so their entries are not parsed.
                 entry = _largest_entry(handle, chunk, page)
             continue
         size = _unpacked(page, width, entry, byte_array)
@@ -99,9 +98,8 @@ def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
         return page.values * entry
     if page.encoding in (_PLAIN, _DELTA_LENGTHS):
         return max(page.size, page.values * width)
-    return page.values * max(
-        page.size, width
-    )  # DELTA_BYTE_ARRAY: values can repeat the previous one's prefix
+    # DELTA_BYTE_ARRAY: values can repeat the previous one's prefix.
+    return page.values * max(page.size, width)
 
 
 def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
@@ -242,9 +240,8 @@ class _Thrift:
                 return self._bytes(self._varint())
             case 9 | 10:
                 head = self._byte()
-                count = (
-                    head >> 4 if head >> 4 < 15 else self._varint()
-                )  # larger counts follow as a varint
+                # Larger counts follow as a varint.
+                count = head >> 4 if head >> 4 < 15 else self._varint()
                 return [
                     self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1)
                     for _ in range(count)

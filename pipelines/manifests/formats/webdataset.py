@@ -97,9 +97,8 @@ class Webdataset(Format):
         columns = _columns_of(head)
         images = any(sample.image() is not None for sample in head)
         roles = resolve_roles(columns, dataset, path, images=images)
-        if (
-            images and dataset.roles.image_path is None
-        ):  # a path in the .json is only the member's origin
+        if images and dataset.roles.image_path is None:
+            # A path in the .json is only the member's origin.
             roles = replace(roles, image_path=None)
         return FileInfo(
             path=path,
@@ -227,9 +226,8 @@ def _check_order(path: str, found: Iterable[Sample]) -> None:
     seen: dict[str, set[str]] = {}
     for sample in found:
         known = seen.setdefault(sample.key, set())
-        if known and known.isdisjoint(
-            sample.sizes
-        ):  # else it is another sample of the same key, in joined tars
+        if known and known.isdisjoint(sample.sizes):
+            # Else it is another sample of the same key, in joined tars.
             raise BadSchema(
                 f"{path}: the members of a sample are not next to each other: those of other"
                 f" samples lie between '{sample.key}.{min(known)}' and"

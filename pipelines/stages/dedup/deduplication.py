@@ -108,9 +108,8 @@ class Deduplication:
         """Find the duplicates of a kind. `read` says whether to read images that stage `spotting`
         has not read."""
         settings = self.settings
-        quick = (
-            not read or "spotting" in settings.stages
-        )  # spotting records already have the digests
+        # Spotting records already have the digests.
+        quick = not read or "spotting" in settings.stages
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
         known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in states.items()}
         stage = KeyStage(
@@ -162,9 +161,8 @@ class Deduplication:
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, states[unit]) for unit in names}
         scored, seen = (self._work.models.get(name, {}) for name in (SCORE, IMAGE_HASHES))
-        if (
-            scored.get("encoder") == encoder and SCORE in self.settings.stages
-        ):  # stage score has embedded the images
+        if scored.get("encoder") == encoder and SCORE in self.settings.stages:
+            # Stage score has embedded the images.
             stored = Stored(SCORE, IMAGES)
             embedding = scored["fingerprint"]
         elif seen.get("encoder") == encoder:

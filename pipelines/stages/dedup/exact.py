@@ -77,9 +77,8 @@ def _repeated(
         placed["unit"] = unit
         waiting.append(placed)
         count += len(placed)
-        if count >= max(
-            batch, len(seen) // 2
-        ):  # in proportion to the seen keys, so that each is sorted rarely
+        if count >= max(batch, len(seen) // 2):
+            # In proportion to the seen keys, so that each is sorted rarely.
             seen, later, first = _compare(seen, waiting)
             waiting = []
             count = 0

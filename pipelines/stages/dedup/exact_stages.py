@@ -183,9 +183,8 @@ class KeyStage(Stage):
             else {}
         )
         pairs = spread(every.keys(unit, digests))
-        known = _read_keys(
-            self.layout, PAIR, unit, 0, PARTS
-        )  # of the survivors; their images were read if needed
+        # The survivors alone; their images were read if needed.
+        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
@@ -236,9 +235,8 @@ class KeyStage(Stage):
             for ordinal, image in images:
                 if not isinstance(image, MissingImage):
                     yield ordinal, hashlib.sha256(image).digest()
-        except (
-            UnreadableFile
-        ):  # the other images cannot be compared; stage decide writes the dead letters
+        except UnreadableFile:
+            # The other images cannot be compared; stage decide writes the dead letters.
             return
 
 

@@ -115,9 +115,8 @@ def reject_duplicates(
     all other rows. `duplicates` has the unit's entries by kind, for the kinds that reject. Raise
     RuntimeError if a duplicate was rejected before, since it should not have been compared then."""
     ordinals = np.asarray(rows["ordinal"])
-    taken = np.full(
-        len(ordinals), -1, np.int64
-    )  # indices into the concatenated entries of all kinds
+    # Indices into the concatenated entries of all kinds.
+    taken = np.full(len(ordinals), -1, np.int64)
     first = 0
     for kind in KINDS:
         entries = duplicates.get(kind)

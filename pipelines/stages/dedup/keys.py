@@ -94,9 +94,8 @@ def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDA
     records = np.empty(len(keys), KEY)
     records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals
     records["cited_high"], records["cited_low"] = cited[:, 0], cited[:, 1]
-    return records[
-        np.lexsort((even[:, 1], even[:, 0]))
-    ]  # a stable sort keeps equal keys in order of ordinals
+    # A stable sort keeps equal keys in order of ordinals.
+    return records[np.lexsort((even[:, 1], even[:, 0]))]
 
 
 def key_parts(records: NDArray[np.void]) -> NDArray[np.int64]:

@@ -75,9 +75,8 @@ class Batch:
         means: Any = 0.0
         for vectors, others in ((images, self._texts), (texts, self._images)):
             similarities = vectors @ others.T
-            similarities[guests, -1] = paired[
-                guests
-            ]  # a row from outside the batch replaces its last row
+            # A row from outside the batch replaces its last row.
+            similarities[guests, -1] = paired[guests]
             means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))
         return (temperature / 2 * means).cpu().numpy()
 

@@ -318,9 +318,8 @@ class ThresholdStage(Stage):
 def rows_kept(share: float, rows: int) -> int:
     """Return the number of rows in a fraction above 0 of `rows`, rounded up, so that it is 0 only
     without rows."""
-    count = math.ceil(
-        share * rows - 1e-9
-    )  # binary floating point may exceed a decimal fraction slightly
+    # Binary floating point may exceed a decimal fraction slightly.
+    count = math.ceil(share * rows - 1e-9)
     return max(min(1, rows), count)
 
 

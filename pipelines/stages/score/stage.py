@@ -197,9 +197,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         options = settings.score
         known = work.models.get(SCORE)
         device = device_here() if options.device == AUTO else options.device
-        identity = (
-            known["encoder"] if known else find_pair_encoder(options.model).identity()
-        )  # a digest of the weights
+        # A digest of the weights.
+        identity = known["encoder"] if known else find_pair_encoder(options.model).identity()
         precision = settled_precision(work.layout, identity, options.precision, device)
         fingerprint = fingerprint_of(VERSION, identity, precision, settings.dataset.images_root)
         about = {"model": options.model, "encoder": identity, "precision": precision}
@@ -347,10 +346,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         texts = self._encoder.texts(
             [(caption or "")[:MOST_CHARS] for caption in rows["caption"].to_pylist()]
         )
-        whole, last = (
-            [one for one, *_ in found],
-            [one for *_, one in found],
-        )  # without text they are the same
+        # Without text they are the same.
+        whole = [one for one, *_ in found]
+        last = [one for *_, one in found]
         images, masked, captions = (
             vectors(some, self._encoder.dimension) for some in (whole, last, texts)
         )

@@ -122,9 +122,8 @@ class ScoreFilter:
 
     def reasons_of(self, values: pa.Table) -> Reasons:
         reasons: Reasons = np.full(values.num_rows, NO_REASON, object)
-        for one in reversed(
-            self.conditions
-        ):  # written last, the first condition of the cascade wins
+        for one in reversed(self.conditions):
+            # Written last, the first condition of the cascade wins.
             reasons[one.rejects_values(values[one.reason])] = one.reason
         if self.rejects:
             reasons[np.asarray(pc.is_null(values[CLIP_SCORE]))] = NOT_SCORED

@@ -54,9 +54,8 @@ def test_every_image_is_used_and_no_file_is_without_a_license():
         (FOLDER / name).read_text() for name in ("stamps.tsv", "selection.jsonl", "pairs.jsonl")
     )
     for path in (FOLDER / "images").iterdir():
-        assert path.name in named or 1001 <= int(path.stem) <= 1120, (
-            path.name
-        )  # sheets of the questions
+        # Sheets of the questions.
+        assert path.name in named or 1001 <= int(path.stem) <= 1120, path.name
     assert {path.name for path in (FOLDER / "licenses").iterdir()} == {
         "GPL-2.0.txt", "fashion-mnist.txt", "tuxpaint-stamps.txt",
     }  # fmt: skip

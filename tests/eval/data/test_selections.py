@@ -170,11 +170,12 @@ def test_a_part_of_less_than_a_pixel_is_refused_with_its_row(folder, memo, box):
 
 @pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 36, 5, 5), (-5, 0, 5, 5), (0, -5, 5, 5)])
 def test_a_part_outside_the_image_is_refused_with_its_row(folder, memo, tmp_path, tiny, box):
+    # The last one has a pixel of the image, at its corner.
     boxes = [
         (0, 0, 5, 5),
         box,
         (39, 35, 5, 5),
-    ]  # the last one has a pixel of the image, at its corner
+    ]
     rows = [{**row, "box": own} for row, own in zip(ROWS, boxes, strict=True)]
     (folder / "swap_att.json").write_text(json.dumps(rows), encoding="utf-8")
     images = selection(folder, memo, **CROPPED).images

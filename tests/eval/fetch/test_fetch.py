@@ -348,12 +348,13 @@ def test_files_and_members_of_archives_come_where_the_task_looks(hub, server, tm
         for path in (tmp_path / "root").rglob("*")
         if path.is_file()
     }
+    # The archive is gone.
     assert found == {
         "SHA256SUMS",
         "set/rows.jsonl",
         "set/images/1.jpg",
         "set/images/2.jpg",
-    }  # the archive is gone
+    }
     asked = len(server.asked), len(hub.requests)
     fetch_files("set", entries, fetcher)
     assert "already in" in said[-1] and (len(server.asked), len(hub.requests)) == asked
@@ -510,11 +511,12 @@ def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(hub, tmp_path, me
         ("blue a", "b"),
         ("red a", "b"),
     ]
+    # The same photograph twice.
     assert [choice.cluster for choice in data.choices or ()] == [
         0,
         1,
         0,
-    ]  # the same photograph twice
+    ]
     assert (
         data.images.open(0).size == (20, 10)
         and len(list((root / "aro_relation" / "images").iterdir())) == 2
@@ -661,9 +663,8 @@ def test_archives_of_one_name_are_kept_apart(server, tmp_path):
     fetch_files("two", entries[1:], told(tmp_path)[0])
     (tmp_path / "one" / "1").unlink()
     (tmp_path / "two" / "1").unlink()
-    fetch_files(
-        "both", entries, told(tmp_path)[0]
-    )  # both are checked by the hashes of the first time
+    # Both are checked by the hashes of the first time.
+    fetch_files("both", entries, told(tmp_path)[0])
     assert [(tmp_path / name / "1").read_text() for name in ("one", "two")] == ["one", "two"]
 
 

@@ -67,10 +67,11 @@ def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_p
     a = write(tmp_path / "a", one)
     b = write(tmp_path / "b", shuffled)
     found = compared(a, b)
+    # Text alone is the task's row.
     assert [(row.method, row.shots) for row in found] == [
         ("probe", 1),
         ("probe", 4),
-    ]  # text alone is the task's row
+    ]
     for row, place in zip(found, (0, 1), strict=True):
         change = [(one.predicted[1, place, seed] == LABEL).mean() for seed in (0, 1, 2)]
         of_b = [(other.predicted[1, place, seed] == LABEL).mean() for seed in (0, 1, 2)]
@@ -122,7 +123,8 @@ def test_protocols_that_differ_and_cautions_are_told_once_a_task(tmp_path, capsy
     for name, drawn in (
         ("a", 6),
         ("b", 9),
-    ):  # other shots drawn, for other k, are no difference of those compared
+    ):
+        # Other shots drawn, for other k, are no difference of those compared.
         protocol = {
             "data": {**ROW["protocol"]["data"], "caution": "training images of A"},
             "support": {"images_sha256": "s", "drawn": drawn, "warning": warning},

@@ -135,9 +135,8 @@ def test_a_mean_per_class_task_is_scored_per_class(world):
     labels = world.test_labels.numpy()
     hits = (result.predicted["probe", 2, 0] == labels).astype(float)
     assert result.points[0].value == pytest.approx(mean_per_class(hits, labels))
-    assert (
-        result.points[0].std is None and result.points[0].low is None
-    )  # of one draw: nothing is known of its luck
+    # Of one draw: nothing is known of its luck.
+    assert result.points[0].std is None and result.points[0].low is None
     (row,) = result.rows("flowers", {})
     assert row["protocol"]["few_shot"]["interval"].startswith("none: fewer than 3 draws")
 

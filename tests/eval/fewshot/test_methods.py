@@ -50,9 +50,8 @@ def test_text_or_zero_takes_the_text_where_it_helps_and_none_where_it_misleads(w
         other = METHODS["probe" if text else "random-init"](support)
         assert found.chosen["text"] == text and found.selected_on == SUPPORT_CV
         assert torch.equal(found.scores(world.test), other.scores(world.test))
-    assert (
-        METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0
-    )  # nothing is held out
+    # Nothing is held out.
+    assert METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0
 
 
 def test_the_blind_probe_does_not_see_the_text(world):

@@ -13,9 +13,8 @@ from open_diht.eval.fewshot.selection import FIXED, SUPPORT_CV, Support, most_ca
 def support(shots: int, classes: int = 3) -> Support:
     n = shots * classes
     return Support(
-        features=torch.arange(n, dtype=torch.float32)[
-            :, None
-        ],  # a feature is the sample's own number
+        # A feature is the sample's own number.
+        features=torch.arange(n, dtype=torch.float32)[:, None],
         labels=torch.arange(classes).repeat_interleave(shots),
         places=np.tile(np.arange(shots), classes),
         classifier=torch.zeros(classes, 1),

@@ -288,9 +288,8 @@ def test_random_weights_are_random_in_a_text_tower_of_the_hub_too(tmp_path, monk
         "intermediate_size": 32,
     }
     tower = tmp_path / "tower"
-    transformers.BertConfig(vocab_size=49408, **small).save_pretrained(
-        tower
-    )  # a configuration without weights
+    # A configuration without weights.
+    transformers.BertConfig(vocab_size=49408, **small).save_pretrained(tower)
     monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     text = {"hf_model_name": str(tower), "hf_proj_type": "mlp", "context_length": 77}

@@ -255,9 +255,8 @@ class TestFewShot:
         dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3"><title>probe', draw_curves(table))
         xs = [float(x) for x, _ in dots]
         ys = [float(y) for _, y in dots]
-        assert xs[1] - xs[0] == pytest.approx(
-            xs[2] - xs[1], abs=0.2
-        )  # 1, 4, 16 on a logarithmic axis
+        # 1, 4, 16 on a logarithmic axis.
+        assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
         assert ys == sorted(ys, reverse=True)
         assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
 

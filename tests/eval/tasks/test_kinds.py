@@ -80,9 +80,8 @@ def test_a_kind_from_outside_is_in_the_results(run, tmp_path):
         "same_class",
         12,
     )
-    assert (
-        row["value"] == 1.0 and row["low"] < 1
-    )  # three colours with a little noise: even a random model sees that
+    # Three colours with a little noise: even a random model sees that.
+    assert row["value"] == 1.0 and row["low"] < 1
     assert (tmp_path / "out" / "items" / "colors.npz").is_file()
     assert "Nearest neighbor" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     suite = tmp_path / "mine.yaml"

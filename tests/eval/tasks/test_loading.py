@@ -28,12 +28,13 @@ tasks:
 def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_what_it_is():
     suite = load_suite("diht29")
     kinds = Counter(task.kind for task in suite.tasks)
+    # Two are Winoground's.
     assert kinds == {
         "classification": 17,
         "retrieval": 8,
         "pair_selection": 2,
         "vqa": 2,
-    }  # two are Winoground's
+    }
     assert "our selection" in suite.about and "not confirmed" in suite.about
     directions = Counter(task.direction for task in suite.tasks if task.kind == "retrieval")
     assert directions == {"image_to_text": 4, "text_to_image": 4}
@@ -133,9 +134,8 @@ def test_templates_and_class_names_are_those_of_open_clip_and_clip_benchmark():
         names = [name for name in known(kind) if name.startswith("clip_benchmark:")]
         assert len(names) > 13
         for name in names:
-            own = name.removeprefix(
-                "clip_benchmark:"
-            )  # VTAB's classes of Caltech-101 go with the set's own templates
+            # VTAB's classes of Caltech-101 go with the set's own templates.
+            own = name.removeprefix("clip_benchmark:")
             assert look_up(kind, name) == theirs.get(own, theirs[own.removesuffix("_vtab")]), name
 
 

@@ -194,9 +194,8 @@ def assert_well_formed(graph: CaptionGraph) -> None:
         assert text[thing.start : thing.end] == thing.text and thing.text.endswith(
             words[thing.token]
         )
-        assert (
-            graph.object_at.get(thing.token, place) == place
-        )  # what only a listed word made an object is not there
+        # What only a listed word made an object is not there.
+        assert graph.object_at.get(thing.token, place) == place
     for action in graph.actions:
         assert text[action.start : action.end] == action.verb == words[action.token]
         assert is_action_candidate(graph.parse, action.token)

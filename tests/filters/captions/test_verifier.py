@@ -65,9 +65,8 @@ def test_columns_weigh_what_their_features_do(graph_of):
             ]
             assert len(one_by_one) > 0
             assert scorer.weigh_columns(columns) == pytest.approx(one_by_one)
-            assert scorer.weigh_columns(columns) == pytest.approx(
-                one_by_one
-            )  # from what is known by now
+            # From what is known by now.
+            assert scorer.weigh_columns(columns) == pytest.approx(one_by_one)
 
 
 def test_reasons_are_the_loudest_features_first():

@@ -41,11 +41,12 @@ class TestTextArea:
         assert text_area([rectangle(-3, -3, 40, 40)], (12, 9)) == 1
 
     def test_a_polygon_covers_the_pixels_whose_centers_it_contains(self):
+        # A center on its last edge is outside: 3 + 2 + 1 pixels.
         triangle = [
             (0, 0),
             (4, 0),
             (0, 4),
-        ]  # a center on its last edge is outside: 3 + 2 + 1 pixels
+        ]
         assert text_area([triangle], (4, 4)) == 6 / 16
         assert text_area([rectangle(0.4, 0.4, 2.4, 1.4)], (4, 4)) == 2 / 16
         assert text_area([[(0.6, 0.6), (0.9, 0.6), (0.9, 0.9)]], (4, 4)) == 0  # between centers

@@ -460,9 +460,8 @@ class _Images(Fussy):
 
 
 def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "open_diht.pipelines.engine.engine._LISTING_SHARE", 0
-    )  # commits are listed at each look
+    # Commits are listed at each look.
+    monkeypatch.setattr("open_diht.pipelines.engine.engine._LISTING_SHARE", 0)
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"

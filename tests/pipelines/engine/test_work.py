@@ -236,9 +236,8 @@ def test_an_output_folder_that_is_removed_is_named_at_once(
     assert calls
     done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))
     assert done < ROWS // 20 // 2, "the units that were left were not begun"
-    shutil.rmtree(
-        output / "work", ignore_errors=True
-    )  # there if a unit was being written at that moment
+    # There if a unit was being written at that moment.
+    shutil.rmtree(output / "work", ignore_errors=True)
     again = filtering(path, output, stages=("export",), unit_rows=200)
     assert again.status == 0 and len(again.rows("kept")) == ROWS
 

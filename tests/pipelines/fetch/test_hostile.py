@@ -131,17 +131,15 @@ def test_dns_rebinding_meets_the_checked_address(
         from open_diht.pipelines.fetch.connection import dial as connect
 
         dialled.append(str(address))
-        return connect(
-            type(address)("127.0.0.1"), web.server_address[1], timeout
-        )  # the test's stand-in for the web
+        # The test's stand-in for the web.
+        return connect(type(address)("127.0.0.1"), web.server_address[1], timeout)
 
     names = Names(["93.184.215.14"], ["127.0.0.1"])
     fetcher = Fetcher(settings, resolve=names, dial=dial)
     assert fetcher.fetch("http://rebind.example.org/a.jpg").body == make_jpeg()
     assert (dialled, names.asked) == (["93.184.215.14"], 1)
-    error = refused(
-        fetcher, "http://rebind.example.org/a.jpg"
-    )  # the next request resolves anew, and is checked anew
+    # The next request resolves anew, and is checked anew.
+    error = refused(fetcher, "http://rebind.example.org/a.jpg")
     assert error.reason is Reason.BLOCKED_ADDRESS and dialled == ["93.184.215.14"]
 
 

@@ -105,10 +105,9 @@ def test_urls_give_what_images_at_hand_give(
         size = (320, 64)
         caption = captions[n]
         if n == 7:
-            size, caption = (
-                (1_600, 28),
-                SENTENCE,
-            )  # 512 x 9 once reduced, where 10 is the least side
+            # 512 x 9 once reduced, where 10 is the least side.
+            size = (1_600, 28)
+            caption = SENTENCE
         body = draw(tmp_path / "images" / f"{n}.jpg", text, size).read_bytes()
         url = web.page(f"/{n}.jpg", body)
         rows.append({"n": n, "caption": caption, "url": url, "image_path": f"images/{n}.jpg"})

@@ -97,9 +97,8 @@ def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
     """Stored upright, as JPEG, the longest side reduced; the record has the size of the
     original."""
     turned = Image.new("RGB", (900, 300), (250, 250, 250))
-    turned.paste(
-        (255, 0, 0), (0, 0, 450, 300)
-    )  # red on the left, which is the top once it stands upright
+    # Red on the left, which is the top once it stands upright.
+    turned.paste((255, 0, 0), (0, 0, 450, 300))
     exif = Image.Exif()
     exif[0x0112] = 6
     kinds: dict[str, bytes] = {}

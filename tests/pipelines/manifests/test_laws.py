@@ -159,9 +159,8 @@ def test_parquet(folder: Path, groups: list[int], unit_rows: int, batch_rows: in
     start = 0
     for rows in groups:
         inside = [cut for cut in cuts if start < cut < start + rows]
-        assert (
-            not inside or rows > unit_rows
-        )  # a row group is cut only where it is larger than a unit
+        # A row group is cut only where it is larger than a unit.
+        assert not inside or rows > unit_rows
         start += rows
 
 

@@ -750,6 +750,5 @@ def test_a_pair_is_url_and_caption_or_what_stands_in_for_the_url() -> None:
         == sha("u\0c")
     )
     assert make_pair(url=None, caption="c", stand_in="p") == sha("p\0c")
-    assert (
-        make_pair(url=None, caption="c") is None
-    )  # equal captions of unnamed images are no equal pairs
+    # Equal captions of unnamed images are no equal pairs.
+    assert make_pair(url=None, caption="c") is None

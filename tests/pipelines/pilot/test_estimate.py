@@ -29,9 +29,8 @@ def test_shares_lie_in_their_interval_within_0_and_1(
     assert found.low is not None and found.high is not None
     assert 0 <= found.low <= found.value <= found.high <= 1
     if more and any(rows):
-        assert (
-            found.low < found.high
-        )  # nothing found in a sample does not mean that there is nothing
+        # Nothing found in a sample does not mean that there is nothing.
+        assert found.low < found.high
     if not more and any(rows):
         assert found.low == found.value == found.high
 

@@ -112,9 +112,8 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
                 [*words, *more],
                 cwd=REPOSITORY,
                 env=environment,
-                preexec_fn=lambda: signal.signal(
-                    signal.SIGHUP, signal.SIG_DFL
-                ),  # nohup would have it ignored
+                # nohup would have it ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
                 **piped,
             )
             return stack.enter_context(killed_at_the_end(process))

@@ -191,9 +191,8 @@ def test_columns_rank_in_place_of_the_decisions(indexed: Any, capsys: Any) -> No
     assert "the kept rows" not in capsys.readouterr().out
     page = (indexed.output / "selection" / "selection.html").read_text()
     assert "the kept rows" not in page
-    assert (
-        f">{best}</text>" in page and "thousand" not in page
-    )  # a tick at the samples asked for, in samples
+    # A tick at the samples asked for, in samples.
+    assert f">{best}</text>" in page and "thousand" not in page
 
 
 def test_numbers_that_a_reader_moved_rank_too(tmp_path, filtering, captions, monkeypatch, capsys):
@@ -243,9 +242,8 @@ def test_fields_of_the_users_own_are_read_only_to_rank_by_them(
 def test_a_uid_of_a_row_that_may_not_be_chosen_is_left_out(tmp_path, filtering, captions, capsys):
     """Unless the training does not see that row, or it is the same pair."""
     rows = [(f"{n + 1:032x}", captions[n], f"http://127.0.0.1/{n}", 1) for n in range(20)]
-    rows += [
-        (rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)
-    ]  # rejected by the column
+    # Rejected by the column.
+    rows += [(rows[0][0], "a red car drives", "http://127.0.0.1/other", 0)]
     rows += rows[1:20]  # duplicates of the kept ones
     lines = ("\t".join(map(str, row)) + "\n" for row in rows)
     (tmp_path / "rows.tsv").write_text("uid\tcaption\turl\tgood\n" + "".join(lines))

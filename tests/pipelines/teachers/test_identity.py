@@ -41,9 +41,8 @@ def test_the_fixed_image_tells_another_preprocessing(tmp_path, teacher):
     settle(layout, teacher, "auto", "cpu", sees * (1 + 1e-4))  # another processor
     loaded = teacher.load()
     half = identity._fixed().resize((200, 150))
-    other = loaded.features([loaded.transform(half.resize((400, 300)))])[
-        0
-    ]  # as another interpolation would
+    # As another interpolation would.
+    other = loaded.features([loaded.transform(half.resize((400, 300)))])[0]
     with pytest.raises(
         WrongUse, match=r"with timm .* and torch .* computes other features than those in .*, wh"
     ):

@@ -78,9 +78,8 @@ def test_models_that_torchvision_changes_when_it_loads_its_own_weights(tmp_path:
     expected = torchvision.models.densenet121().eval()
     layer = re.compile(r"(\.denselayer\d+\.(norm|conv))")
     old = {layer.sub(r"\1.", key): value for key, value in expected.state_dict().items()}
-    assert (
-        "features.denseblock1.denselayer1.norm.1.weight" in old
-    )  # as in the file that torchvision publishes
+    # As in the file that torchvision publishes.
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, weights)
     loaded = find_teacher("torchvision:densenet121", str(weights)).load()
     expected.classifier = torch.nn.Identity()

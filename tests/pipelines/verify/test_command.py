@@ -1017,9 +1017,8 @@ def test_settings_that_cannot_be_read_are_differences(copied: Path) -> None:
     altered(
         copied / "run.json", lambda record: record.update(preset={"captions": 5}, plugins=["mine"])
     )
-    with pytest.raises(
-        WrongUse, match="--plugin mine"
-    ):  # such settings need the user's plugin, and may be sound
+    with pytest.raises(WrongUse, match="--plugin mine"):
+        # Such settings need the user's plugin, and may be sound.
         checked(copied)
 
 

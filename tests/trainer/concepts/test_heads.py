@@ -55,9 +55,8 @@ def test_heads_learn_what_features_show_and_no_more(store: Any) -> None:
     attributes = heads["attributes"].metrics
     assert objects["macro_recall_at_10"] == 1  # six concepts: all are among the first ten
     assert objects["loss"] < 0.6 * objects["prior_loss"]
-    assert (
-        abs(attributes["loss"] - attributes["prior_loss"]) < 0.3
-    )  # odd or even rows: the features do not show it
+    # Odd or even rows: the features do not show it.
+    assert abs(attributes["loss"] - attributes["prior_loss"]) < 0.3
     parts = [objects[f"{part}_samples"] for part in ("train", "validation", "test")]
     assert sum(parts) == 3 * (120 - 6 - 12) and all(parts)
     assert heads["objects"].weight.shape == (6, 16)

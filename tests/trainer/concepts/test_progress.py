@@ -56,9 +56,8 @@ def test_stopped_after_every_pool_it_ends_with_the_same_bits(store: Any) -> None
             break
         except Stopped:
             stops += 1
-    assert stops == 2 * (
-        6 * 3 + 1
-    )  # two heads, six epochs of three pools, and once when it is done
+    # Two heads, six epochs of three pools, and once when it is done.
+    assert stops == 2 * (6 * 3 + 1)
     for head in calm:
         assert torch.equal(heads[head].weight, calm[head].weight) and torch.equal(
             heads[head].bias, calm[head].bias

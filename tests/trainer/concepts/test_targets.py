@@ -68,9 +68,8 @@ PACKED = packed(ShardTargets("a.tar", ("x", "y"), IDS, P), {"k": 3})  # type: ig
 
 
 @given(place=st.integers(0, len(PACKED) - 1), flip=st.integers(1, 255))
-@example(
-    place=PACKED.index(b"PK\1\2") + 32, flip=255
-)  # the first array's entry in the directory hides the others
+# The first array's entry in the directory hides the others.
+@example(place=PACKED.index(b"PK\1\2") + 32, flip=255)
 @example(place=PACKED.index(b"PK\1\2") + 8, flip=1)  # an encrypted array
 def test_a_file_with_a_damaged_byte_is_made_again_or_reads_as_before(place: int, flip: int) -> None:
     content = PACKED[:place] + bytes([PACKED[place] ^ flip]) + PACKED[place + 1 :]
@@ -117,6 +116,7 @@ def test_a_run_writes_all_shards_and_keeps_them(
     shard = targets.shard("00000.tar")
     assert shard is not None
     _, probabilities = shard.head("objects", np.arange(120))
+    # The bad images.
     assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [
         7,
         27,
@@ -124,7 +124,7 @@ def test_a_run_writes_all_shards_and_keeps_them(
         67,
         87,
         107,
-    ]  # the bad images
+    ]
 
 
 def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(store, tmp_path, capsys):

@@ -156,9 +156,8 @@ class Loaders:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterable[Loaders]:
-    monkeypatch.setattr(
-        "open_diht.trainer.data.shards._FEW", 100
-    )  # processes that index take seconds to start
+    # Processes that index take seconds to start.
+    monkeypatch.setattr("open_diht.trainer.data.shards._FEW", 100)
     loaders = Loaders()
     yield loaders
     loaders.close()

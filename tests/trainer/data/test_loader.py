@@ -70,9 +70,8 @@ def test_a_line_of_pixels_loses_its_ends(tars: Any, load: Any, tmp_path: Path) -
 def test_every_sample_once_per_epoch_over_ranks_and_workers(
     tars, load, tmp_path, world, workers, streams
 ):
-    folder = tars.folder(
-        tmp_path / "d", [11, 7, 20, 1, 9]
-    )  # 48 samples; more workers than shards is no matter
+    # 48 samples; more workers than shards is no matter.
+    folder = tars.folder(tmp_path / "d", [11, 7, 20, 1, 9])
     seen: Counter[str] = Counter()
     for rank in range(world):
         loader = load(
@@ -806,9 +805,8 @@ def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(
     batches = loader.epoch(0)
     begun = next(batches).keys  # half of a shard
     shard = int(begun[0].partition("-")[0], 16) // 8
-    remote.memory.rm(
-        f"/{remote.folder.parent.name}/shards/{shard:05d}.tar"
-    )  # first, or it would be fetched again
+    # First, or it would be fetched again.
+    remote.memory.rm(f"/{remote.folder.parent.name}/shards/{shard:05d}.tar")
     for path in remote.folder.parent.rglob("cache/**/*.tar"):
         path.unlink()
     rest = keys(list(batches))
@@ -848,9 +846,8 @@ def test_stores_are_asked_about_many_shards_at_a_time_and_without_the_lock(
         if path.endswith(".tar"):
             asked.append(path)
             with open(lock, "w") as other:
-                fcntl.flock(
-                    other, fcntl.LOCK_SH | fcntl.LOCK_NB
-                )  # raises if a rank holds it; the requests share it
+                # Raises if a rank holds it; the requests share it.
+                fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if len(asked) > 1:  # the first is asked for alone, as its request opens the connection
                 others.wait(timeout=30)
         return ask(fs, path, **options)
@@ -900,9 +897,8 @@ def test_an_index_beside_remote_shards_is_used(
     loader = remote.loader(20)
     assert not fetched
     assert same(list(loader.epoch(0)), list(remote.local().epoch(0)))
-    remote.memory.pipe(
-        f"/{tmp_path.name}/shards/00002.tar", b"\0" * 10240
-    )  # another file: its index is of no use
+    # Another file: its index is of no use.
+    remote.memory.pipe(f"/{tmp_path.name}/shards/00002.tar", b"\0" * 10240)
     (remote.folder / "manifest.json").unlink()
     remote.memory.rm(f"/{tmp_path.name}/shards/manifest.json")
     fetched.clear()

@@ -125,9 +125,8 @@ def test_ranks_read_shards_of_their_own_with_as_many_streams() -> None:
         samples = drawn(order, 0, first, first + batch * world)
         for rank in range(world):
             read[rank] |= {shard for _, shard, _ in samples[rank * batch : (rank + 1) * batch]}
-    assert (
-        sum(len(each) for each in read) <= 40 + world
-    )  # a shard at the border of two streams is read by both
+    # A shard at the border of two streams is read by both.
+    assert sum(len(each) for each in read) <= 40 + world
 
 
 @given(counts=COUNTS)

@@ -65,9 +65,8 @@ def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning
         assert len(batches) == here.batches_per_epoch - start and same(
             batches, there.epoch(epoch, start)
         )
-    assert (
-        there._feed._batches.states().count("idle") == 1
-    )  # the board is shared with spawned workers too
+    # The board is shared with spawned workers too.
+    assert there._feed._batches.states().count("idle") == 1
     assert all(pid > 0 for pid in there._feed._batches._pids.tolist())
     there.close()
 
@@ -78,9 +77,8 @@ def test_many_shards_are_indexed_in_parallel_to_the_same(tars, load, tmp_path, m
     for name, few in (("parallel", 8), ("alone", 100)):
         folder = tars.folder(tmp_path / name, [3] * 20)
         whole = (folder / "00007.tar").read_bytes()
-        (folder / "00007.tar").write_bytes(
-            whole[: len(whole) // 2]
-        )  # what is wrong is found there as here
+        # What is wrong is found there as here.
+        (folder / "00007.tar").write_bytes(whole[: len(whole) // 2])
         monkeypatch.setattr(module, "_FEW", few)
         known = load(folder, max_bad_share=0.1)
         indices = [read_index(path) for path in sorted((folder / ".index").glob("*.npz"))]

@@ -49,9 +49,8 @@ def test_the_layout_of_the_images_is_kept() -> None:
     assert torch.equal(found, torch.stack([image, image]))
     expanded = Images(2)
     expanded.add(torch.ones(1, 1, 1).expand(3, 4, 5))
-    assert (
-        expanded.tensor is not None and expanded.tensor.is_contiguous()
-    )  # a view of one number gets room for all
+    # A view of one number gets room for all.
+    assert expanded.tensor is not None and expanded.tensor.is_contiguous()
 
 
 class Stacks(Dataset[tuple[torch.Tensor, bool]]):

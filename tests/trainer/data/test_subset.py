@@ -112,6 +112,7 @@ def test_the_samples_of_a_subset_and_no_others_are_read(
     tars: Any, load: Any, tmp_path: Path
 ) -> None:
     folder = tars.folder(tmp_path / "d", [11, 7, 20], first=1)
+    # Nothing of the second shard; two that are not there.
     chosen = [
         1,
         3,
@@ -120,7 +121,7 @@ def test_the_samples_of_a_subset_and_no_others_are_read(
         *range(19, 31),
         99,
         100,
-    ]  # nothing of the second shard; two that are not there
+    ]
     subset = subset_of(tars, tmp_path / "subset.npy", chosen)
     loader = load(folder, batch_size=16, subset=subset)
     assert sorted(numbers(loader)) == chosen[:-2]

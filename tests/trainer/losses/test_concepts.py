@@ -74,6 +74,5 @@ def test_memory_is_that_of_the_logits(k: int) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         concept_loss(logits, ids, p.float(), 4)
-    assert (
-        sum(size >= logits.numel() for size in sizes) <= 2
-    )  # the logits themselves, for two operations
+    # The logits themselves, for two operations.
+    assert sum(size >= logits.numel() for size in sizes) <= 2

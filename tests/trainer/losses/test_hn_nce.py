@@ -66,16 +66,16 @@ def test_half_precision_features_are_computed_in_float32(form, scale, features, 
         results.append((value, a.grad, b.grad))
     assert results[0][0].dtype == torch.float32
     assert relative_error(results[0][0].detach(), results[1][0].detach()) < 1e-5
+    # Rounded once.
     assert (
         max(relative_error(a, b) for a, b in zip(results[0][1:], results[1][1:], strict=True))
         < 5e-3
-    )  # rounded once
+    )
 
 
 def test_statistics_count_both_directions() -> None:
-    text = torch.tensor(
-        [[1.0, 0.0], [0.9, 0.1]]
-    )  # image to text: 2 of 2; text to image: 1, as both are nearest to 1
+    # Image to text: 2 of 2; text to image: 1, as both are nearest to 1.
+    text = torch.tensor([[1.0, 0.0], [0.9, 0.1]])
     _, stats = HnNce(beta=0)(torch.eye(2), text, torch.tensor(10.0))
     assert stats["accuracy"].item() == pytest.approx(0.75)
     assert 0 < stats["hardest"].item() <= 1
@@ -133,9 +133,8 @@ def _highest() -> int:
 
 
 def _growth(n: int, form: Any) -> int:
-    Path("/proc/self/clear_refs").write_text(
-        "5"
-    )  # the peak so far is that of the imports: begin anew
+    # The peak so far is that of the imports: begin anew.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _highest()
     x, y = (torch.randn(n, 32, requires_grad=True) for _ in range(2))
     HnNce(beta=0.25, **form)(x, y, torch.tensor(14.3))[0].backward()

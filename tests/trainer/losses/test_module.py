@@ -49,9 +49,8 @@ def test_without_hardness_it_is_the_loss_of_open_clip_with_its_signature(feature
     }
     loss, theirs = HnNceLoss(beta=0, **options), ClipLoss(**options)  # type: ignore[arg-type]
 
-    def of_unit_vectors(
-        images: Any, texts: Any, scale: Any
-    ) -> Any:  # as open_clip's models give them
+    def of_unit_vectors(images: Any, texts: Any, scale: Any) -> Any:
+        # As open_clip's models give them.
         return theirs(normalize(images, dim=1), normalize(texts, dim=1), scale)
 
     for found, value in zip(evaluated(loss, *pair), evaluated(of_unit_vectors, *pair), strict=True):

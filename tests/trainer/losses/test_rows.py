@@ -100,9 +100,8 @@ def test_identities(rows: Rows, features: Any) -> None:
         rows(x, y, scale, alpha=0, beta=5000).loss, hardest - s.diagonal(), rtol=1e-3, atol=1e-3
     )
     two = rows(x[:2], y[:2], scale, beta=0).loss
-    torch.testing.assert_close(
-        rows(x[:2], y[:2], scale, beta=3).loss, two
-    )  # one negative: its weight is 1
+    # One negative: its weight is 1.
+    torch.testing.assert_close(rows(x[:2], y[:2], scale, beta=3).loss, two)
     equal = torch.ones(6, 3, dtype=torch.float64) / math.sqrt(3)
     for alpha, beta in ((1, 0.25), (0.5, 2), (0, 1)):
         expected = torch.full((6,), math.log(alpha + 5), dtype=torch.float64)
@@ -164,9 +163,8 @@ def test_offset_rows(rows: Rows, features: Any) -> None:
 
 def test_statistics(rows: Rows) -> None:
     x = torch.eye(3)
-    y = torch.stack(
-        [x[0], x[2], x[2] * 0.5]
-    )  # the second is nearer to the third image, the third ties with it
+    # The second is nearer to the third image, the third ties with it.
+    y = torch.stack([x[0], x[2], x[2] * 0.5])
     found = rows(x, torch.nn.functional.normalize(y, dim=1), torch.tensor(10.0), beta=0.0)
     assert found.hit.tolist() == [True, False, False]
     s = 10.0 * torch.tensor([0.0, 1.0])
@@ -175,9 +173,8 @@ def test_statistics(rows: Rows) -> None:
 
 def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, features: Any) -> None:
     _, y = features(17, 17, noise=2.0)
-    x = torch.eye(
-        17, dtype=torch.float64
-    )  # so that the gradient of y[j, i] is that of s[i, j], times the scale
+    # So that the gradient of y[j, i] is that of s[i, j], times the scale.
+    x = torch.eye(17, dtype=torch.float64)
     scale = torch.tensor(10.0, dtype=torch.float64)
     off = ~torch.eye(17, dtype=torch.bool)
     shares = []

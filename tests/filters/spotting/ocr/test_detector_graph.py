@@ -39,9 +39,8 @@ def test_all_steps_find_their_layers(ocr_models, size):
     assert after.count("Concat") == 2  # of the maps at half the size, and of the kinds of output
     assert (before.count("ConvTranspose"), after.count("ConvTranspose")) == (2, 0)
     assert after.count("Resize") == before.count("Resize") - 1
-    assert after.count("Mul") == before.count(
-        "Mul"
-    )  # a gate keeps its product and its sum, which change places
+    # A gate keeps its product and its sum, which change places.
+    assert after.count("Mul") == before.count("Mul")
 
 
 def test_in_bf16_only_the_last_layers_are_others(ocr_models):

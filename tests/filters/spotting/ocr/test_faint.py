@@ -77,7 +77,8 @@ def test_another_detector_sees_more_around_the_places_and_what_cannot_be_enlarge
     for off in (
         replace(closer, enlarge_faint=1),
         replace(closer, closer="tiny"),
-    ):  # the same as `model`
+    ):
+        # The same as `model`.
         assert region(everything, settings=off) is None
 
 
@@ -85,10 +86,9 @@ def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first()
     line = box(10, 10, 90, 30)
     again = box(12, 11, 95, 29)
     other = box(10, 60, 90, 80)
-    piece, new = (
-        box(30, 61, 72, 79),
-        box(100, 100, 150, 120),
-    )  # the middle of either lies in the other
+    # The middle of either lies in the other.
+    piece = box(30, 61, 72, 79)
+    new = box(100, 100, 150, 120)
     merged = merge([line, other], [again, piece, new])
     assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, again, new)]
 
