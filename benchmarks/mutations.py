@@ -4,9 +4,9 @@
 
 A change flips one comparison (`<` to `<=`, `==` to `!=`), adds 1 to an integer or subtracts it,
 exchanges `and` and `or`, or drops a `not`. `--each` changes are drawn at random from all those of a
-part, a folder or a file. Each is tested in a copy of the tree by the quick tests of the file that
-mirrors the module; if there is none, by the files that import the module, of the mirrored folder
-first; and if none does, by the folder.
+part, a folder or a file. Each is tested in a copy of the tree by quick tests: those of the file
+that mirrors the module. A module without such a file is tested by the files of the mirrored folder
+that import it, else by all files that import it, else by the whole mirrored folder.
 """
 
 import ast

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings]
             hint = nearest(unknown[0].partition("=")[0], known)
         elif message.endswith("expected one argument"):
-            # Argparse takes a value such as -1/3 for an option.
+            # argparse takes a value such as -1/3 for an option.
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")

@@ -212,7 +212,7 @@ def _gif_parts(data: bytes, count: _Count) -> ImageParts:
         count.one()
         if data[offset] == ord(","):
             left, top, across, down = struct.unpack_from("<HHHH", data, offset + 1)
-            # As in Pillow and some browsers.
+            # Pillow and some browsers do this too.
             size = (
                 max(width, left + across),
                 max(height, top + down),

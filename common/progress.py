@@ -19,7 +19,7 @@ class ProgressBar(tqdm):
     iteration show nothing before the first interval, but `move` shows the bar at once."""
 
     monitor_interval = 0  # no monitor thread that redraws the bar more often
-    # Tqdm's lock is shared with forks; one killed while holding it would block all.
+    # The lock of tqdm is shared with forks; one killed while holding it would block all.
     _lock = threading.RLock()
 
     def __init__(
@@ -77,11 +77,9 @@ class ProgressBar(tqdm):
         """Show a new state. A `total` of None or 0 is unknown, and a `total` below `done` is raised
         to `done`."""
         # An estimated total may be too small.
-        self.n, self.total, self.exact = (
-            done,
-            total and max(done, total),
-            exact,
-        )
+        self.n = done
+        self.total = total and max(done, total)
+        self.exact = exact
         self.refresh()
 
     def finish(self, done: int) -> None:

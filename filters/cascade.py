@@ -377,7 +377,7 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
     for by_column in rejected.values():
         asked &= ~by_column
     if annotated and not asked.all():
-        # Whether earlier runs parsed the other rows depends on their presets.
+        # It depends on the presets of earlier runs whether they parsed the other rows.
         kept = pa.array(np.arange(rows.num_rows), mask=~asked)
         for name in SCHEMA.names:
             column = rows[name].combine_chunks().take(kept)

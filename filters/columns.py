@@ -288,7 +288,7 @@ def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 
 def _is_number(value: Any) -> bool:
-    # Bool is a subclass of int.
+    # bool is a subclass of int.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

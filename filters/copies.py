@@ -56,7 +56,7 @@ _ORDER = np.argsort(_U + _V + 1e-3 * np.abs(_U - _V), kind="stable")[
     1 : BITS + 1
 ]  # low frequencies first, without the mean
 _MIRROR: Hashes = np.packbits(_U[_ORDER] % 2 == 1).view("<u8")
-# Of a word, as `packbits` places them.
+# The bits of a word stand as `packbits` places them.
 _BIT = np.array([1 << (8 * (j // 8) + 7 - j % 8) for j in range(16)], np.uint32)
 _SUBSETS = (np.arange(_PROBES)[:, None] >> np.arange(FLIPS) & 1).astype(np.uint32)
 
@@ -198,7 +198,7 @@ class HashIndex:
             distance, candidates, asked = distance[near], candidates[near], asked[near]
         none = np.iinfo(np.int64).max
         best = np.full(n, none)
-        # Of equally near images the first.
+        # The first wins among equally near images.
         keys = (distance.astype(np.int64) << 40) | self._owners[candidates]
         np.minimum.at(best, asked // (views * 2), keys)
         return np.where(best == none, -1, np.stack([best & ((1 << 40) - 1), best >> 40]))

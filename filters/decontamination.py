@@ -26,7 +26,7 @@ EVIDENCE = pa.schema(
     ]
 )
 """Columns of the rows of a run with --decontaminate, null where no rule rejects. The distance is
-the number of differing bits of a `NEAR` copy, 1 - cosine of an `BY_EMBEDDING`, and otherwise 0."""
+the number of differing bits of a `NEAR` copy, 1 - cosine of a match `BY_EMBEDDING`, else 0."""
 MOST_BITS = 40
 """Most differing bits of 128 that are looked for. Unrelated images differ in about 64."""
 MOST_EPS = 0.3

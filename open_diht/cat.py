@@ -299,7 +299,7 @@ class CatBatch:
             batch[self.caption], None if self.image is None else batch[self.image], columns
         )
         if isinstance(batch, pa.Table):
-            # Of an earlier decision.
+            # They are from an earlier decision.
             batch = batch.drop_columns([name for name in names if name in added.column_names])
             return pa.table(
                 [*batch.columns, *added.columns], [*batch.column_names, *added.column_names]
@@ -432,7 +432,7 @@ def _images(images: Sequence[Any]) -> list[Any]:
         raise TypeError(
             f"images is a {type(images).__name__}; pass a list with one image for each caption"
         )
-    # Its tolist would list each pixel.
+    # `tolist` of an image would list each pixel.
     values = _listed(list(images) if isinstance(images, np.ndarray) else images)
     given = [image for image in values if image is not None]
     kinds = (bytes, bytearray, memoryview, str, os.PathLike, Mapping)

@@ -137,7 +137,7 @@ def _wheel() -> bytes:
     texts |= {"WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
     with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as wheel:
         for folder, folders, names in os.walk(_HERE, followlinks=True):
-            # Of a checkout, links to its folders.
+            # In a checkout these are links to its folders.
             folders[:] = sorted({*folders} - {"__pycache__"})
             for path in (Path(folder, name) for name in sorted(names)):
                 place = zipfile.ZipInfo(path.relative_to(_HERE.parent).as_posix())

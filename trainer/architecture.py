@@ -91,7 +91,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     model["vision_cfg"].pop("timm_model_pretrained", None)
     if has_own_tower(model):
         return _pair(model, temperature)
-    # As open_clip decides.
+    # open_clip decides in this way.
     custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
     if "hf_model_name" in model["text_cfg"]:
         model["text_cfg"]["hf_model_pretrained"] = False
@@ -103,7 +103,7 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     except _REFUSALS as error:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
     except OSError as error:
-        # Of transformers, for example if the hub does not know the name or does not answer.
+        # transformers raises it, for example if the hub does not know the name or does not answer.
         name = model["text_cfg"].get("hf_model_name")
         raise BadArchitecture(f"text_cfg.hf_model_name {name} cannot be loaded: {error}") from error
 

@@ -56,7 +56,7 @@ class Parts:
             if self.targets
             else {}
         )
-        # The same initial weights on all ranks.
+        # All ranks then begin with the same weights.
         torch.manual_seed(seed_for(config.run.seed, Purpose.WEIGHTS))
         self.student, self.architecture, started = build_student(
             config.model,

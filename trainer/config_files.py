@@ -70,7 +70,7 @@ def load_config(
         if not equals or not key:
             raise BadConfig(f"{word!r} is not key=value, for example loss.beta=0.5")
         try:
-            # As the settings say: empty, not null.
+            # The settings have it empty, not null.
             value: Any = parse_yaml(text, word) if text else ""
         except BadYaml as error:
             raise BadConfig(str(error)) from None

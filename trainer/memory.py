@@ -82,7 +82,7 @@ def need(
     # features.
     batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
     kinds = 1 + len(tokens)  # images, texts, and wrong captions
-    # Of each kind own ones with gradients, 3 gathered tensors.
+    # Each kind has own ones with gradients, and 3 gathered tensors.
     features = kinds * 4 * d * pairs * (2 + 3 * world)
     if teacher:
         # Embeddings of both kinds: float16 of two batches and of all ranks, float32 of these, and

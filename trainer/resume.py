@@ -108,7 +108,7 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
         )
     data = begun["data"]
     if data.get("features") == "" and not data.get("selection"):
-        # Of versions that read a selection in another order.
+        # Older versions read a selection in another order.
         begun = {**begun, "data": {key: value for key, value in data.items() if key != "features"}}
     with suppress(BadValue):  # of settings that no longer exist, which then show up as differences
         # Newer settings get their defaults, which are how the run behaved.

@@ -181,7 +181,7 @@ class Stepper:
             )
         of_part = pairs // self._parts
         with remedy(lambda: self._too_large(pairs)):
-            # As in batches, so that compiled code is reused.
+            # The shape is that of batches, so that compiled code is reused.
             kind = torch.uint8 if len(shape) == 3 else torch.float32
             images = torch.zeros(of_part, *shape, dtype=kind, device=self.device)
             found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))

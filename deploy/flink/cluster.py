@@ -126,7 +126,7 @@ class Cluster(LocalCluster):
         self._tmp.mkdir(exist_ok=True)
         shutil.copytree(self._home / "conf", self._conf, dirs_exist_ok=True)
         given = (self._home / "conf" / "config.yaml").read_text(encoding="utf-8")
-        # What Flink needs to reach into on Java 17.
+        # Flink needs to reach into these on Java 17.
         opened = re.search(r"^ +all: (--add-.*)$", given, re.MULTILINE)
         settings = {
             "env.java.opts.all": (

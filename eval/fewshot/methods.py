@@ -36,10 +36,8 @@ PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
 # Nats of the mean loss; choosing a hyperparameter needs less precision.
-_TOLERANCE, _SELECTION_TOLERANCE = (
-    1e-3,
-    1e-2,
-)
+_TOLERANCE = 1e-3
+_SELECTION_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def can_shorten(model: Any, tokens: torch.Tensor) -> bool:
     mask = model.attn_mask
     if not isinstance(mask, torch.Tensor):
         return False
-    # What a causal mask (length, length) forbids.
+    # True where a causal mask (length, length) forbids attention.
     later = torch.ones_like(mask, dtype=torch.bool).triu(1)
     if not bool(torch.isneginf(mask[later].float()).all()):
         return False

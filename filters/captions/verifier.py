@@ -112,7 +112,7 @@ class Scorer:
     def probability(self, log_odds: Odds) -> Odds:
         """Return the probability, 0 to 1, of candidates whose own and caption features add up to
         `log_odds`."""
-        # Exp must not overflow.
+        # exp must not overflow.
         return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))
 
     def __call__(self, features: Features) -> float:

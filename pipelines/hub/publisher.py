@@ -245,7 +245,7 @@ def _equal(path: StorePath, there: RepoFile | None) -> bool:
     if there is None or there.size != size_of(path):
         return False
     large = there.lfs is not None
-    # As in git-lfs and in git.
+    # git-lfs and git hash files in this way.
     digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)
     with path.open("rb") as file:
         while piece := file.read(_PIECE):

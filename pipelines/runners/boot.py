@@ -241,7 +241,7 @@ def prepare(worker: str, info: Any, private: Path) -> dict[str, str]:
         "SEMI_PERSISTENT_DIRECTORY": str(private),
         "PIPELINE_OPTIONS": json.dumps(json_format.MessageToDict(info.pipeline_options)),
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
-        # Its working directory, perhaps a checkout, must not shadow staged code.
+        # The working directory, perhaps a checkout, must not shadow staged code.
         "PYTHONSAFEPATH": ("1"),
     }
     for name in ("control", "logging", "status"):

@@ -36,10 +36,8 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import is_local
 
 # A shard that is the first holds the lock alone for far less than half a second.
-_TRIES, _PAUSE_S = (
-    10,
-    0.05,
-)
+_TRIES = 10
+_PAUSE_S = 0.05
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 

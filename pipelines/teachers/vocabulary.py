@@ -120,10 +120,8 @@ def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, in
     slices = min(BUCKETS, max(1, -(-sum(each(row_count, paths, layout.root)) // ROWS_AT_ONCE)))
     for number in range(slices):
         # Every name is in one slice.
-        first, last = (
-            number * BUCKETS // slices,
-            (number + 1) * BUCKETS // slices,
-        )
+        first = number * BUCKETS // slices
+        last = (number + 1) * BUCKETS // slices
         bounds = [("bucket", ">=", first), ("bucket", "<", last)]
         table = pa.concat_tables(each(partial(read_table, filters=bounds), paths, layout.root))
         sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])

@@ -41,7 +41,7 @@ def _view(options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=_CLOSE_S,
         )
         with contextlib.suppress(KeyboardInterrupt):
-            # Uvicorn raises the signal again after its shutdown.
+            # uvicorn raises the signal again after its shutdown.
             uvicorn.Server(config).run(sockets=[listening])
     return OK
 

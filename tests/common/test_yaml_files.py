@@ -53,7 +53,7 @@ def test_values_are_those_of_yaml() -> None:
             ("1.2.3", "1.2.3"),
             ("00.5", 0.5),
         ],
-        # No is Norwegian.
+        # `no` is Norwegian.
         *[
             ("no", "no"),
             ("on", "on"),

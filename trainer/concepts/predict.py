@@ -92,7 +92,7 @@ def write_targets(
     }
     folder.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
     for name in {*folder.files()} - {MANIFEST} - {entry["file"] for entry in entries}:
-        # Of removed shards.
+        # These belong to removed shards.
         if name.endswith(".npz"):
             folder.delete(name)
     return manifest

@@ -246,7 +246,7 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
         *UNREADABLE,
         RuntimeError,
     ):
-        # Zipfile raises RuntimeError if a damaged header names an encryption.
+        # zipfile raises RuntimeError if a damaged header names an encryption.
         return {}
 
 

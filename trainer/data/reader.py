@@ -134,7 +134,7 @@ def _room(n: int, like: Tensor) -> Tensor:
     strides = (like.numel(), *torch.empty_like(like).stride())
     if get_worker_info() is None:
         return torch.empty_strided(size, strides, dtype=like.dtype)
-    # As torch's own collation does.
+    # torch's own collation does so too.
     storage = torch.UntypedStorage._new_shared(n * like.numel() * like.element_size())
     return like.new_empty(0).set_(storage, 0, size, strides)  # type: ignore[call-overload]
 

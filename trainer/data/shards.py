@@ -415,7 +415,7 @@ def _indices(
     shard is None. Missing indexes are written to `folder`; given ones (`FoundShards.indexes`) are
     checked first."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # Its parent holds the lock and waits for it.
+        # The parent process holds the lock and waits for it.
         raise BadSource(_NO_GUARD)
     given = Path(indexes) if indexes and not is_remote(indexes) else None
     # Without the lock, as it takes a request to the store for each shard. The first one opens the

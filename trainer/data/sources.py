@@ -163,7 +163,7 @@ def reached(url: str) -> AbstractContextManager[None]:
                 " for a store also the network, the credentials and the endpoint"
             )
         if isinstance(error, ValueError | ImportError):
-            # Of an unknown protocol, or of one without an installed client.
+            # The protocol is unknown, or its client is not installed.
             return WrongUse(f"{url} cannot be used: {error}")
         return None
 

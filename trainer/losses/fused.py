@@ -70,10 +70,8 @@ class TritonPasses:
         """See `chunked.Passes`. The gradient overwrites the logits."""
         c, n = tile.s_cn.shape
         # Blocks are independent, so the shape only bounds the registers of a program.
-        rows, columns = (
-            16,
-            128,
-        )
+        rows = 16
+        columns = 128
         with _on(tile.s_cn):
             _gradient[(triton.cdiv(n, columns), triton.cdiv(c, rows))](
                 tile.s_cn, *_hashes(tile), omega.contiguous(), sum_hard, sum_weights, tile.first, c,

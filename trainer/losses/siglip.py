@@ -92,7 +92,7 @@ def _tile(
         excluded.diagonal(offset)[: len(x)] = True
     else:
         excluded = duplicates(mine, all_of)  # includes the diagonal
-    # Log sigmoid(inf) is 0, and so is its gradient.
+    # log sigmoid(inf) is 0, and so is its gradient.
     negatives = logits.masked_fill(excluded, -math.inf)
     loss = -logsigmoid(positive) - logsigmoid(-negatives).sum(dim=1)
     return loss, positive > negatives.amax(dim=1)

@@ -126,10 +126,8 @@ class _States:
         self.heads = np.full(tokens, _NONE)
         self.moves = np.full(tokens, ROOT)
         # The child attached last.
-        self._left, self._right = (
-            np.full(tokens, _NONE),
-            np.full(tokens, _NONE),
-        )
+        self._left = np.full(tokens, _NONE)
+        self._right = np.full(tokens, _NONE)
         self._before = np.full(tokens, _NONE)  # the previous right child of the same head
         self._starts = np.zeros(tokens, bool)  # a sentence
         # And came back to the buffer: it must not be shifted again.

@@ -112,7 +112,7 @@ def _fit(
     nearly closed."""
     x, y = points.T
     system = np.stack((x, y, np.ones_like(x)), axis=1)
-    # X^2 + y^2 = a x + b y + c.
+    # x^2 + y^2 = a x + b y + c.
     a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])
     centre_x = a / 2
     centre_y = b / 2

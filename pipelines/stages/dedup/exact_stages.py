@@ -183,7 +183,7 @@ class KeyStage(Stage):
             else {}
         )
         pairs = spread(every.keys(unit, digests))
-        # Of the survivors; their images were read if needed.
+        # The survivors alone; their images were read if needed.
         known = _read_keys(self.layout, PAIR, unit, 0, PARTS)
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)

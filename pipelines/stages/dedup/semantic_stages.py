@@ -179,7 +179,7 @@ class CentroidStage(_OfEmbeddings):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         names = [planned.name for planned in self._plan.units if planned.name not in self.skip]
-        # What competes now, whatever other presets have embedded.
+        # The images that compete now, whatever other presets have embedded.
         rows = sum(map(self._count, names))
         clusters = cluster_count(rows, self.rule.clusters)
         share = min(1.0, clusters * self.rule.points / max(rows, 1))

@@ -347,10 +347,8 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             [(caption or "")[:MOST_CHARS] for caption in rows["caption"].to_pylist()]
         )
         # Without text they are the same.
-        whole, last = (
-            [one for one, *_ in found],
-            [one for *_, one in found],
-        )
+        whole = [one for one, *_ in found]
+        last = [one for *_, one in found]
         images, masked, captions = (
             vectors(some, self._encoder.dimension) for some in (whole, last, texts)
         )

@@ -92,7 +92,7 @@ def test_11_point_average_precision_equals_its_definition_over_sklearns_curve(se
     labels = generator.integers(2, size=(n, 1)).astype(bool)
     labels[0] = True
     precision, recall, _ = sklearn.precision_recall_curve(labels[:, 0], scores[:, 0])
-    # Sklearn appends (1, 0), which no threshold reaches.
+    # sklearn appends (1, 0), which no threshold reaches.
     precision, recall = (
         precision[:-1],
         recall[:-1],

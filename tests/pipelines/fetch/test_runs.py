@@ -106,10 +106,8 @@ def test_urls_give_what_images_at_hand_give(
         caption = captions[n]
         if n == 7:
             # 512 x 9 once reduced, where 10 is the least side.
-            size, caption = (
-                (1_600, 28),
-                SENTENCE,
-            )
+            size = (1_600, 28)
+            caption = SENTENCE
         body = draw(tmp_path / "images" / f"{n}.jpg", text, size).read_bytes()
         url = web.page(f"/{n}.jpg", body)
         rows.append({"n": n, "caption": caption, "url": url, "image_path": f"images/{n}.jpg"})

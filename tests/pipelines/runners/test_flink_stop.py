@@ -112,7 +112,7 @@ def start(flink_cluster: str, tmp_path: Path) -> Iterator[Callable[..., subproce
                 [*words, *more],
                 cwd=REPOSITORY,
                 env=environment,
-                # Nohup would have it ignored.
+                # nohup would have it ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
                 **piped,
             )

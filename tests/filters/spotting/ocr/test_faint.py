@@ -87,10 +87,8 @@ def test_of_a_line_found_twice_the_closer_look_counts_and_of_a_piece_the_first()
     again = box(12, 11, 95, 29)
     other = box(10, 60, 90, 80)
     # The middle of either lies in the other.
-    piece, new = (
-        box(30, 61, 72, 79),
-        box(100, 100, 150, 120),
-    )
+    piece = box(30, 61, 72, 79)
+    new = box(100, 100, 150, 120)
     merged = merge([line, other], [again, piece, new])
     assert [one[0].tolist() for one in merged] == [one[0].tolist() for one in (other, again, new)]
 

@@ -70,7 +70,8 @@ def _found(files: list[bytes], ranges: int, batch: int) -> pa.Table:
     tables = []
     width = PARTS // ranges
     for cut in range(ranges):
-        first, end = cut * width, (cut + 1) * width
+        first = cut * width
+        end = (cut + 1) * width
         slices = []
         for unit, file in enumerate(files):
             of_range = read_slice(partial(_part, file), KEY, PARTS, first, end, "file")
