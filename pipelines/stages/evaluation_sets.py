@@ -1,6 +1,7 @@
 """Evaluation sets that `--decontaminate` names, and the table of their fingerprints in OUTPUT.
 
-Names of tasks are the evaluation's, whose `eval.images` reads their data.
+Names of tasks are the evaluation's, whose `eval.images` reads their data. It is imported where the
+driver reads sets, since workers import this module too and `eval` does not travel to them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from open_diht.common.naming import counted, listing
 from open_diht.common.shard_index import stamp_of
 from open_diht.common.spelling import spelled_option
 from open_diht.common.stores import in_words, translated
-from open_diht.eval.errors import DataBroken
-from open_diht.eval.images import image_sets
 from open_diht.filters import copies
 from open_diht.filters.spotting.decode import UnreadableImage
 from open_diht.pipelines.stages.encoders import BATCH, Encoder, find_encoder
@@ -81,6 +80,9 @@ def find_sets(text: str) -> list[EvaluationSet]:
         with _reading(word):
             found.append(_of_path(path, word))
     if tasks:
+        from open_diht.eval.errors import DataBroken
+        from open_diht.eval.images import image_sets
+
         try:
             sets = image_sets(tasks)
         except (WrongUse, DataBroken, OSError) as error:
@@ -248,6 +250,9 @@ def _rows(text: str) -> Iterator[Row]:
 
 def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
     """Yield the images of tasks. Raise WrongUse, in one line, if one cannot be read."""
+    from open_diht.eval.errors import DataBroken
+    from open_diht.eval.images import image_sets
+
     try:
         for one in image_sets(tasks):
             for item, image, captions in one.rows():

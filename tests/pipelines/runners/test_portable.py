@@ -1,5 +1,6 @@
 """How a job on Prism or Flink is watched: one whose workers are gone does not go on for ever."""
 
+import ast
 import math
 import signal
 import subprocess
@@ -159,6 +160,19 @@ def test_the_wheel_installs_every_package_that_workers_run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == code_digest()
+
+
+def test_what_workers_import_at_once_travels_to_them():
+    """An import within a function may name another folder: what only the driver calls."""
+    files = portable.code_files()
+    tops = {name.partition("/")[0] for name in files}
+    for name, path in files.items():
+        if name.endswith(".py"):
+            for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(statement, ast.ImportFrom):
+                    package, _, module = (statement.module or "").partition(".")
+                    top = module.partition(".")[0]
+                    assert package != "open_diht" or not top or top in tops, f"{name}: {module}"
 
 
 def test_a_change_of_the_package_itself_is_another_version(
