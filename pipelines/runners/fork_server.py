@@ -24,6 +24,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import ClassVar, NoReturn
@@ -53,8 +54,12 @@ class ForkServer:
 
     @classmethod
     def branch_off(cls) -> None:
-        """Fork the server from this process. Call it after all imports and before any thread
-        starts, because a fork inherits locks of threads that it does not have."""
+        """Fork the server from this process, after all imports. Do nothing where a server runs
+        already, or where threads do, as in a notebook: a fork inherits the locks of threads that it
+        does not have, and gRPC, so a worker would answer nothing, for ever. `running` then starts a
+        new process, which takes seconds."""
+        if threading.active_count() > 1 or (cls._running and not cls._running._has_ended()):
+            return
         # the collector never scans imported objects again, so workers keep sharing their memory
         gc.freeze()
         ours, theirs = socket.socketpair()
