@@ -19,6 +19,7 @@ import pytest
 
 from open_diht.common.files import temporary_beside
 from open_diht.pipelines.store.commit import (
+    _TRIES,
     TableFile,
     publish_first,
     publish_json,
@@ -156,7 +157,8 @@ class _Plain(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers["If-Match"] or self.headers["If-None-Match"]:
+        conditional = self.headers["If-Match"] or self.headers["If-None-Match"]
+        if conditional or self.server.refuses_all:
             status, code = self.server.refusal
             self.server.refused.append(self._key())
             return self._answer(
@@ -204,6 +206,7 @@ def plain(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.objects = {}
     server.refused = []
     server.refusal = request.param
+    server.refuses_all = False
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
     ).start()
@@ -227,6 +230,23 @@ def test_a_store_without_conditional_puts_has_the_check_alone(plain: Any) -> Non
     assert read_json(root / "plan.json") == 1
     with output_lock(Layout(root), shared=False), pytest.raises(Busy):
         output_lock(Layout(root), shared=False).__enter__()
+
+
+def test_a_store_that_refuses_every_put_is_an_error_with_and_without_conditions(plain: Any) -> None:
+    root = store_path(f"s3://full{plain.refusal[0]}/out")
+    plain.refuses_all = True
+    for path in (root / "a.json", root / "b.json"):  # the second one is put without a condition
+        with pytest.raises(OSError, match="no conditions"):
+            publish_json(path, 1)
+    assert plain.objects == {} and len(plain.refused) == 3
+
+
+def test_another_refusal_keeps_the_conditions(plain: Any) -> None:
+    root = store_path(f"s3://taken{plain.refusal[0]}/out")
+    plain.refusal = (412, "PreconditionFailed")
+    with pytest.raises(OSError, match="no conditions"):
+        publish_json(root / "a.json", 1)
+    assert plain.objects == {} and len(plain.refused) == _TRIES
 
 
 @pytest.fixture
