@@ -248,17 +248,33 @@ class Decisions:
     overlaps: NDArray[np.int64]
     """(n,): characters of the longest match of caption and text in the image. It is `NOT_READ` if
     the image was not read, or if a filter on captions or columns rejects the row."""
+    rows: pa.Table
+    """The n rows. A row that has several captions has the one that its decision is about."""
     found: NDArray[np.int64] | None = None
-    """(n,): index of each row's record, or -1 if a filter on captions or columns rejects the row.
-    None: no records."""
+    """(n,): index of each row's record in `records`, or -1 if a filter on captions or columns
+    rejects the row. None: no records."""
+    records: pa.Table | None = None
+    """Rows of `RECORD`, of images. None: images decide nothing."""
     measured: dict[str, pa.Array] = field(default_factory=dict)
     """The numbers of `MeasuringFilter`s by column, (n,) each, null also for rows that an earlier
     filter rejects."""
-    rows: pa.Table | None = None
-    """The rows with the one caption that their decision is about, or None if all have one caption
-    each."""
     each: EachCaption | None = None
     """The decision on every caption, or None if rows have one caption each."""
+
+    @property
+    def passed(self) -> Bools:
+        """(n,): whether a row passes all filters."""
+        return np.asarray(self.reasons == NO_REASON)
+
+    def unreadable(self) -> dict[int, tuple[str, str]]:
+        """Return the error and its message for each row whose image cannot be read, by the index of
+        the row."""
+        if self.records is None or self.found is None:
+            return {}
+        dead = np.flatnonzero(self.reasons == DEAD)
+        theirs = self.records.take(pa.array(self.found[dead]))
+        why = zip(theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True)
+        return dict(zip(dead.tolist(), why, strict=True))
 
 
 def apply_cascade(
@@ -277,13 +293,16 @@ def apply_cascade(
         rows: n rows with `caption`, the columns of `filters.captions.annotate.SCHEMA` if `stages`
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
-        records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing.
-            preset: the filters and their thresholds. stages: the stages that decide. Without
-            "captions", filters that need annotations are skipped. Image filters
-            decide only if there are records. Conditions on columns and `own` always decide.
-        own: filters of stage `score` and of the user's stages. Each decides the rows that earlier
-            filters keep. layout: the output folder, which holds the annotations that `own` reads.
-            unit: name of the unit of the rows, for `own`.
+        records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing,
+            or do not decide yet.
+        preset: the filters and their thresholds.
+        stages: the stages that decide. Without "captions", filters that need annotations are
+            skipped. Image filters decide only if there are records. Conditions on columns and `own`
+            always decide, and rows without a caption are always rejected.
+        own: filters of stages, which decide in addition to the preset. Each decides the rows that
+            earlier filters keep.
+        layout: the output folder, which holds the annotations that `own` reads.
+        unit: name of the unit of the rows, for `own`.
 
     Returns:
         The decisions and their evidence. A row has evidence only up to the stage whose filter
@@ -301,13 +320,12 @@ def apply_cascade(
         decided = _apply_images(captions, records, decided, preset)
     if owners is not None:
         decided = _one_of_each(captions, owners, decided, preset)
-        rows = decided.rows
     reasons = decided.reasons
     measured = dict[str, pa.Array]()
     for one in own:
         assert layout is not None
         alive = np.flatnonzero(reasons == NO_REASON)
-        mine = rows.take(pa.array(alive))
+        mine = decided.rows.take(pa.array(alive))
         values = one.measured(layout, unit, mine) if isinstance(one, MeasuringFilter) else None
         if isinstance(one, DecidesByNumbers):
             reasons[alive] = one.reasons_of(values)
@@ -351,27 +369,22 @@ def _one_of_each(
                 for n, v in values.items()
             }
         )
-    return Decisions(
-        decided.reasons[best],
-        counts,
-        decided.asked[best],
-        decided.overlaps[best],
-        None if decided.found is None else decided.found[best],
+    return replace(
+        decided,
+        reasons=decided.reasons[best],
+        counts=counts,
+        asked=decided.asked[best],
+        overlaps=decided.overlaps[best],
         rows=captions.take(pa.array(best)),
+        found=None if decided.found is None else decided.found[best],
         each=EachCaption(owners, captions["caption"].combine_chunks(), decided.reasons),
     )
 
 
-def apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions and manifest columns, with `annotated` also those that need
-    annotations. Rows without a caption are always rejected."""
-    captions, owners = each_caption(rows)
-    decided = _apply_caption_filters(captions, preset, annotated)
-    return decided if owners is None else _one_of_each(captions, owners, decided, preset)
-
-
 def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> Decisions:
-    """Apply the filters on captions to rows with one caption each; see `apply_caption_filters`."""
+    """Apply the filters on captions and manifest columns to rows with one caption each, with
+    `annotated` also those that need annotations."""
+    given = rows
     rejected = {one.reason: one.rejects(CaptionEvidence(rows, None)) for one in preset.columns}
     asked = np.ones(rows.num_rows, bool)
     for by_column in rejected.values():
@@ -389,7 +402,8 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
         if annotated or not one.needs_annotations:
             known = rejected.get(one.reason)
             reasons[one.rejects(evidence) if known is None else known] = one.reason
-    return Decisions(reasons, evidence.decided, asked, np.full(rows.num_rows, NOT_READ, np.int64))
+    overlaps = np.full(rows.num_rows, NOT_READ, np.int64)
+    return Decisions(reasons, evidence.decided, asked, overlaps, given)
 
 
 def _apply_images(
@@ -408,7 +422,7 @@ def _apply_images(
     reasons[alive], overlaps[alive] = apply_image_filters(
         captions, records.take(pa.array(found[alive])), preset
     )
-    return replace(decided, found=found)
+    return replace(decided, found=found, records=records)
 
 
 def apply_image_filters(

@@ -19,21 +19,16 @@ their reasons."""
 REJECTED_CAPTION = pa.struct([("caption", pa.string()), ("reason", pa.string())])
 
 
-def output_rows(
-    original: pa.Table,
-    rows: pa.Table,
-    records: pa.Table | None,
-    decisions: Decisions,
-    caption_column: str | None,
-) -> pa.Table:
-    """Return the rows with the original columns and the added ones. An original column with an
-    added name is renamed, see `making_way`. A string column `caption` that is the caption itself is
-    not kept twice. `rows` are the same rows with `uid` and the decided `caption`. `caption_column`
-    is the original column that holds the caption, None if several columns do."""
+def output_rows(original: pa.Table, decisions: Decisions, caption_column: str | None) -> pa.Table:
+    """Return the rows of `decisions` with the original columns and the added ones. An original
+    column with an added name is renamed, see `making_way`. A string column `caption` that is the
+    caption itself is not kept twice. `caption_column` is the original column that holds the
+    caption, None if several columns do."""
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
     own = OURS if decisions.each is None else (*OURS, *SEVERAL)
     columns = making_way(original, (*own, *decisions.measured, "stage", "reason", *COPIES.names))
+    rows = decisions.rows
     n = rows.num_rows
     decided = decisions.counts
     texts = pa.list_(pa.string())
@@ -55,7 +50,7 @@ def output_rows(
         "attributes": (
             _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs)
         ),
-        "spotted": _spotted(records, decisions, n),
+        "spotted": _spotted(decisions),
         "overlap": pa.array(decisions.overlaps, pa.int32(), mask=decisions.overlaps == NOT_READ),
         **decisions.measured,
     }
@@ -116,10 +111,11 @@ def rejected_rows(
     return table
 
 
-def _spotted(records: pa.Table | None, decisions: Decisions, n: int) -> pa.Array:
+def _spotted(decisions: Decisions) -> pa.Array:
+    records = decisions.records
     found = decisions.found
     if records is None or found is None:
-        return pa.nulls(n, SPOTTED)
+        return pa.nulls(decisions.rows.num_rows, SPOTTED)
     lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
     slim = [
         None if row is None else [{"text": line["text"], "score": line["score"]} for line in row]

@@ -21,10 +21,7 @@ from open_diht.common.naming import listing
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import (
-    DEAD,
-    NO_REASON,
     RECORD,
-    apply_caption_filters,
     apply_cascade,
     refuse_scores,
 )
@@ -183,15 +180,11 @@ class Cat:
         stages = ("captions",) if files is None else ("captions", "spotting")
         with _Models.lock:
             decided = apply_cascade(rows, records, self.preset, stages)
-            table = output_rows(rows.select([]), rows, records, decided, None)
-            for index, row in enumerate(ordinals.tolist()):
-                reason = decided.reasons[index]
-                if reason == DEAD and records is not None and decided.found is not None:
-                    reason = records["status"][
-                        int(decided.found[index])
-                    ].as_py()  # it names the error
-                if reason != NO_REASON:
-                    reasons.setdefault(row, reason)
+            table = output_rows(rows.select([]), decided, None)
+            errors = decided.unreadable()
+            for index in np.flatnonzero(~decided.passed).tolist():
+                reason, *_ = errors.get(index, (decided.reasons[index],))
+                reasons.setdefault(int(ordinals[index]), reason)
             # Restore the order of the captions; unreadable ones become rows of null.
             where = np.full(n, -1)
             where[ordinals] = np.arange(len(ordinals))
@@ -245,9 +238,8 @@ class Cat:
         """Run OCR on the images of rows that pass the caption filters. Return a table of
         `RECORD`."""
         with _Models.lock:
-            passed = np.flatnonzero(
-                apply_caption_filters(rows, self.preset, True).reasons == NO_REASON
-            ).tolist()
+            decided = apply_cascade(rows, None, self.preset, ("captions",))
+            passed = np.flatnonzero(decided.passed).tolist()
         asked = ((row, image_file(images[row]), None) for row in passed)
         return pa.Table.from_pylist(list(read_texts(_Models.spotter(self.ocr), asked)), RECORD)
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
-from open_diht.filters.cascade import NO_REASON, apply_caption_filters
+from open_diht.filters.cascade import apply_cascade
 from open_diht.filters.presets import load_preset
 from tests.pipelines.conftest import Filtered, filter_manifest
 
@@ -114,9 +114,7 @@ def test_filter_from_python_asks_for_the_second_opinion_of_its_preset(sample, st
         [caption or "" for caption in captions]
     )
     table = annotations.append_column("caption", pa.array(captions, pa.string()))
-    kept = np.flatnonzero(
-        apply_caption_filters(table, load_preset("precise"), True).reasons == NO_REASON
-    )
+    kept = np.flatnonzero(apply_cascade(table, None, load_preset("precise"), ["captions"]).passed)
     assert [line for line in shown[:-1] if not line.startswith("    ")] == [
         captions[place] for place in kept
     ]

@@ -1,7 +1,7 @@
 """Collect example rows of each reason, with all evidence, for the report."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -9,12 +9,10 @@ import pyarrow as pa
 
 from open_diht.filters.captions.explain import explain
 from open_diht.filters.cascade import (
-    NO_REASON,
-    Decisions,
     MeasuringFilter,
     NotLookedAt,
     StageFilter,
-    apply_caption_filters,
+    apply_cascade,
     cascade,
     with_one_caption,
 )
@@ -83,15 +81,11 @@ def collect_examples(
         measured = _measured(layout, name, rows, stage_filters)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, shown))
         for ordinal, reason in mine:
-            one = with_one_caption(
-                rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
+            one = rows.slice(place_of[ordinal], 1)
+            example = example_of(
+                one, record_of.get(ordinal), preset, stages, measured.get(ordinal, {})
             )
-            decisions = apply_caption_filters(one, preset, "captions" in stages)
-            # Else records of its image are of an earlier run.
-            passed = decisions.reasons[0] == NO_REASON
-            example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)
-            example["measured"] = measured.get(ordinal, {}) if passed else {}
             examples[reason].append(example)
     return examples
 
@@ -124,10 +118,19 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 
 def example_of(
-    one_row: pa.Table, preset: Preset, decisions: Decisions, record: Reading | None
+    one_row: pa.Table,
+    record: Reading | None,
+    preset: Preset,
+    stages: Collection[str],
+    measured: Mapping[str, float | str | None] | None = None,
 ) -> Example:
-    """Return a row as the report shows it: the graph of its caption, the spotted text and the
-    overlap. `record` is its row of `RECORD`, or None to leave out what was read in its image."""
+    """Return a row as the report shows it: the graph of its caption, the spotted text, the overlap
+    and the numbers that stages have `measured`. `record` is its row of `RECORD`, or None if its
+    image was not read."""
+    one_row = with_one_caption(one_row, record, preset, stages)
+    decisions = apply_cascade(one_row, None, preset, stages)
+    if not decisions.passed[0]:  # what later stages have stored is of an earlier run
+        record, measured = None, None
     row = one_row.to_pylist()[0]
     decided = decisions.counts if decisions.asked[0] else None
     if decided is None:  # leave out annotations that only an earlier run may have made
@@ -154,7 +157,7 @@ def example_of(
         "overlap": None,
         "overlap_text": "",
         "overlap_span": None,
-        "measured": {},
+        "measured": dict(measured or {}),
         "message": (record["message"] or "") if record else "",
     }
     if record and record["status"] == "ok":

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from open_diht.filters.cascade import (
     DEAD,
-    NO_REASON,
     NOT_READ,
     Decisions,
     StageFilter,
@@ -146,27 +145,20 @@ class DecideStage(Stage):
                         )
                     lost.append(passed)
                     done += len(batch.ordinals)
-                    decisions, rows, good, bad = self.decide(
+                    decisions, good, bad = self.decide(
                         unit, batch.table, rows, records, duplicates, caption_column
                     )
-                    reasons = decisions.reasons
-                    found = decisions.found
+                    rows = decisions.rows
                     kept.write(good)
                     rejected.write(bad)
-                    tally.kept += rows["ordinal"].filter(pa.array(reasons == NO_REASON)).to_pylist()
-                    gone = np.flatnonzero(reasons == DEAD)
-                    if len(gone) and records is not None and found is not None:
-                        theirs = records.take(pa.array(found[gone]))
-                        why = zip(
-                            theirs["status"].to_pylist(), theirs["message"].to_pylist(), strict=True
-                        )
+                    tally.kept += rows["ordinal"].filter(pa.array(decisions.passed)).to_pylist()
+                    if errors := decisions.unreadable():
+                        gone = rows.take(pa.array([*errors]))
                         lose(
                             "spotting",
-                            dead_letters(
-                                rows.take(pa.array(gone)), span.path, unit, "spotting", why
-                            ),
+                            dead_letters(gone, span.path, unit, "spotting", errors.values()),
                         )
-                    self._count(tally, rows, decisions)
+                    self._count(tally, decisions)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Images are in separate pages, which may be damaged while those of the captions are
@@ -207,21 +199,19 @@ class DecideStage(Stage):
         records: pa.Table | None,
         duplicates: Mapping[str, pa.Table],
         caption_column: str | None,
-    ) -> tuple[Decisions, pa.Table, pa.Table, pa.Table]:
-        """Return the decisions on annotated rows of a unit, the rows with the one caption that each
-        decision is about, and the rows as kept/ and rejected/ have them. For `original` and
-        `caption_column` see `output_rows`.
-        """
+    ) -> tuple[Decisions, pa.Table, pa.Table]:
+        """Return the decisions on annotated rows of a unit, and the rows of kept/ and rejected/.
+        For `original` and `caption_column` see `output_rows`."""
         decisions = apply_cascade(
             rows, records, self.preset, self.stages, self.own, self.layout, unit
         )
-        rows = rows if decisions.rows is None else decisions.rows
-        copies = reject_duplicates(rows, decisions.reasons, duplicates, unit)
-        table = output_rows(original, rows, records, decisions, caption_column)
+        copies = reject_duplicates(decisions.rows, decisions.reasons, duplicates, unit)
+        table = output_rows(original, decisions, caption_column)
         rejected = rejected_rows(table, decisions.reasons, self._stage_of, copies)
-        return decisions, rows, table.filter(pa.array(decisions.reasons == NO_REASON)), rejected
+        return decisions, table.filter(pa.array(decisions.passed)), rejected
 
-    def _count(self, tally: Tally, rows: pa.Table, decisions: Decisions) -> None:
+    def _count(self, tally: Tally, decisions: Decisions) -> None:
+        rows = decisions.rows
         counts = decisions.counts
         overlaps = decisions.overlaps
         reasons = decisions.reasons.tolist()

@@ -22,7 +22,7 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.naming import counted, listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.base import CaptionFilter
-from open_diht.filters.cascade import NO_REASON, NotLookedAt, apply_caption_filters
+from open_diht.filters.cascade import NotLookedAt, apply_cascade
 from open_diht.filters.presets import Preset, load_preset
 from open_diht.filters.several_captions import OTHER_CAPTIONS
 from open_diht.pipelines.datasets import Dataset
@@ -127,6 +127,7 @@ class WantedRows:
         unit, number = place_of(image_unit)
         first = number * image_rows
         stop = (number + 1) * image_rows
+        stages = ("captions",) if self.captions_decide else ()
         columns = None if self.captions_decide else ["ordinal", "caption", OTHER_CAPTIONS]
         found = [np.empty(0, np.int64)]
         for rows in annotated_rows(
@@ -135,9 +136,7 @@ class WantedRows:
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             survive = np.zeros(rows.num_rows, bool)
             for preset in self._presets:
-                survive |= (
-                    apply_caption_filters(rows, preset, self.captions_decide).reasons == NO_REASON
-                )
+                survive |= apply_cascade(rows, None, preset, stages).passed
             found.append(ordinals[survive & (ordinals >= first) & (ordinals < stop)])
         return np.concatenate(found)
 

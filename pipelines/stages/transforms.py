@@ -31,11 +31,8 @@ from open_diht.common.naming import listing
 from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.cascade import (
-    DEAD,
-    NO_REASON,
     RECORD,
     NotLookedAt,
-    apply_caption_filters,
     apply_cascade,
     refuse_scores,
     stage_of,
@@ -277,8 +274,7 @@ class _Spot(beam.DoFn):
         if self.preset is None:
             return np.arange(table.num_rows)
         batch, rows = _rows(table, self.dataset, self.preset, annotated=True)
-        passed = apply_caption_filters(rows, self.preset, True).reasons == NO_REASON
-        return batch.ordinals[passed.astype(bool)]
+        return batch.ordinals[apply_cascade(rows, None, self.preset, ("captions",)).passed]
 
 
 @dataclass(eq=False)
@@ -309,24 +305,12 @@ class _Decide(beam.DoFn):
                 f"captions pass preset {self.preset.name} whose images SpotText has not read; give"
                 " it the same preset"
             ) from error
-        output = output_rows(
-            _own(batch.table), rows, records, decisions, self.dataset.roles.caption
-        )
+        output = output_rows(_own(batch.table), decisions, self.dataset.roles.caption)
         lost = [(row.ordinal, "manifest", str(row.error), row.message) for row in batch.bad]
-        dead = np.flatnonzero(decisions.reasons == DEAD)
-        if records is not None and decisions.found is not None:
-            theirs = (
-                records.select(["status", "message"])
-                .take(pa.array(decisions.found[dead]))
-                .to_pylist()
-            )
-            places = batch.ordinals[dead].tolist()
-            lost += [
-                (place, "spotting", row["status"], row["message"])
-                for place, row in zip(places, theirs, strict=True)
-            ]
+        for row, why in decisions.unreadable().items():
+            lost.append((int(batch.ordinals[row]), "spotting", *why))
         return {
-            "kept": output.filter(pa.array((decisions.reasons == NO_REASON).astype(bool))),
+            "kept": output.filter(pa.array(decisions.passed)),
             "rejected": rejected_rows(output, decisions.reasons, self._stage_of),
             "dead_letter": _dead_letters(_own(table), lost),
         }

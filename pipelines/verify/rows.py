@@ -26,7 +26,7 @@ from open_diht.filters.captions.annotate import SCHEMA, provenance
 from open_diht.filters.captions.opinion import OpinionMissing
 from open_diht.filters.captions.parse import ModelMissing
 from open_diht.filters.cascade import DEAD as GONE
-from open_diht.filters.cascade import NO_REASON, stage_of
+from open_diht.filters.cascade import stage_of
 from open_diht.filters.decontamination import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.dedup import COPIES
 from open_diht.filters.output import OURS, SEVERAL
@@ -246,16 +246,17 @@ class Rows:
             None if info is None or self.dataset.several_captions else info.roles.caption
         )
         duplicates = self._stage.duplicates(self.plan.number(unit))
-        decisions, _, kept, rejected = self._stage.decide(
+        decisions, kept, rejected = self._stage.decide(
             unit, original, stored, records, duplicates, caption_column
         )
         reasons = decisions.reasons
+        passed = decisions.passed
         own = [*OURS, *SEVERAL, *decisions.measured, "stage", "reason", *COPIES.names]
         all_ordinals = np.asarray(rows["ordinal"])
         ends = np.asarray(rows["end"])
         for kind, now, is_now in (
-            (KEPT, kept, reasons == NO_REASON),
-            (REJECTED, rejected, (reasons != NO_REASON) & (reasons != GONE)),
+            (KEPT, kept, passed),
+            (REJECTED, rejected, ~passed & (reasons != GONE)),
         ):
             path = self.layout.part(kind, unit)
             mine = all_ordinals[ends == kind]
@@ -285,7 +286,7 @@ class Rows:
                         and batch is not None
                     ):
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
-                elif reasons[place] == NO_REASON and reason not in self._known:
+                elif passed[place] and reason not in self._known:
                     why = (
                         "by a stage that is not of this program, or by evaluation sets whose table"
                         " is missing"

@@ -6,7 +6,6 @@ import contextlib
 import numpy as np
 import pyarrow.compute as pc
 
-from open_diht.filters.cascade import apply_caption_filters, with_one_caption
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
 from open_diht.pipelines.output import UNDECIDED, UNREADABLE, Output
@@ -70,9 +69,7 @@ def evidence_of(output: Output, place: Place) -> Example | None:
     )
     if records is not None:
         record = next(iter(records.filter(pc.equal(records["ordinal"], ordinal)).to_pylist()), None)
-    rows = with_one_caption(rows, record, output.preset, output.stages if asked else ())
-    decisions = apply_caption_filters(rows, output.preset, asked)
-    example = example_of(rows, output.preset, decisions, record)
+    example = example_of(rows, record, output.preset, output.stages if asked else ())
     with contextlib.suppress(ImageNotShown):
         example["image"] = image_of(output, place.unit, ordinal)
     return example

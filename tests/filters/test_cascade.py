@@ -17,7 +17,6 @@ from open_diht.filters.cascade import (
     NotLookedAt,
     Reasons,
     Step,
-    apply_caption_filters,
     apply_cascade,
     apply_image_filters,
     cascade,
@@ -57,7 +56,7 @@ def test_first_reason_of_the_cascade_counts():
         _row("red dog", **_DOG, **_RED),
         _row("a dog runs", **_DOG, **_RUNS),
     )
-    asked = apply_caption_filters(rows, PAPER, True)
+    asked = apply_cascade(rows, None, PAPER, ["captions"])
     assert asked.reasons.tolist() == [
         "no_caption",
         "caption_length",
@@ -65,7 +64,7 @@ def test_first_reason_of_the_cascade_counts():
         "action",
         NO_REASON,
     ]
-    alone = apply_caption_filters(rows, PAPER, False)
+    alone = apply_cascade(rows, None, PAPER, [])
     assert (
         alone.reasons.tolist() == ["no_caption", "caption_length", NO_REASON, NO_REASON, NO_REASON]
         and alone.counts is None
@@ -74,7 +73,7 @@ def test_first_reason_of_the_cascade_counts():
 
 def test_the_longest_caption_counts_characters_not_bytes():
     rows = _rows(_row("\U0001f415" * 4_096), _row("\U0001f415" * 4_097))
-    assert apply_caption_filters(rows, PAPER, False).reasons.tolist() == [
+    assert apply_cascade(rows, None, PAPER, []).reasons.tolist() == [
         NO_REASON,
         "caption_length",
     ]
@@ -144,7 +143,7 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read():
 
 
 def test_no_rows():
-    assert apply_caption_filters(_rows(), PAPER, True).reasons.tolist() == []
+    assert apply_cascade(_rows(), None, PAPER, ["captions"]).reasons.tolist() == []
     assert apply_image_filters([], RECORD.empty_table(), PAPER)[0].tolist() == []
 
 

@@ -1,9 +1,11 @@
-"""Decisions depend on a row alone: not on batches, units, workers, or the order of rows."""
+"""Decisions depend on a row alone: not on batches, units, workers, the order of rows, or on who
+asks."""
 
 import json
 import random
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from open_diht import Cat
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.stages import captions as caption_stage
 from open_diht.pipelines.stages import decide as decide_stage
+from open_diht.pipelines.stages.image_records import decided_rows
+from open_diht.pipelines.stages.segments import WantedRows
+from open_diht.pipelines.store.layout import image_unit_name
+from open_diht.pipelines.verify.command import verify
+from open_diht.pipelines.verify.options import parse
+from open_diht.pipelines.view.controls import as_yaml
+from open_diht.pipelines.view.thresholds import decide, draw
 
 ROWS = 80
 
@@ -66,6 +79,50 @@ def test_batches_units_and_order(batch, unit, group, seed, texts, whole, filteri
         source = _write(Path(folder) / "a.parquet", texts, order, group)
         result = filtering(source, Path(folder) / "out", stages=("captions",), unit_rows=unit)
         assert _said_of_rows(result) == whole
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_who_ask_decide_as_a_run_does(seed, texts, tmp_path, filtering):
+    dice = random.Random(seed)
+    least = dice.choice([None, 10.0, 70.0])
+    paper = load_preset("paper")
+    rule = replace(
+        paper.captions,
+        min_complexity=dice.randrange(4),
+        min_actions=dice.randrange(3),
+        min_action_score=dice.choice([0.0, 0.5, 0.9]),
+        max_chars=dice.choice([40, 4_096]),
+    )
+    columns = () if least is None else (ColumnCondition(reason="n", min=least),)
+    preset = replace(paper, captions=rule, columns=columns, foresee=())
+    numbers = list(range(ROWS))
+    source = _write(tmp_path / "a.parquet", texts, numbers, ROWS)
+    result = filtering(
+        source,
+        tmp_path / "out",
+        preset=as_yaml(preset),
+        stages=("captions",),
+        unit_rows=ROWS // 2,
+    )
+    written = result.verdicts()
+    output = Output(result.output)
+    of_cat = Cat(preset)(texts, columns={"n": numbers} if columns else None).reason
+    assert {n: reason or "kept" for n, reason in enumerate(of_cat)} == written
+    units = output.plan.units
+    viewed = decide(output, draw(output), preset).reasons
+    for first, unit, in_view in zip((0, ROWS // 2), units, viewed, strict=True):
+        expected = [written[first + n] for n in range(ROWS // 2)]
+        assert [reason or "kept" for reason in in_view] == expected
+        wanted = WantedRows(preset, True, annotations="")
+        asked = image_unit_name(unit.name, 0)
+        assert wanted.ordinals(output.layout, asked, ROWS).tolist() == [
+            n for n, reason in enumerate(expected) if reason == "kept"
+        ]
+        groups = decided_rows(output.layout, unit.name, [], preset, output.stages)
+        reasons = [reason for _, decisions in groups for reason in decisions.reasons]
+        assert [reason or "kept" for reason in reasons] == expected
+    found = verify(output.layout.root, parse([str(result.output)]))
+    assert not found.differences and found.sampled == ROWS
 
 
 def test_one_file_or_many(texts, whole, tmp_path, filtering):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from open_diht.common.command_line import WrongUse
 from open_diht.filters.captions.annotate import CaptionAnnotator
-from open_diht.filters.cascade import NO_REASON, apply_caption_filters, apply_cascade, cascade
+from open_diht.filters.cascade import NO_REASON, apply_cascade, cascade
 from open_diht.filters.output import output_rows
 from open_diht.filters.presets import load_preset
 from open_diht.filters.several_captions import OTHERS, nested
@@ -318,13 +318,12 @@ def test_every_caption_is_in_one_list_of_its_row(lists: list[list[str | None]]) 
     names = [*table.column_names, *annotations.column_names, OTHERS]
     rows = pa.table([*table.columns, *annotations.columns, others], names)
     decisions = apply_cascade(rows, None, PAPER, ("captions",))
-    assert decisions.reasons.tolist() == apply_caption_filters(rows, PAPER, True).reasons.tolist()
     reasons = dict.fromkeys((DOG, BOY), NO_REASON) | {
         CAR: "action",
         WALL: "complexity",
         None: "no_caption",
     }
-    out = output_rows(batch.table, decisions.rows, None, decisions, None).to_pylist()
+    out = output_rows(batch.table, decisions, None).to_pylist()
     for texts, row in zip(lists, out, strict=True):
         expected = captions_of({"caption": None, "more": texts})
         assert row["captions"] == [text for text in expected if reasons[text] == NO_REASON]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from open_diht.filters.cascade import NO_REASON, StageFilter
+from open_diht.filters.cascade import StageFilter
 from open_diht.filters.presets import Preset
 from open_diht.filters.several_captions import OTHER_CAPTIONS, OTHERS, captions_of
 from open_diht.pipelines.datasets import Dataset
@@ -169,7 +169,7 @@ class KeyStage(Stage):
             self.layout, unit, units, self.preset, self.stages, self.own
         ):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
-            kept.add(rows.filter(pa.array(decisions.reasons == NO_REASON)))
+            kept.add(rows.filter(pa.array(decisions.passed)))
         keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
         return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from open_diht.common.devices import Claim, gpus_of
-from open_diht.filters.cascade import NO_REASON
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NegativesRule
 from open_diht.pipelines.engine.progress import Heartbeat
@@ -78,7 +77,7 @@ class RowStage(Stage):
             self.layout, unit, image_units, self.preset, self.before
         ):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
-            mine = np.flatnonzero((decisions.reasons == NO_REASON) & np.isin(ordinals, scored))
+            mine = np.flatnonzero(decisions.passed & np.isin(ordinals, scored))
             reaching = np.empty(len(mine), ROW)
             if len(mine):
                 keys = random_order(rows["uid"].take(pa.array(mine)).to_pylist(), self.seed)

@@ -20,7 +20,6 @@ from open_diht.common.command_line import WrongUse
 from open_diht.common.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled_option
-from open_diht.filters.cascade import NO_REASON
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
 from open_diht.filters.spotting.decode import Pixels, UnreadableImage
@@ -281,8 +280,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
             self.layout, parent, [number], self.preset, self.before, span=(first, stop)
         )
         reaching = [
-            np.asarray(some["ordinal"])[decided.reasons == NO_REASON].astype(np.int64)
-            for some, decided in groups
+            np.asarray(some["ordinal"])[decided.passed].astype(np.int64) for some, decided in groups
         ]
         return np.concatenate(reaching)
 

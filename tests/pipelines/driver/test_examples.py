@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 
 from open_diht.filters.captions.annotate import CaptionAnnotator
-from open_diht.filters.cascade import apply_caption_filters
 from open_diht.filters.presets import load_preset
 from open_diht.pipelines.driver.examples import example_of
 from open_diht.pipelines.report.example import Example
@@ -21,8 +20,7 @@ def rows() -> pa.Table:
 
 
 def example(rows: pa.Table) -> Example:
-    preset = load_preset("strict")
-    return example_of(rows, preset, apply_caption_filters(rows, preset, True), None)
+    return example_of(rows, None, load_preset("strict"), ["captions"])
 
 
 def test_every_candidate_has_its_reasons(rows: pa.Table) -> None:
