@@ -38,6 +38,7 @@ TITLES = {
     "negatives": "Hard negatives",
     "fewshot": "Few-shot",
     "select": "Selection for a budget",
+    "weights": "Weights instead of verdicts",
 }
 GUESS = math.exp(math.lgamma(1001) / 1000)
 """Geometric-mean rank of a guess among the thousand test photographs."""

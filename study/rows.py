@@ -34,7 +34,10 @@ from open_diht.common.files import publish_json, published
 from open_diht.eval.errors import EvalError
 from open_diht.eval.records import software
 
-CLAIMS = ("cat", "rivals", "mix", "concepts", "teachers", "negatives", "fewshot", "select")
+CLAIMS = (
+    *("cat", "rivals", "mix", "concepts", "teachers", "negatives", "fewshot", "select"),
+    "weights",
+)
 """Names of the claims, in the order of the page."""
 CPU = "cpu"
 GPU = "gpu"

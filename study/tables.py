@@ -131,6 +131,10 @@ TABLES = {
         "fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"
     ),
     "select": Table("select", (("selected", "all"), ("selected", "kept"))),
+    "weights": Table(
+        "weights", tuple((arm, "all") for arm in ("score", "score-2", "cat", "score-cat"))
+    ),
+    "weights-verdicts": Table("weights", (("score", "best"), ("cat", "kept"))),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
 """The tables by their names on the pages, each a question with a correction of its own."""

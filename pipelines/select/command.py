@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import OK, WrongUse, command, number, say
 from open_diht.common.fields import NotNegative
-from open_diht.common.html.charts import Point, Series, line_chart
+from open_diht.common.html.charts import Point, Series, histogram, line_chart
 from open_diht.common.html.page import render_page
 from open_diht.common.lease import LeaseLost
 from open_diht.common.naming import counted
@@ -41,6 +41,16 @@ from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.select.options import parse
 from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
+from open_diht.pipelines.select.soft import (
+    MOST_READINGS,
+    STRENGTH,
+    Strength,
+    expected,
+    hashes,
+    ranks,
+    weight_of,
+    whole,
+)
 from open_diht.pipelines.stages.keys import uid_of
 from open_diht.pipelines.stages.rows import with_moved
 from open_diht.pipelines.stages.tar_indexes import read_index, tars_of
@@ -63,6 +73,8 @@ from open_diht.pipelines.store.storage import (
     store_errors,
     store_path,
 )
+from open_diht.pipelines.teachers.cosines import COSINE, stored_cosines
+from open_diht.pipelines.teachers.options import EMBEDDINGS
 
 KEPT_ROWS = "kept"
 """Name of the first group, the rows that the cascade keeps. Other groups have the name of a
@@ -71,6 +83,10 @@ NOT_INDEXED = "not in the index"
 SEVERAL_ROWS = "uid of several rows"
 """Keys of `Candidates.left_out` that are not reasons of a filter."""
 _PAIR = np.dtype("<u8,<u8")
+_ROWS = 2**20  # rows turned into text at a time
+FOLDER = "selection"
+_OWN = {KEPT_ROWS, COSINE}
+"""Names to rank by of which the output needs no column."""
 
 
 @dataclass(frozen=True)
@@ -118,21 +134,124 @@ def _select(options: argparse.Namespace) -> int:
 main = command(parse, _select, failed=(RunFailed, BadIndex, LeaseLost))
 
 
+@dataclass(frozen=True)
+class Source:
+    """A finished run, and its rows that may be chosen."""
+
+    layout: Layout
+    plan: Plan
+    units: list[str]
+    """Names of the decided units."""
+    preset: str
+    rows: Candidates
+    indexed: bool
+    """Whether the output indexes the input's tars."""
+    only_kept: bool
+    """Whether only kept rows may be chosen."""
+    own_shards: bool
+    """Whether the training reads the output's shards, which hold only kept rows."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The result of a rule."""
+
+    repeats: NDArray[np.int64]
+    """(n,) readings of each candidate."""
+    about: Mapping[str, Any]
+    """The content of selection.json."""
+    page: str
+    lines: list[str]
+    """Lines to print below the first one."""
+
+
 def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     """Write the selection of an output and yield lines about it. WrongUse means that nothing was
     written; CorruptRecord or BadIndex means that a record or an index of the output is corrupt."""
+    source, made = readings_of(layout, options)
+    rows = source.rows
+    repeats = made.repeats
+    folder = layout.root / FOLDER
+    chosen = repeats > 0
+    if source.indexed:
+        _write_indexes(layout, source.plan, source.units, rows, chosen, folder)
+    uids = rows.uid[chosen]
+    times = repeats[chosen]
+    with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, np.repeat(uids, times))
+    publish_table(
+        folder / "selection.parquet",
+        pa.table({"uid": digits(uids), "repeats": pa.array(times, pa.int32())}),
+    )
+    publish_bytes(folder / "selection.html", made.page.encode())
+    publish_json(folder / "selection.json", made.about)
+    yield (
+        f"{chosen.sum():,} of {len(repeats):,} rows make {repeats.sum():,} samples, at most"
+        f" {repeats.max()} of one row (preset {source.preset})"
+    )
+    yield from made.lines
+    if source.only_kept and options.rows is None:
+        yield (
+            "rejected rows have no image in shards/: to reach them, filter tars with --export"
+            " index, or --rows all"
+        )
+    settings = f"data.selection={folder}", f"schedule.samples={repeats.sum()}"
+    if source.indexed or source.own_shards:
+        data = folder if source.indexed else layout.root
+        yield f"train: {spelled('train', *settings, data=data)}"
+    else:
+        yield f"train on shards that hold these uids, with the settings {' '.join(settings)}"
+
+
+def readings_of(layout: Layout, options: argparse.Namespace) -> tuple[Source, Readings]:
+    """Return the rows of an output and how often a training reads each. Write nothing. Raise like
+    `select`."""
     with store_errors(layout.root, WrongUse, SEE_TO_OUTPUT):
         plan, units, preset = _decided(layout)
-    named = _numbers("--delay", options.delay)
+    delays = DELAYS | _numbers("--delay", options.delay)
     by = _numbers("--by", (options.by or "").split(","), 1.0)
-    delays = DELAYS | named
+    strengths = _strengths(options)
     exported = Vouched(layout).current(layout.exported)
     indexed = bool(exported.get("leaves"))
     sharded = (layout.root / "shards" / "manifest.json").exists()
     only_kept = options.rows == "kept" or (options.rows is None and sharded and not indexed)
+    own_shards = sharded and only_kept
     rows = _candidates(
-        layout, plan, units, {} if only_kept else delays, list(by), indexed, sharded and only_kept
+        layout,
+        plan,
+        units,
+        {} if only_kept else delays,
+        list(by or strengths),
+        indexed,
+        own_shards,
+        "--soft" if strengths else "--by",
     )
+    source = Source(layout, plan, units, preset, rows, indexed, only_kept, own_shards)
+    return source, (
+        _by_weights(source, options, strengths)
+        if strengths
+        else _by_delays(source, options, delays, by)
+    )
+
+
+def _check_cap(options: argparse.Namespace, rows: int) -> None:
+    if options.samples > options.cap * rows:
+        raise WrongUse(
+            f"{counted(options.samples, 'sample')} of {counted(rows, 'row')} are more than"
+            f" --cap {options.cap:g} allows ({options.cap * rows:,.0f}): lower"
+            f" {spelled_option('samples')}, raise --cap, or filter more data"
+        )
+
+
+def _by_delays(
+    source: Source,
+    options: argparse.Namespace,
+    delays: Mapping[str, float],
+    by: Mapping[str, float],
+) -> Readings:
+    rows = source.rows
+    only_kept = source.only_kept
+    named = _numbers("--delay", options.delay)
     if unknown := named.keys() - {*rows.groups}:
         found = (
             ", ".join(sorted({*rows.groups[1:], *rows.left_out} - {NOT_INDEXED, SEVERAL_ROWS}))
@@ -152,35 +271,16 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         delay = np.array([0.0, float(rejected @ delay[1:]) / max(1, rejected.sum())])
     names = ("first by the columns", "others") if by else rows.groups
     count = np.bincount(group, minlength=len(names))
-    if options.samples > options.cap * count.sum():
-        raise WrongUse(
-            f"{counted(options.samples, 'sample')} of {counted(count.sum(), 'row')} are more than"
-            f" --cap {options.cap:g} allows ({options.cap * count.sum():,.0f}): lower"
-            f" {spelled_option('samples')}, raise --cap, or filter more data"
-        )
+    _check_cap(options, int(count.sum()))
     means = allotted(count, delay, options.samples, options.cap)
     repeats = per_row(group, value, means.tolist())
-    folder = layout.root / "selection"
-    chosen = repeats > 0
-    if indexed:
-        _write_indexes(layout, plan, units, rows, chosen, folder)
-    uids = rows.uid[chosen]
-    times = repeats[chosen]
-    with published(folder / "selection.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, np.repeat(uids, times))
-    publish_table(
-        folder / "selection.parquet",
-        pa.table(
-            {"uid": [uid_of(*uid) for uid in uids.tolist()], "repeats": pa.array(times, pa.int32())}
-        ),
-    )
     ours = worth(count, delay, means)
     others = {} if only_kept else _others(count, options.samples, bool(by))
     gain = {name: ours / worth(count, delay, other) - 1 for name, other in others.items()}
     about = {
-        "preset": preset,
+        "preset": source.preset,
         "samples": int(repeats.sum()),
-        "rows": int(chosen.sum()),
+        "rows": int((repeats > 0).sum()),
         "cap": options.cap,
         "groups": [
             {
@@ -197,29 +297,132 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
         "gain": gain,
         "left_out": dict(rows.left_out),
     }
-    publish_bytes(folder / "selection.html", _page(about, count, delay, options.cap).encode())
-    publish_json(folder / "selection.json", about)
-    yield (
-        f"{chosen.sum():,} of {count.sum():,} rows make {repeats.sum():,} samples, at most"
-        f" {repeats.max()} of one row (preset {preset})"
+    lines = [
+        f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"
+        for name, n, d, mean in zip(names, count, delay, means, strict=True)
+    ]
+    lines += _left_out(rows)
+    lines += [
+        f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
+        for name, more in gain.items()
+    ]
+    lines.append(
+        f"the default delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
     )
-    for name, n, d, mean in zip(names, count, delay, means, strict=True):
-        yield f"  {name:22} {n:>12,} rows  delay {d:g}  read {mean:.2f} times"
-    for why, n in sorted(rows.left_out.items()):
-        yield f"  {why:22} {n:>12,} rows  left out"
-    for name, more in gain.items():
-        yield f"expected worth of the samples: {more:+.1%} against {name}, each read equally often"
-    yield f"the default delays, and a worth that halves after {HALVES:g} reading, were {ORIGIN}"
-    if only_kept and options.rows is None:
-        yield (
-            "rejected rows have no image in shards/: to reach them, filter tars with --export"
-            " index, or --rows all"
-        )
-    settings = f"data.selection={folder}", f"schedule.samples={repeats.sum()}"
-    if indexed or (sharded and only_kept):
-        yield f"train: {spelled('train', *settings, data=folder if indexed else layout.root)}"
-    else:
-        yield f"train on shards that hold these uids, with the settings {' '.join(settings)}"
+    return Readings(repeats, about, _page(about, count, delay, options.cap), lines)
+
+
+def _left_out(rows: Candidates) -> list[str]:
+    return [f"  {why:22} {n:>12,} rows  left out" for why, n in sorted(rows.left_out.items())]
+
+
+def _by_weights(
+    source: Source, options: argparse.Namespace, strengths: Mapping[str, float | None]
+) -> Readings:
+    """Return the readings by the rule of `open_diht.pipelines.select.soft`."""
+    rows = source.rows
+    n = len(rows.uid)
+    _check_cap(options, n)
+    mean = options.samples / n
+    weights = np.ones(n)
+    used: dict[str, float] = {}
+    without: dict[str, int] = {}
+    for column, (name, strength) in zip(rows.columns.T, strengths.items(), strict=True):
+        if np.nanmin(column) == np.nanmax(column):
+            raise WrongUse(
+                f"--soft {name}: all rows that may be chosen have the same value"
+                f" ({np.nanmax(column):g}), which prefers none; name another column"
+            )
+        if strength is None and mean > MOST_READINGS:
+            raise WrongUse(
+                f"--soft {name}: at {mean:.2f} samples per row no strength is known to help, and"
+                f" the default one lost at 3 (docs/howto/select.md#soft-weights); leave --soft"
+                f" out, or give a strength, such as --soft {name}:2"
+            )
+        used[name] = STRENGTH if strength is None else strength
+        without[name] = int(np.isnan(column).sum())
+        weights *= weight_of(ranks(column), used[name])
+    repeats = whole(expected(weights, options.samples, int(options.cap)), rows.uid, options.seed)
+    # By the rank of the weight, which is that of the column if there is only one.
+    tenth = np.minimum((10 * ranks(weights)).astype(np.int64), 9)
+    of_tenth = np.bincount(tenth, minlength=10)
+    read = np.bincount(tenth, repeats, 10).astype(np.int64)
+    of_group = np.bincount(rows.group, repeats, len(rows.groups)) / np.maximum(rows.rows, 1)
+    groups = list(zip(rows.groups, rows.rows.tolist(), of_group.tolist(), strict=True))
+    about = {
+        "preset": source.preset,
+        "samples": int(repeats.sum()),
+        "rows": int((repeats > 0).sum()),
+        "cap": options.cap,
+        "soft": used,
+        "seed": options.seed,
+        "from": "kept" if source.only_kept else "all",
+        "without_value": without,
+        "groups": [
+            {"group": name, "rows": count, "mean_repeats": round(times, 4)}
+            for name, count, times in groups
+        ],
+        "tenths": [
+            {"rows": count, "readings": times}
+            for count, times in zip(of_tenth.tolist(), read.tolist(), strict=True)
+        ],
+        "left_out": dict(rows.left_out),
+    }
+    bars = [(f"{10 * n}\u2013{10 * n + 10}", times) for n, times in enumerate(read.tolist())]
+    chart = histogram(
+        "Readings", "by percentile of the weight, from the lowest to the highest", bars
+    )
+    lines = [
+        f"  {name:22} {count:>12,} rows  read {times:.2f} times" for name, count, times in groups
+    ]
+    lines += _left_out(rows)
+    lines += [
+        f"  {count:,} rows have no {name} and rank in the middle"
+        for name, count in without.items()
+        if count
+    ]
+    by_tenth = " ".join(
+        f"{times / max(1, count):.2f}" for times, count in zip(read, of_tenth, strict=True)
+    )
+    lines.append(f"mean readings by tenth of the weight, lowest first: {by_tenth}")
+    page = render_page(__package__, "soft.html.j2", about=about, chart=chart)
+    return Readings(repeats, about, page, lines)
+
+
+def _strengths(options: argparse.Namespace) -> dict[str, float | None]:
+    """Return the strength of each column of --soft, None for the default. Raises `WrongUse`."""
+    found: dict[str, float | None] = {}
+    for text in filter(None, (options.soft or "").split(",")):
+        name, sign, strength = text.rpartition(":")
+        try:
+            value = number(Strength)(strength) if sign else None
+        except argparse.ArgumentTypeError as error:
+            raise WrongUse(f"--soft {text!r}: expected COLUMN[:STRENGTH] ({error})") from error
+        name = name if sign else text
+        if name in found:
+            raise WrongUse(f"--soft names {name!r} twice; name each column once")
+        found[name] = value
+    if not found and options.soft is not None:
+        raise WrongUse(f"--soft {options.soft!r} names no column; give COLUMN[:STRENGTH]")
+    if not found and options.seed:
+        raise WrongUse("--seed is of --soft, and other selections draw nothing; leave it out")
+    if found and (options.by or options.delay):
+        raise WrongUse("--soft ranks all rows in place of --by and --delay; give only one rule")
+    if found and options.cap != int(options.cap):
+        raise WrongUse(f"--cap {options.cap:g}: with --soft, give a whole number of readings")
+    return found
+
+
+def digits(uids: NDArray[Any]) -> pa.ChunkedArray:
+    """Return uids (n,) of `_PAIR` as 32 hex digits."""
+    chunks = []
+    for first in range(0, len(uids), _ROWS):
+        halves = uids[first : first + _ROWS].copy().view("<u8")
+        text = halves.astype(">u8").tobytes().hex().encode()
+        offsets = np.arange(0, len(text) + 1, 32, dtype=np.int32)
+        buffers = pa.py_buffer(offsets), pa.py_buffer(text)
+        chunks.append(pa.StringArray.from_buffers(len(offsets) - 1, *buffers))
+    return pa.chunked_array(chunks, pa.string())
 
 
 def _decided(layout: Layout) -> tuple[Plan, list[str], str]:
@@ -282,12 +485,13 @@ def _candidates(
     by: Sequence[str],
     indexed: bool,
     own_shards: bool,
+    option: str,
 ) -> Candidates:
     """Read the rows that may be chosen: kept ones and those rejected for a reason in `delays`.
     Raise WrongUse if a column is missing or holds no numbers, or if there is no row to choose.
     `by`: columns to rank by, by default the margins of the decisions. `indexed`: choose only rows
     in the indexes of the input's tars. `own_shards`: the training reads the output's shards, which
-    hold only kept rows."""
+    hold only kept rows. `option`: the one that names the columns, for messages."""
     groups = (KEPT_ROWS, *delays)
     left_out = Counter[str]()
     others: list[
@@ -300,7 +504,7 @@ def _candidates(
         index = read_index(layout.index(first)) if indexed else None
         for unit in names:
             for kind in ("kept", "rejected"):
-                table = _part(layout.part(kind, unit), by, kind)
+                table = _part(layout.part(kind, unit), by, kind, option)
                 if table is None:
                     continue
                 reason = (
@@ -328,7 +532,12 @@ def _candidates(
                         table["uid"],
                     )
                     left_out[NOT_INDEXED] += int((place < 0).sum())
-                values = [_floats(table, name) for name in by] or [_margin(table, group, groups)]
+                values = [
+                    (group == 0).astype(np.float64)
+                    if name == KEPT_ROWS and name not in table.column_names
+                    else _floats(table, name, option)
+                    for name in by
+                ] or [_margin(table, group, groups)]
                 uid = _halves(table["uid"])
                 here = place >= 0
                 parts.append(
@@ -345,11 +554,15 @@ def _candidates(
             f"OUTPUT {layout.root} has no row that may be chosen; see {layout.root / 'funnel.json'}"
         )
     uid, group, columns, place, tars = (np.concatenate(one) for one in zip(*parts, strict=True))
+    for column, name in enumerate(by):
+        if name == COSINE and np.isnan(columns[:, column]).all():
+            columns[:, column] = _cosines(layout, uid)
     if empty := [
         name for name, values in zip(by, columns.T, strict=False) if np.isnan(values).all()
     ]:
         raise WrongUse(
-            f"--by {empty[0]}: no row that may be chosen has a number there; name a column of kept/"
+            f"{option} {empty[0]}: no row that may be chosen has a number there; name a column of"
+            " kept/"
         )
     known = np.concatenate([uid, *others])
     order = np.lexsort((known["f1"], known["f0"]))
@@ -389,7 +602,7 @@ def _places(
     return found
 
 
-def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
+def _part(path: StorePath, by: Sequence[str], kind: str, option: str) -> pa.Table | None:
     """Return the values that rank a unit's kept or rejected rows, and any reasons. Return None
     without a file."""
     if not path.exists():
@@ -398,11 +611,12 @@ def _part(path: StorePath, by: Sequence[str], kind: str) -> pa.Table | None:
     columns = ["uid", *(by or ("complexity", "overlap"))]
     if by and EXTRA in there:  # which may hold the missing ones
         columns = [name for name in dict.fromkeys([*columns, EXTRA]) if name in there]
-    elif missing := [name for name in columns if name not in there]:
+    elif missing := [name for name in columns if name not in (*there, *_OWN)]:
         raise WrongUse(
-            f"--by {missing[0]}: {path.name} of {kind}/ has no such column (it has"
+            f"{option} {missing[0]}: {path.name} of {kind}/ has no such column (it has"
             f" {', '.join(there)})"
         )
+    columns = [name for name in columns if name in there]
     return read_table(path, [*columns, *(["reason"] if kind == "rejected" else [])])
 
 
@@ -411,19 +625,30 @@ def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
     return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype("<u8").view(_PAIR)
 
 
-def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
+def _floats(table: pa.Table, name: str, option: str = "--by") -> NDArray[np.float64]:
     """Return the numbers of a column (n,), including those that a reader has moved to `EXTRA`.
     Missing ones are NaN."""
     column = table[name] if name in table.column_names else pa.nulls(len(table))
+    if pa.types.is_string(column.type):  # empty cells of text files
+        column = pc.if_else(pc.equal(column, ""), None, column)
     try:
         values = pc.cast(column, pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise WrongUse(
-            f"--by {name}: its values ({column.type}) are no numbers; name another column"
+            f"{option} {name}: its values ({column.type}) are no numbers; name another column"
         ) from error
     if EXTRA in table.column_names and pa.types.is_string(table[EXTRA].type):
         values = with_moved(values, table[EXTRA], name)
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+
+
+def _cosines(layout: Layout, uid: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the teacher's cosine of each row (n,), NaN if there is none."""
+    known, cosine = stored_cosines(layout.root / EMBEDDINGS)
+    # Hashes of uids, because pyarrow takes ten times as long to look up 16 bytes.
+    place = pc.fill_null(pc.index_in(pa.array(hashes(uid)), pa.array(hashes(known))), -1)
+    found = np.asarray(place, np.int64)
+    return np.where((found >= 0) & (known[found] == uid), cosine[found], np.nan)
 
 
 def _margin(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from open_diht.common.command_line import Parser, add_fields, number
-from open_diht.common.fields import Above0, Positive
+from open_diht.common.fields import Above0, Count, Positive
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.select.repeats import DELAYS
 
@@ -20,6 +20,12 @@ class SelectOptions:
     by: Annotated[str, "COLUMN[=WEIGHT],..."] | None = None
     """Rank the rows by these columns of kept/ and rejected/, highest first, in place of the
     decisions; the best, as many as were kept, count as kept."""
+    soft: Annotated[str, "COLUMN[:STRENGTH],..."] | None = None
+    """Read all rows, with weights by their ranks in these columns in place of delays: a column of
+    numbers, kept (the decision) or teacher_cosine (default strength: 6 for up to 2 samples per
+    row)."""
+    seed: Count = 0
+    """With --soft, decides which rows have fractions of readings rounded up."""
     rows: Literal["kept", "all"] | None = None
     """Rows to choose from; all needs a training that reads rejected rows too (default: kept where
     OUTPUT has shards of its own, else all)."""
@@ -52,5 +58,5 @@ def parse(
             f" {', '.join(f'{name}={value:g}' for name, value in DELAYS.items())})"
         ),
     )
-    add_fields(parser, SelectOptions, "rows")
+    add_fields(parser, SelectOptions, "soft", "seed", "rows")
     return parser.parse_args(arguments)

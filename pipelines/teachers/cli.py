@@ -62,16 +62,18 @@ def _run(options: argparse.Namespace) -> int:
             f" {spelled_option('crops', '2')}"
         )
     if EMBEDDINGS not in options.store and (
-        options.crops > 1 or captions != (CAPTION,) or options.datacompdr
+        options.crops > 1 or captions != (CAPTION,) or options.datacompdr or options.cosine
     ):
+        what = "cosines are" if options.cosine else "crops and captions are"
         raise WrongUse(
-            "crops and captions are of embeddings; add"
-            f" {spelled_option('store', 'concepts,embeddings')}"
+            f"{what} of embeddings; add {spelled_option('store', 'concepts,embeddings')}"
         )
     if options.datacompdr and captions[0] != CAPTION:
         raise WrongUse(
             "--datacompdr needs the samples' own caption first; begin --captions with caption"
         )
+    if options.cosine and CAPTION not in captions:
+        raise WrongUse("--cosine needs the samples' own caption; add caption to --captions")
     data = store_path(options.data)
     output = store_path(options.output) if options.output else None
     shared: dict[str, Any] = {

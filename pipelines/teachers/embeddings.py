@@ -44,7 +44,7 @@ from open_diht.pipelines.store.commit import (
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, sizes
-from open_diht.pipelines.teachers import datacompdr
+from open_diht.pipelines.teachers import cosines, datacompdr
 from open_diht.pipelines.teachers.extract import Bad, Features
 from open_diht.pipelines.teachers.features import Batches, Begun, ExtractedRecord, Extracting, Keys
 from open_diht.pipelines.teachers.options import CROP_SCALE, EmbeddingOptions
@@ -318,6 +318,8 @@ class _Run(ShardRun):
         """Do the shard's part. The last shard, or a run without shards, writes the manifest. Return
         the exit status."""
         retract(self._manifest)  # no training may take unfinished output for finished
+        of_cosines = self.layout.root / cosines.NAME / "manifest.json"
+        retract(of_cosines)
         settings = self.settings
         units = list(self.shards)
         known = self._fingerprints
@@ -342,6 +344,15 @@ class _Run(ShardRun):
                 self.layout, settings.data / "shards", published, settings.about()
             )
             good &= self._do(stage, units)
+        if settings.cosine:
+            written = {unit: fingerprint_of(cosines.VERSION, one) for unit, one in known.items()}
+            published = Fingerprints.published(self.layout, cosines.NAME, written)
+            caption = settings.captions.index(CAPTION)
+            if self._do(cosines.CosineStage(self.layout, published, caption), units):
+                files = [f"{unit}.parquet" for unit in units]
+                publish_json(of_cosines, {"teacher": self.teacher, "files": files})
+            else:
+                good = False
         return 0 if good else 1
 
     @cached_property

@@ -64,6 +64,9 @@ class EmbeddingOptions:
     """Crops of each image; of one it is the center, more are drawn."""
     datacompdr: bool = False
     """Also write the embeddings as tars in the format of DataCompDR."""
+    cosine: bool = False
+    """Also write the cosine of each image and its caption, which select --soft teacher_cosine
+    ranks by."""
 
 
 def parse(
@@ -119,7 +122,7 @@ def parse(
         ),
     )
     add_fields(of_embeddings, ConceptOptions, "captions")
-    add_fields(of_embeddings, EmbeddingOptions, "datacompdr")
+    add_fields(of_embeddings, EmbeddingOptions, "datacompdr", "cosine")
     add_fields(parser, DeviceSettings)
     add_where(parser)
     add_fields(parser, ShardOptions, "max_bad_share")

@@ -46,6 +46,7 @@ from open_diht.pipelines.verify.findings import Verification
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import check_provenance, evaluation_filter
 from open_diht.pipelines.verify.rows import Rows
+from open_diht.pipelines.verify.selections import check_selection
 from open_diht.pipelines.verify.structure import Structure, files_of, is_plain
 
 _MOST = 2**31
@@ -155,6 +156,7 @@ def verify(root: StorePath, options: argparse.Namespace) -> Verification:
                 )
         if rows is not None:
             rows.close(sum(count for unit, count in good.items() if unit in rows.readable))
+        check_selection(layout, found)
         structure.check(settings, run["models"] if run else {}, rows.images if rows else {})
     return found
 

@@ -80,7 +80,18 @@ KEPT, REJECTED, DEAD = KINDS
 UNWRITTEN = "unwritten"
 """The end of rows that could not be read when they were to be written, whatever was decided about
 them."""
-_READ = (*KINDS, "work", "shards", "index", "funnel.json", "run.json", "subset.npy", CARD)
+_READ = (
+    *KINDS,
+    "work",
+    "shards",
+    "index",
+    "selection",
+    "embeddings",
+    "funnel.json",
+    "run.json",
+    "subset.npy",
+    CARD,
+)
 """Files and folders of an output that are opened without a record that names them."""
 _DAMAGE = (
     *(Damaged, CorruptRecord, BadIndex, BadImage, OSError, pa.ArrowException),

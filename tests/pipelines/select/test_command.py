@@ -13,18 +13,24 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from open_diht import cli
+from open_diht.common.shard_index import uid_of_key, unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.manifests.formats import lines
 from open_diht.pipelines.manifests.formats.jsonl import EXTRA
 from open_diht.pipelines.select import command as select
 from open_diht.pipelines.select.command import main
+from open_diht.pipelines.select.soft import expected, ranks, weight_of
 from open_diht.pipelines.settings import INDEX
 from open_diht.pipelines.store import storage
+from open_diht.pipelines.teachers.cli import main as concepts
+from open_diht.pipelines.teachers.cosines import COSINE
 from tests.pipelines.conftest import tar_of
+from tests.tiny_clip import write_tiny
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 from open_diht.trainer.data import DataSettings, ShardLoader, Source  # noqa: E402
@@ -290,6 +296,97 @@ def test_a_delay_can_be_given_and_leaves_a_reason_to_the_end(indexed: Any) -> No
     assert actions and not actions & selected(indexed.output, 270, "--delay", "action=50").keys()
 
 
+def test_weights_read_rejected_rows_too_and_a_training_reads_as_selected(
+    indexed: Any, tmp_path: Path, capsys: Any
+) -> None:
+    times = selected(indexed.output, 270, "--soft", "complexity:6,kept:4.8", "--cap", "8")
+    assert sum(times.values()) == 270 and max(times.values()) <= 8
+    by_key = read(indexed.output / "selection", indexed.output / "selection", tmp_path)
+    assert {f"{int(key) + 1:032x}": count for key, count in by_key.items()} == times
+    rows = [(row, kind == "kept") for kind in ("kept", "rejected") for row in indexed.rows(kind)]
+    assert len(rows) == 60
+    columns = [np.array([row["complexity"] for row, _ in rows], float)]
+    columns += [np.array([kept for _, kept in rows], float)]
+    weights = weight_of(ranks(columns[0]), 6) * weight_of(ranks(columns[1]), 4.8)
+    mean = expected(weights, 270, 8)
+    assert (np.abs([times.get(row["uid"], 0) for row, _ in rows] - mean) < 1).all()
+    said = capsys.readouterr().out
+    assert "read " in said and "against all rows" not in said
+    about = json.loads((indexed.output / "selection" / "selection.json").read_text())
+    assert about["soft"] == {"complexity": 6, "kept": 4.8} and about["samples"] == 270
+    assert sum(tenth["readings"] for tenth in about["tenths"]) == 270
+    page = (indexed.output / "selection" / "selection.html").read_text()
+    assert page.count('class="h-bar"') == 10
+
+
+def test_the_order_of_rows_and_the_size_of_units_change_no_reading(
+    tmp_path, filtering, captions, capsys
+):
+    lines = [
+        f"{n + 1:032x}\t{captions[n]}\thttp://127.0.0.1/{n}\t{'' if n % 9 == 0 else n * 7 % 20}\n"
+        for n in range(60)
+    ]
+    found = []
+    for name, rows, unit in (("a", lines, 60), ("b", lines[::-1], 7), ("c", lines[::-1], 7)):
+        (tmp_path / f"{name}.tsv").write_text("uid\tcaption\turl\tscore\n" + "".join(rows))
+        run = filtering(
+            tmp_path / f"{name}.tsv", tmp_path / name, stages=("captions",), unit_rows=unit
+        )
+        seed = "1" if name == "c" else "0"
+        found.append(selected(run.output, 75, "--soft", "score", "--seed", seed))
+    assert found[0] == found[1] != found[2]
+    assert "7 rows have no score and rank in the middle" in capsys.readouterr().out
+    # Fewer samples than rows leave some rows out.
+    few = selected(run.output, 20, "--soft", "score")
+    assert sum(few.values()) == 20 and set(few.values()) == {1}
+
+
+def test_a_column_of_ones_own_with_the_name_of_the_decision_comes_first(
+    tmp_path, filtering, captions
+):
+    rows = (f"{captions[n]}\thttp://127.0.0.1/{n}\t{n}\n" for n in range(40))
+    (tmp_path / "rows.tsv").write_text("caption\turl\tkept\n" + "".join(rows))
+    run = filtering(tmp_path / "rows.tsv", tmp_path / "out", stages=("captions",))
+    times = selected(run.output, 40, "--soft", "kept:100")
+    of_row = {
+        row["uid"]: int(row["kept"]) for kind in ("kept", "rejected") for row in run.rows(kind)
+    }
+    assert {of_row[uid] for uid in times} >= {*range(21, 40)}
+
+
+def test_a_stored_teacher_gives_a_column(exported, tmp_path, capsys):
+    output = Path(shutil.copytree(exported.output, tmp_path / "copy"))
+    teacher = f"local-dir:{write_tiny(tmp_path / 'tiny')}"
+    words = ["--data", str(output), "--teacher", teacher, "--store", "embeddings"]
+    words += ["--workers", "1", "--device", "cpu", "--precision", "fp32"]
+    assert concepts(words) == 0
+    # The store is there, and the cosines are added without asking the teacher.
+    assert main(["--output", str(output), "--samples", "50", "--soft", COSINE]) == 2
+    (command,) = re.findall("run `open-diht concepts (.*)`", capsys.readouterr().err)
+    assert concepts([*shlex.split(command), "--teacher", teacher, *words[6:]]) == 0
+    kept = exported.rows("kept")
+    times = selected(output, len(kept), "--soft", f"{COSINE}:100")
+    cosines = dict[str, float]()
+    for path in (output / "embeddings" / "targets").glob("*.npz"):
+        with np.load(path) as stored:
+            for key, *pair in zip(
+                unpacked_keys(stored["keys"]), stored["image"], stored["text"], strict=True
+            ):
+                image, text = (each[0].astype(np.float64) for each in pair)
+                cosines[uid_of_key(key)] = float(image @ text)
+    assert cosines.keys() == {row["uid"] for row in kept}
+    best = sorted(cosines, key=lambda uid: -cosines[uid])
+    assert {*best[: len(best) * 2 // 5]} <= times.keys() <= {*best[: len(best) * 3 // 5]}
+    table = pa.concat_tables(
+        pq.read_table(path) for path in (output / "embeddings" / "cosines").glob("*.parquet")
+    )
+    for uid, cosine in zip(*(table[name].to_pylist() for name in ("uid", COSINE)), strict=True):
+        assert cosine == pytest.approx(cosines[uid], abs=1e-3)
+    # Another run without the option may store another teacher, so the cosines are withdrawn.
+    assert concepts(words) == 0
+    assert main(["--output", str(output), "--samples", "50", "--soft", COSINE]) == 2
+
+
 def damaged(output: Path, folder: Path, how: str) -> Path:
     """A copy of an output with something amiss."""
     copy = Path(shutil.copytree(output, folder / "copy"))
@@ -333,6 +430,22 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
         ("", ("--by", "caption"), r"--by caption: its values \(string\) are no numbers"),
         ("", ("--by", "complexity=-1"), "--by 'complexity=-1': expected NAME=WEIGHT"),
         ("", ("--delay", "action"), "--delay 'action': expected NAME=N"),
+        ("", ("--soft", "luck"), "--soft luck: no row that may be chosen has a number there"),
+        ("", ("--soft", "caption"), "--soft caption: its values .* are no numbers"),
+        ("", ("--soft", "one"), "--soft one: .* the same value .*1.*name another column"),
+        ("", ("--soft", "complexity:-1"), "--soft 'complexity:-1': expected COLUMN.*-1"),
+        ("", ("--soft", "complexity:nan"), "--soft 'complexity:nan': expected COLUMN.*nan"),
+        ("", ("--soft", "complexity:101"), "--soft 'complexity:101': expected COLUMN.*101"),
+        ("", ("--soft", "kept,kept:2"), "--soft names 'kept' twice"),
+        ("", ("--soft", ","), "--soft ',' names no column"),
+        ("", ("--soft", "kept", "--by", "one"), "in place of --by and --delay"),
+        ("", ("--soft", "kept", "--delay", "action=1"), "in place of --by and --delay"),
+        ("", ("--soft", "kept", "--cap", "1.5"), "--cap 1.5: with --soft, give a whole number"),
+        ("", ("--soft", "kept", "--rows", "kept"), "--soft kept: .* the same value"),
+        ("", ("--soft", "kept:1", "--samples", "721"), "more than --cap 12 allows .*raise --cap"),
+        ("", ("--soft", "kept", "--samples", "121"), "--soft kept: at 2.02 .* --soft kept:2"),
+        ("", ("--soft", "teacher_cosine"), "no finished cosines .*open-diht concepts --data"),
+        ("", ("--seed", "1"), "--seed is of --soft"),
         ("", ("--delay", "luck=2"), "--delay luck: no row .* has this reason .*action"),
     ],
 )

@@ -1,0 +1,44 @@
+"""The arms of weights: exact readings, and a strength chosen on pools and seeds of its own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from study.claims import weights
+from study.rows import TUNING
+from tests.study.claims.test_cat import Few
+
+COLUMNS = {
+    "score": np.random.default_rng(1).random(200),
+    "cat": (np.arange(200) % 2).astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("arm", ["score", "score-2", "cat", "score-cat", "strength-9"])
+def test_arms_by_weights_have_the_budget_and_prefer_good_pairs(arm: str) -> None:
+    times = weights.readings(COLUMNS, arm, 900, 3)
+    assert times.sum() == 900
+    column = COLUMNS["cat" if arm == "cat" else "score"]
+    high = column > np.median(column) if arm != "cat" else column > 0
+    assert times[high].mean() > 1.3 * times[~high].mean()
+
+
+def test_verdicts_have_equal_sizes_and_no_weights() -> None:
+    assert weights.readings(COLUMNS, "all", 900, 0).tolist() == [1] * 200
+    assert weights.readings(COLUMNS, "strength-0", 900, 0).tolist() == [1] * 200
+    kept = weights.readings(COLUMNS, "kept", 900, 0)
+    best = weights.readings(COLUMNS, "best", 900, 0)
+    assert kept.tolist() == COLUMNS["cat"].tolist() and best.sum() == kept.sum()
+    assert COLUMNS["score"][best > 0].min() > COLUMNS["score"][best == 0].max()
+
+
+def test_the_strength_is_tuned_on_pools_and_seeds_that_are_not_reported() -> None:
+    data: Any = Few()
+    planned = weights.arms("cpu", "full", data)
+    tuning = [arm for arm in planned if arm.settings.get("stage") == TUNING]
+    reported = [arm for arm in planned if arm not in tuning]
+    for name in ("pool", "seed"):
+        of_tuning, of_reported = ({getattr(arm, name) for arm in of} for of in (tuning, reported))
+        assert of_tuning and of_reported and not of_tuning & of_reported
+    assert not [arm for arm in weights.arms("cpu", "tiny", data) if arm.settings]
