@@ -90,10 +90,9 @@ class Format(ABC):
             dataset: how its rows are read.
 
         Raises:
-            UnreadableFile: empty, damaged, or not what its name says. BadSchema: columns are
-                missing, ambiguous, repeated, too many or of the wrong type, or the first rows do
-                not
-                have the format.
+            UnreadableFile: empty, damaged, or not what its name says.
+            BadSchema: columns are missing, ambiguous, repeated, too many or of the wrong type, or
+                the first rows do not have the format.
             Unreachable: a store does not answer.
         """
 
