@@ -3,8 +3,7 @@
     from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
     found = (
-        batches                                 # PCollection of pa.Table with columns caption,
-        image, and any others
+        batches                                 # PCollection of pa.Table: caption, image, any others
         | AnnotateCaptions()                    # + annotations
         | SpotText(preset="paper")              # + spotting, of the rows whose caption passes
         | ApplyCat("paper")
@@ -79,7 +78,7 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
-        >>> from open_diht import AnnotateCaptions
+        >>> from open_diht.pipelines import AnnotateCaptions
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
         ...     found = pipeline | beam.Create([batch]) | AnnotateCaptions()
@@ -122,7 +121,7 @@ class SpotText(beam.PTransform[Any, Any]):
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from pathlib import Path
-        >>> from open_diht import SpotText
+        >>> from open_diht.pipelines import SpotText
         >>> image = Path("data/sample/images/overlay_20.jpg").read_bytes()
         >>> batch = pa.table({"image": [image, b"no image"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
@@ -177,7 +176,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
-        >>> from open_diht import AnnotateCaptions, ApplyCat
+        >>> from open_diht.pipelines import AnnotateCaptions, ApplyCat
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
         ...     annotated = pipeline | beam.Create([batch]) | AnnotateCaptions()
