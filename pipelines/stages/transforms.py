@@ -3,7 +3,7 @@
     from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
     found = (
-        batches                                 # PCollection of pa.Table: caption, image, any others
+        batches                                 # PCollection of pa.Table: caption, image, others
         | AnnotateCaptions()                    # + annotations
         | SpotText(preset="paper")              # + spotting, of the rows whose caption passes
         | ApplyCat("paper")

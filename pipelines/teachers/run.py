@@ -58,6 +58,7 @@ from open_diht.pipelines.teachers.vocabulary import (
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
 _NAMED = 10  # failed units named in messages
+# The batch sizes of stage `score`.
 _BATCH = 32
 _BATCH_OF_GPU = 256
 
