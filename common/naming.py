@@ -17,6 +17,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
+# Characters of a name in a message: about a line of a terminal.
 _LONGEST = 80
 
 

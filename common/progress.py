@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+# A terminal overwrites its line; in a pipe each line stays, so there are fewer.
 EVERY_S = 1.0
 EVERY_ON_A_PIPE_S = 10.0
 

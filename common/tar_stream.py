@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+# By the tar format.
 _BLOCK = 512
 _READ_BYTES = 2**20  # per read: sizes in headers cannot be trusted
+# Extended headers of real tars have kilobytes. This program reads them into memory.
 _MAX_EXTENSION = 2**20
 _MOST_DIGITS = 20  # of a number in a pax header
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)

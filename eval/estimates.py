@@ -169,9 +169,10 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
     """Return the lowest mean of hits over groups that are fixed, not sampled.
 
     Args:
-        hits: (n,) in [0, 1]. groups: (n,) the group of each item. clusters: (n,) the image of each
-            item. By default every item has its own. An image in several
-            groups counts in each.
+        hits: (n,) in [0, 1].
+        groups: (n,) the group of each item.
+        clusters: (n,) the image of each item. By default every item has its own. An image in
+            several groups counts in each.
 
     Raises:
         ValueError: There are no items, or some hits are not finite.

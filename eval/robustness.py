@@ -14,6 +14,7 @@ from typing import Any
 from open_diht.common.yaml_files import read_yaml
 
 IMAGENET = "imagenet1k"
+# Quantile 0.975 of the normal distribution, for intervals of 95 %.
 _NORMAL = 1.959964
 
 

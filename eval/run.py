@@ -55,8 +55,10 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
     the main numbers that it had measured. A training run may call this, on all its ranks.
 
     Args:
-        suite: The tasks. session: The model, its data and the folder of the results. say: Prints a
-            line for each task, and one for results of other tasks that results.json loses.
+        suite: The tasks.
+        session: The model, its data and the folder of the results.
+        say: Prints a line for each task, and one for results of other tasks that results.json
+            loses.
 
     Raises:
         WrongUse: The output has results of other weights.

@@ -115,9 +115,9 @@ def register_filter(kind: _Kind) -> _Kind:
     """Register a filter, so that presets can use it under its reason. Use it as a decorator.
 
     Raises:
-        TypeError: the class is not a frozen dataclass. ValueError: the reason is not a lower-case
-            identifier, or belongs to another registered filter. Built-in reasons
-            are refused later, by a preset with a section for the filter.
+        TypeError: the class is not a frozen dataclass.
+        ValueError: the reason is not a lower-case identifier, or belongs to another registered
+            filter. Built-in reasons are refused later, by a preset with a section for the filter.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise TypeError(

@@ -95,8 +95,8 @@ class Step:
 
 
 class StageFilter(Protocol):
-    """The filter of stage `score` or a user's stage: a small picklable object that decides by its
-    annotations."""
+    """A filter that a stage brings (`score`, decontamination, a plugin): a small picklable object
+    that decides by the stage's annotations."""
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -139,9 +139,9 @@ class DecidesByNumbers(MeasuringFilter, Protocol):
 
 
 def cascade(preset: Preset, own: Sequence[StageFilter] = ()) -> tuple[Step, ...]:
-    """Return the steps of a preset, in order. The steps of `own`, filters of stage `score` and of
-    the user's stages, come after those of the preset, but before those for duplicates. Duplicates
-    that the preset keeps have no step.
+    """Return the steps of a preset, in order. `own` has the filters that stages bring: `score`,
+    decontamination and plugins. Their steps come after those of the preset, but before those for
+    duplicates. Duplicates that the preset keeps have no step.
     """
     dedup = preset.dedup
     same_image = "The same image is in an earlier row."
@@ -294,13 +294,12 @@ def apply_cascade(
             has "captions", the values that the preset's conditions compare
             (`filters.columns.STORED`), and `ordinal` if there are records or `own`.
         records: images by ascending `ordinal`, rows of `RECORD`, or None if images decide nothing,
-            or do not decide yet.
-        preset: the filters and their thresholds.
+            or do not decide yet. Image filters decide only if there are records.
+        preset: the filters and their thresholds. Conditions on columns always decide.
         stages: the stages that decide. Without "captions", filters that need annotations are
-            skipped. Image filters decide only if there are records. Conditions on columns and `own`
-            always decide, and rows without a caption are always rejected.
-        own: filters of stages, which decide in addition to the preset. Each decides the rows that
-            earlier filters keep.
+            skipped. Rows without a caption are always rejected.
+        own: filters that stages bring (`score`, decontamination and plugins). They always decide,
+            each on the rows that earlier filters keep.
         layout: the output folder, which holds the annotations that `own` reads.
         unit: name of the unit of the rows, for `own`.
 

@@ -30,6 +30,7 @@ from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 STORED = "column:"
 """Prefix of columns of annotated rows. The name of a condition follows; the column has the values
 it compares."""
+# Outside the numbers of all bins, so that no bin has to move for them.
 MISSING_PLACE = -1_000_000
 OTHERS_PLACE = 1_000_000
 """Bins of rows without a value, and of values that the condition does not list."""

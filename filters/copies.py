@@ -35,6 +35,7 @@ _FLAT = 4.0
 """Standard deviation of the luma below which hash and pixels say nothing: all blank images would be
 copies."""
 BANDS = BITS // 16
+# A look-up tries all 2 ** FLIPS subsets of the weak bits, so each further bit doubles its cost.
 FLIPS = 4
 _PROBES = 1 << FLIPS
 

@@ -22,7 +22,7 @@ class Reason(StrEnum):
     BAD_RESPONSE = "bad_response"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
-    OPT_OUT = "opt_out"  # the server opts out, see opt_out.py
+    OPT_OUT = "opt_out"  # the server opts out, see `opts_out` in pipelines/fetch/fetcher.py
     HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
     # HTML, a truncated, broken or too complex image, or a format that is not accepted
     NOT_AN_IMAGE = "not_an_image"

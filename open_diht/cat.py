@@ -95,9 +95,10 @@ class Cat:
         ocr: settings of the OCR, by default those of a run with the preset.
 
     Raises:
-        BadPreset: the preset does not exist or its file is invalid. TypeError: `preset` has another
-            type. ValueError: the preset needs CLIP scores, which only a run computes (`open-diht
-            filter --score-model`).
+        BadPreset: the preset does not exist or its file is invalid.
+        TypeError: `preset` has another type.
+        ValueError: the preset needs CLIP scores, which only a run computes (`open-diht filter
+            --score-model`).
 
     Examples:
         >>> from open_diht import Cat
@@ -138,23 +139,23 @@ class Cat:
         """Return the decisions about captions, or about captions with their images.
 
         Args:
-            captions: n captions; None, NaN and values that are not strings are rejected. images: n
-                images, each the bytes of a file, a path, a PIL image, a dict with `bytes` and
-                `path` (as an
-                undecoded image of Hugging Face `datasets`) or None. Without images, the filters
-                that need them are skipped. Prefer undecoded bytes: a PIL image is encoded again,
-                which takes time and may change a few letters that OCR reads.
+            captions: n captions; None, NaN and values that are not strings are rejected.
+            images: n images, each the bytes of a file, a path, a PIL image, a dict with `bytes` and
+                `path` (as an undecoded image of Hugging Face `datasets`) or None. Without images,
+                the filters that need them are skipped. Prefer undecoded bytes: a PIL image is
+                encoded again, which takes time and may change a few letters that OCR reads.
             columns: n values for each column that the preset has a condition on, by a name that a
                 run finds; most presets have none. A language may be missing; it is then identified.
 
         Raises:
             TypeError: an argument is not a sequence, or holds 16 values or more other than None,
-                and none of its type. ValueError: lengths differ, or a column that the preset has a
-                condition on is missing. BadSchema: two columns could be that of a condition.
-                SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this
-                machine. ModelMissing: the parser's model is not there, or is not the pinned one.
-                OpinionMissing: the preset asks for a second opinion, whose weights cannot be used.
-                ModuleNotFoundError: a language must be identified, and pycld2 is not installed.
+                and none of its type.
+            ValueError: lengths differ, or a column that the preset has a condition on is missing.
+            BadSchema: two columns could be that of a condition.
+            SpotterError, WeightsMissing, WeightsDamaged: OCR does not work at all on this machine.
+            ModelMissing: the parser's model is not there, or is not the pinned one.
+            OpinionMissing: the preset asks for a second opinion, whose weights cannot be used.
+            ModuleNotFoundError: a language must be identified, and pycld2 is not installed.
         """
         texts, reasons = _texts(captions)
         n = len(texts)
@@ -266,10 +267,10 @@ class CatBatch:
 
         Raises:
             KeyError: the batch lacks the column of the captions or images; the message lists those
-                that it has. TypeError: a column of many values other than None holds no captions,
-                or no images. ValueError: the batch lacks a column that the preset has a condition
-                on. BadSchema: a run would refuse the columns, for example because two have one
-                name.
+                that it has.
+            TypeError: a column of many values other than None holds no captions, or no images.
+            ValueError: the batch lacks a column that the preset has a condition on.
+            BadSchema: a run would refuse the columns, for example because two have one name.
         """
         names = list(batch.column_names if isinstance(batch, pa.Table) else batch)
         for role, name in (("caption", self.caption), ("image", self.image)):

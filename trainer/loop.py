@@ -109,11 +109,12 @@ def train(
     Raises:
         WrongUse, BadArchitecture, BadWeights, DataError: the configuration, model or data cannot be
             used. CheckpointError, CannotExport: checkpoints are damaged, or a checkpoint or the
-            export could not be written. OSError: another file, such as the log or `config.yaml`,
-            could not be written, as on a full disk. OutOfMemory: a step or a check needs too much
-            memory. Diverged: too many consecutive steps were not finite. StoreError, LeaseLost: an
-            object store failed, or another run took over the store of `workdir`. RuntimeError:
-            configuration or data differ between ranks, or a worker or another rank ended.
+            export could not be written.
+        OSError: another file, such as the log or `config.yaml`, could not be written, as on a full
+            disk. OutOfMemory: a step or a check needs too much memory. Diverged: too many
+            consecutive steps were not finite. StoreError, LeaseLost: an object store failed, or
+            another run took over the store of `workdir`.
+        RuntimeError: configuration or data differ between ranks, or a worker or another rank ended.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_requests(ranks.first) as stop:

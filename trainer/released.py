@@ -50,9 +50,9 @@ def load_released(
     """Load a released model of the authors, in evaluation mode.
 
     Args:
-        name: a key of `RELEASED`. path: the checkpoint. If its stem ends in 64 lower-case
-            hexadecimal digits, as downloaded, they must be
-            its SHA-256.
+        name: a key of `RELEASED`.
+        path: the checkpoint. If its stem ends in 64 lower-case hexadecimal digits, as downloaded,
+            they must be its SHA-256.
         architecture: replaces the architecture known for the name; its number of parameters is not
             checked.
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from open_diht.trainer.memory import probe, without_checkpointing
 from open_diht.trainer.model import Student
 
+# Operations grow with the number of pairs, so few are enough to count them.
 _PAIRS = 2
 _T = 1e12
 PEAKS: dict[str, dict[str, float]] = {

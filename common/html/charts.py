@@ -10,6 +10,7 @@ from open_diht.common.html.text import attribute, plain, show, text_width
 WIDE = 720.0
 HIGH = 380.0
 """Size of a line chart, in pixels."""
+# Margins in pixels, for the labels of the axes.
 _LEFT = 62.0
 _RIGHT = 176.0
 _TOP = 40.0

@@ -14,6 +14,7 @@ from open_diht.eval.records import Memo
 
 SNLI_VE = "snli_ve"
 ENTAILMENT = ("entailment", "neutral", "contradiction")
+# Our choice, not measured: as hard as a question with ten choices.
 DEFAULT_CANDIDATES = 10
 
 

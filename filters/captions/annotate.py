@@ -133,7 +133,7 @@ class CaptionAnnotator:
         OpinionMissing: the weights of the second opinion cannot be used.
 
     Examples:
-        >>> from open_diht import CaptionAnnotator
+        >>> from open_diht.filters.captions.annotate import CaptionAnnotator
         >>> CaptionAnnotator().annotate(["a brown dog catches a red ball"]).column_names
         ['parsed', 'objects', 'attributes', 'actions', 'relations']
     """

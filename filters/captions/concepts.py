@@ -27,6 +27,7 @@ _PRONOUNS = frozenset(
 _SHORTEST = 3  # shorter base forms are errors ("bus" is not a plural of "bu")
 # A rule makes other known words of them.
 _SINGULAR = frozenset(["species", "corps", "kansas", "laos", "mars", "wales"])
+# Most words repeat. Not measured: the number bounds the memory of a worker.
 _CACHED = 200_000
 
 

@@ -62,6 +62,7 @@ _RATINGS = {
 _READ_WORDS = 60
 """Number of first words whose weight in the second opinion is measured, by leaving out one at a
 time."""
+# Not measured: a reason should stay shorter than the caption.
 _SHOWN_WORDS = 3
 _TAG = re.compile("|".join(rf"(?<![\w$]){re.escape(tag)}(?![\w$])" for tag in _TAGS))
 _RATING = re.compile(rf"({'|'.join(_RATINGS)}) (-1|[0-3]|None)\b")

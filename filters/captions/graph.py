@@ -121,7 +121,8 @@ class CaptionGraph:
     parse.
 
     Examples:
-        >>> from open_diht import CaptionParser, build_graph
+        >>> from open_diht.filters.captions.graph import build_graph
+        >>> from open_diht.filters.captions.parse import CaptionParser
         >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
         >>> [(graph.objects[known.object].text, known.text) for known in graph.attributes]
         [('dog', 'brown'), ('ball', 'red')]
@@ -151,7 +152,8 @@ def build_graph(parse: Parse) -> CaptionGraph:
         Objects, attributes, actions and relations of the caption.
 
     Examples:
-        >>> from open_diht import CaptionParser, build_graph
+        >>> from open_diht.filters.captions.graph import build_graph
+        >>> from open_diht.filters.captions.parse import CaptionParser
         >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
         >>> [action.verb for action in graph.actions], [known.text for known in graph.objects]
         (['catches'], ['dog', 'ball'])

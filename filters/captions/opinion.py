@@ -42,6 +42,7 @@ LONGEST = 128
 BUCKET = 4
 """Texts are padded to a multiple of this: a larger number computes more padding, a smaller one
 splits batches more."""
+# Not measured: it bounds the memory of a bucket.
 BATCH = 64
 UNSURE = (0.08, 0.85)
 """A caption is asked about if the highest score of its action candidates is in this range, ends

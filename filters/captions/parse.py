@@ -138,7 +138,7 @@ class CaptionParser:
         names: packages or folders of spaCy models; the first one that is there is loaded.
 
     Examples:
-        >>> from open_diht import CaptionParser
+        >>> from open_diht.filters.captions.parse import CaptionParser
         >>> (parse,) = CaptionParser().parse(["a brown dog catches a red ball"])
         >>> [word for word, label in zip(parse.words, parse.deps) if label in ("nsubj", "dobj")]
         ['dog', 'ball']

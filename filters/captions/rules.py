@@ -130,7 +130,9 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
         Arrays with one entry per caption: complexity, number of actions, and the lists they count.
 
     Examples:
-        >>> from open_diht import CaptionAnnotator, decide_captions, load_preset
+        >>> from open_diht import load_preset
+        >>> from open_diht.filters.captions.annotate import CaptionAnnotator
+        >>> from open_diht.filters.captions.rules import decide_captions
         >>> captions = ["a brown dog catches a red ball", "IMG_2034.jpg"]
         >>> annotations = CaptionAnnotator().annotate(captions)
         >>> decisions = decide_captions(annotations, load_preset("strict").captions)

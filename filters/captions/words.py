@@ -31,6 +31,7 @@ COPULA = frozenset(
         "ai",
     }
 )
+# Next to the values 0 to 3 of `NounRating.actor`.
 UNRATED = -1
 ACTOR = 3
 UNKNOWN = (UNRATED, UNRATED)

@@ -82,7 +82,8 @@ class Preset:
     images: ImageRule = field(default_factory=ImageRule)
     text_spotting: OverlapRule = field(default_factory=OverlapRule)
     ocr: OcrRule = field(default_factory=OcrRule)
-    """How a run reads the text in images; it decides nothing, so no fingerprint has it."""
+    """How a run reads the text in images. It rejects no row, so a preset's fingerprints leave
+    it out; the fingerprint of stage `spotting` has it."""
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     evaluation: EvaluationRule = field(default_factory=EvaluationRule)

@@ -28,10 +28,12 @@ from open_diht.filters.spotting.worker import REQUEST, settings_to_json
 _log = logging.getLogger(__name__)
 # Not resolved: in a checkout open_diht/ contains symbolic links.
 _IMPORT_ROOT: Final = Path(__file__).parents[3]
+# Bytes that hold the end of a traceback, where the error is.
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colors and other terminal control sequences; they are removed because the message goes into a
 table."""
+# A process that only waits for input ends at once; one in native code may not.
 _CLOSE_GRACE_S: Final = 5.0
 _LOOK_S: Final = 10.0
 """Seconds between checks of a process that is starting; a start normally takes one or two

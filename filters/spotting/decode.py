@@ -80,6 +80,7 @@ class DecodedImage:
     """Pillow's name of the format of the content, such as `JPEG`."""
 
 
+# The factors of cv2.IMREAD_REDUCED_COLOR and 1, largest first.
 _SCALES: Final = (8, 4, 2, 1)
 _JPEG_END: Final = b"\xff\xd9"
 

@@ -127,7 +127,7 @@ def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TO
         The match; its `length` is 0 if nothing matches.
 
     Examples:
-        >>> from open_diht import overlap
+        >>> from open_diht.filters.spotting.overlap import overlap
         >>> match = overlap("Ocean Waves Yoga Retreat banner", [("YOGA RETREAT", 0.98)])
         >>> match.length, match.text
         (11, 'YOGA RETREAT')

@@ -61,7 +61,7 @@ class TextSpotter:
 
     Examples:
         >>> from pathlib import Path
-        >>> from open_diht import TextSpotter
+        >>> from open_diht.filters.spotting.spotter import TextSpotter
         >>> with TextSpotter() as spotter:
         ...     (read,) = spotter.spot([Path("data/sample/images/overlay_20.jpg").read_bytes()])
         >>> "YOGA" in " ".join(line.text for line in read.spotted).upper()

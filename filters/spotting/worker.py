@@ -31,7 +31,9 @@ from open_diht.filters.spotting.decode import (
 from open_diht.filters.spotting.frames import PipeClosed, read_frame, write_frame
 from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 
+# For about this time a worker may outlive a parent that was killed.
 PARENT_CHECK_S: Final = 1.0
+# The parent ends an image at its timeout. The alarm is for a parent that cannot, and comes later.
 ALARM_GRACE_S: Final = 5
 REQUEST: Final = struct.Struct(">II")
 """The frame before images: the number of the request, which its answer repeats, and how many images

@@ -16,13 +16,14 @@ class CatStage:
 
     Args:
         cat: the filters that decide; its preset may not have conditions on columns, except on a
-            language. caption: member with the caption, as bytes or text; or alternatives, as in
-            webdataset: `txt;caption`. image: member with the image, as bytes, or alternatives. By
-            default these are all endings that a run takes.
-            With None, the captions alone decide.
+            language.
+        caption: member with the caption, as bytes or text; or alternatives, as in webdataset:
+            `txt;caption`.
+        image: member with the image, as bytes, or alternatives. By default these are all endings
+            that a run takes. With None, the captions alone decide.
         keep_all: also pass on the samples that are rejected, to look at their `__cat_reason__`.
-            batch_size: most samples that are decided together, and in memory, by default 1,000, or
-            256 with images.
+        batch_size: most samples that are decided together, and in memory, by default 1,000, or 256
+            with images.
 
     Each sample that is passed on has `__cat_reason__` (None where it passes), which `decode` leaves
     alone. `reasons` counts the rejected samples of this process by their reason; a sample without

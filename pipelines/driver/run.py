@@ -82,12 +82,13 @@ def run(
     Raises:
         WrongUse, ManifestError, PlanMismatch, FaissMissing: input, output or a setting is not
             usable; no results were written.
-        ModelMissing: no spaCy model is installed. NotConserved: see `check_conservation`.
-            RunFailed: the output folder was removed, is full or has damaged files, a store or hub
-            does not answer, or see
-            `Engine.run`.
+        ModelMissing: no spaCy model is installed.
+        NotConserved: see `check_conservation`.
+        RunFailed: the output folder was removed, is full or has damaged files, a store or hub does
+            not answer, or see `Engine.run`.
         LeaseLost: another run has taken the output folder, after this one was paused or the folder
-            was removed. WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
+            was removed.
+        WorkerDied, JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`.
     """
     began = time.time()
     if settings.publisher:

@@ -4,6 +4,7 @@ from open_diht.pipelines.report.funnel import FunnelRecord, unaccounted
 
 _HEAD = ("stage", "reason", "rejected", "share", "left")
 _GAP = "  "
+# A shorter bar would not show differences of a tenth, so none is drawn.
 _LEAST_BAR = 10
 
 _Row = tuple[str, str, str, str, str]

@@ -89,10 +89,9 @@ class Engine:
         other errors are those of `Backend.run`.
 
         Args:
-            of: number of all units, including those already done, for a message. total: number of
-                rows (or other counts) in `todo`. Without it, or if other shards run a part, the
-                number is
-                estimated from the units begun.
+            of: number of all units, including those already done, for a message.
+            total: number of rows (or other counts) in `todo`. Without it, or if other shards run a
+                part, the number is estimated from the units begun.
             workers: see `Job.workers`; by default `self.workers`.
             fatal: raise RunFailed if a unit fails.
         """

@@ -19,9 +19,8 @@ from open_diht.pipelines.store.storage import FileStamp, each, stamps
 # Seconds between polls of the other shards, on a disk and in a store.
 _LOOK_S = 0.5
 _LOOK_AT_STORE_S = 5.0
-_PATIENT_LOOKS = (
-    20  # polls after which the first shard gives up on units that another one has done otherwise
-)
+# Polls after which the first shard gives up on units that another one has done otherwise
+_PATIENT_LOOKS = 20
 
 
 def shard_name(shard: tuple[int, int], asked: str) -> str:

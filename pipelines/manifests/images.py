@@ -28,6 +28,7 @@ does not exist. image_unreadable: it cannot be read. image_too_large_file: it ha
 the limit.
 """
 
+# 20 megapixels without compression. Larger files would only cost memory.
 MAX_IMAGE_BYTES = 64 * 2**20
 _WEB = ("http://", "https://")
 

@@ -21,9 +21,8 @@ from open_diht.pipelines.manifests.formats import format_of_name, known_endings
 from open_diht.pipelines.manifests.types import FileInfo, NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAX_RANGE = (
-    1_000_000  # more files than any set has; a slip in a number must not make a list without end
-)
+# More files than any set has: a slip in a number must not make a list without end
+_MAX_RANGE = 1_000_000
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]

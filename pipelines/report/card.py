@@ -11,9 +11,11 @@ from open_diht.pipelines.report.example import Example, Line, Reasons
 from open_diht.pipelines.report.graph import draw_graph
 from open_diht.pipelines.report.thumbnail import ImageNotShown, shrink
 
+# More boxes would hide the image; the card says how many are left out.
 _MAX_BOXES = 40
 _MAX_REASONS = 16
 """Maximum number of candidates of an example whose scores are explained."""
+# Choose a color for people; they decide nothing.
 _GOOD = 0.8
 _FAIR = 0.5
 

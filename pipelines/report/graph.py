@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from open_diht.common.html.text import attribute, plain, text_width
 from open_diht.pipelines.report.example import Action, Graph, Relation
 
+# Larger graphs are hard to read. Not measured.
 _MAX_OBJECTS = 14
 _MAX_ACTIONS = 12
 _MAX_RELATIONS = 16
 _MAX_PILLS = 8
+# Sizes in pixels.
 _FONT = 13.0
 _SMALL = 11.0
 _EDGE = 8.0  # free space around everything

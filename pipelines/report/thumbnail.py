@@ -12,6 +12,7 @@ from open_diht.filters.spotting.masking import mask_text, resized
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""
+# Not measured: text in images must stay legible.
 _QUALITY = 80
 _LIMITS = DecodeLimits(decode_side=2 * SIDE, max_pixels=12_000_000)
 _JPEG_LIMITS = replace(_LIMITS, max_pixels=50_000_000)

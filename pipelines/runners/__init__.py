@@ -34,9 +34,9 @@ def make_backend(
         workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
 
     Raises:
-        WrongUse: the name is unknown. RunnerError: an option is refused (see `check_beam_options`)
-            or belongs to another runner, or Dask is not
-            installed.
+        WrongUse: the name is unknown.
+        RunnerError: an option is refused (see `check_beam_options`) or belongs to another runner,
+            or Dask is not installed.
     """
     name = runner_of(name)
     workers = workers or Workers()

@@ -55,9 +55,11 @@ accepts by default."""
 ANSWER_SECONDS = 60.0
 """How long the runner may take to send a request to a worker that could not start, which is
 answered with the error."""
+# Not measured: the runner is on this network, and the message is short.
 LOG_SECONDS = 10.0
 KEPT_DAYS = 30
 """Days after whose last use an installed package is removed; a worker does not run that long."""
+# Some twenty lines, which a runner's message can hold.
 _LAST_BYTES = 2_000
 _PR_SET_PDEATHSIG = 1
 _log: Path | None = None

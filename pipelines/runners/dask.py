@@ -44,6 +44,7 @@ ADDRESS = "tcp://127.0.0.1:8786"
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d{1,5}")
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
 """Dask's variable for the address of the scheduler."""
+# Not measured: a scheduler that runs answers at once, and a wrong address is reported soon.
 CONNECT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 PARTITIONS = 50

@@ -48,6 +48,7 @@ _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _PRIME = "enable_prime"
 """Service option: Dataflow chooses machines by the resource hints of stages, and no machine type
 may be given."""
+# Jobs take minutes, so that more frequent requests would only use up the project's quota.
 POLL_SECONDS = 5.0
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 

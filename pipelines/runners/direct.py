@@ -68,9 +68,8 @@ class Direct(Backend):
             pipeline.run().wait_until_finish()
 
 
-_ANSWER_SECONDS = (
-    0.1  # Beam may still send requests to a dead worker, which are answered this often
-)
+# Seconds between answers to requests that Beam may still send to a dead worker.
+_ANSWER_SECONDS = 0.1
 _deaths: list[str] = []
 
 

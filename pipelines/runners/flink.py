@@ -46,6 +46,7 @@ MASTER = "localhost:8081"
 VERSION = "1.20"
 """Default Flink version, if no cluster reports its own."""
 JAR_VARIABLE = "FLINK_JOB_SERVER_JAR"
+# Not measured: a cluster that runs answers at once.
 ASK_SECONDS = 5.0
 _JAR = "beam-runners-flink-{flink}-job-server-{beam}.jar"
 _OPENED = ("java.lang", "java.util", "java.nio", "sun.nio.ch")

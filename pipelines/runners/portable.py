@@ -49,6 +49,7 @@ from open_diht.pipelines.runners.job import (
     job_error,
 )
 
+# Polls cost little: they wait for an event of this process.
 POLL_SECONDS = 0.2
 _PASSED_ON = ("DIHT_OCR_MODELS",)
 """Environment variables of the driver that workers need."""

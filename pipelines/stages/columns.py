@@ -35,9 +35,8 @@ from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 3
 """Increase the version when the same column of a file may give other values."""
-BATCH_ROWS = (
-    10_000  # numbers and words, not parses: more rows than in stage `captions` fit into memory
-)
+# Numbers and words, not parses: more rows than in stage `captions` fit into memory
+BATCH_ROWS = 10_000
 COLUMNS = "columns"
 
 

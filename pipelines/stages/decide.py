@@ -99,7 +99,7 @@ class DecideStage(Stage):
     """Files of the kinds of duplicates that the run compares. The stage uses only those of kinds
     that reject."""
     own: tuple[StageFilter, ...] = ()
-    """Filters of stage `score` and of the user's stages."""
+    """Filters that stages bring: `score`, decontamination and plugins."""
     name: str = field(default="decide", init=False)
 
     @cached_property

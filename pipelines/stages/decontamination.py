@@ -71,9 +71,10 @@ VERSION = 1
 """Increase the version when equal fingerprints may be compared differently."""
 EMBEDDING_COLUMN = "embedding"
 """Column of the stage's files with embeddings, if semantic de-duplication is on."""
+# The number of hashes that `copies.views` makes.
 _VIEWS = 3
-# rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of
-# these
+# Rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of
+# these images.
 _TILE = 256
 _IMAGE_HASHES = pa.schema(
     [

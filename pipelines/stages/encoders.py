@@ -53,8 +53,10 @@ from open_diht.pipelines.stages.vectors import unit_length
 if TYPE_CHECKING:
     import torch
 
+# Not measured: on processors larger batches mostly cost memory.
 BATCH = 32
-# an image is reduced while it is decoded, but its longer side stays so many times a model's input
+# An image is reduced while it is decoded, but its longer side stays this many times the model's
+# input.
 _REDUCTION = 4
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 _OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}

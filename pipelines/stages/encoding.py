@@ -22,6 +22,7 @@ from open_diht.pipelines.store.storage import StorePath
 READABLE = "ok"
 """Status of a row with all its embeddings. Any other status is the reason why an embedding is
 missing."""
+# 2 MB of embeddings of 512 numbers. Readers unpack whole groups.
 _GROUP_ROWS = 1_024
 
 Encoded = Vector | UnreadableImage | MissingImage

@@ -55,6 +55,7 @@ from open_diht.pipelines.store.storage import StorePath, read_table, row_groups,
 RULES = 2
 """Increase the version when captions may pass that did not pass equal filters before. Their images
 are then read."""
+# Counting so many rows takes seconds at most.
 _COUNTED_ROWS = 100_000
 
 

@@ -23,9 +23,9 @@ from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import each, read_table
 
-PARTS = (
-    256  # ranges of uids, sorted one at a time; 27 MB each for the 438 million uids of the paper
-)
+# Ranges of uids, sorted one at a time; 27 MB each for the 438 million uids of the paper
+PARTS = 256
+# 16 MB of uids; fewer rows would make more and smaller writes to the files of the parts.
 _FLUSH_ROWS = 1_000_000
 _PAIR = np.dtype("<u8,<u8")
 

@@ -3,8 +3,7 @@
     from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
     found = (
-        batches                                 # PCollection of pa.Table with columns caption,
-        image, and any others
+        batches                                 # PCollection of pa.Table: caption, image, others
         | AnnotateCaptions()                    # + annotations
         | SpotText(preset="paper")              # + spotting, of the rows whose caption passes
         | ApplyCat("paper")
@@ -69,14 +68,14 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Raises:
         ValueError: while it runs; a batch has no such column, or already has a column
-            `annotations`. BadSchema: while it runs; the column holds no text. ModelMissing,
-            OpinionMissing: while it runs; the parser's model or the weights of the second opinion
-            cannot be
-            used.
+            `annotations`.
+        BadSchema: while it runs; the column holds no text.
+        ModelMissing, OpinionMissing: while it runs; the parser's model or the weights of the second
+            opinion cannot be used.
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
-        >>> from open_diht import AnnotateCaptions
+        >>> from open_diht.pipelines import AnnotateCaptions
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
         ...     found = pipeline | beam.Create([batch]) | AnnotateCaptions()
@@ -102,22 +101,24 @@ class SpotText(beam.PTransform[Any, Any]):
 
     Args:
         image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
-            settings: settings of the OCR; by default those of a run with the preset. preset: the
-            preset whose caption filters must pass; batches must then come from `AnnotateCaptions`.
-            caption: the column with the captions.
+        settings: settings of the OCR; by default those of a run with the preset.
+        preset: the preset whose caption filters must pass; batches must then come from
+            `AnnotateCaptions`.
+        caption: the column with the captions.
 
     Raises:
-        BadPreset: the preset cannot be loaded. ValueError: while it runs; a batch lacks a column or
-            annotations, has no bytes in the column of images, or
-            already has a column `spotting`.
-        BadSchema: while it runs with a preset; a column has the wrong type. SpotterError,
-            WeightsMissing, WeightsDamaged: while it runs; OCR does not work. ModuleNotFoundError:
-            while it runs with a preset; a language must be identified, and pycld2 is missing.
+        BadPreset: the preset cannot be loaded.
+        ValueError: while it runs; a batch lacks a column or annotations, has no bytes in the column
+            of images, or already has a column `spotting`.
+        BadSchema: while it runs with a preset; a column has the wrong type.
+        SpotterError, WeightsMissing, WeightsDamaged: while it runs; OCR does not work.
+        ModuleNotFoundError: while it runs with a preset; a language must be identified, and pycld2
+            is missing.
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
         >>> from pathlib import Path
-        >>> from open_diht import SpotText
+        >>> from open_diht.pipelines import SpotText
         >>> image = Path("data/sample/images/overlay_20.jpg").read_bytes()
         >>> batch = pa.table({"image": [image, b"no image"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
@@ -158,21 +159,21 @@ class ApplyCat(beam.PTransform[Any, Any]):
     Args:
         preset: the filters and thresholds. Your own filters that it has sections for must be
             registered. If it has `second_opinion`, so must `AnnotateCaptions`.
-        caption: the column with the captions. stages: stages whose annotations decide, `captions`
-            and `spotting`; filters of other stages are skipped. Use
-            `["captions"]` if there are no images.
+        caption: the column with the captions.
+        stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages
+            are skipped. Use `["captions"]` if there are no images.
 
     Raises:
-        BadPreset: the preset cannot be loaded. ValueError: a stage is unknown, or the preset needs
-            CLIP scores; or while it runs, a batch lacks a column or
-            annotations.
+        BadPreset: the preset cannot be loaded.
+        ValueError: a stage is unknown, or the preset needs CLIP scores; or while it runs, a batch
+            lacks a column or annotations.
         DatasetError, BadSchema: a role is unknown, or its column is missing, ambiguous or of the
-            wrong type. ModuleNotFoundError: while it runs; a language must be identified, and
-            pycld2 is missing.
+            wrong type.
+        ModuleNotFoundError: while it runs; a language must be identified, and pycld2 is missing.
 
     Examples:
         >>> import apache_beam as beam, pyarrow as pa
-        >>> from open_diht import AnnotateCaptions, ApplyCat
+        >>> from open_diht.pipelines import AnnotateCaptions, ApplyCat
         >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
         >>> with beam.Pipeline("FnApiRunner") as pipeline:
         ...     annotated = pipeline | beam.Create([batch]) | AnnotateCaptions()

@@ -58,6 +58,7 @@ from open_diht.pipelines.teachers.vocabulary import (
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")
 _NAMED = 10  # failed units named in messages
+# The batch sizes of stage `score`.
 _BATCH = 32
 _BATCH_OF_GPU = 256
 
@@ -132,10 +133,11 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     Raises:
         WrongUse: DATA, OUTPUT, the device or the teacher cannot be used as requested; no results
             were written. NotLocked: another run works in the output folder, or it cannot be
-            determined. ModelMissing: no spaCy model is installed. RunFailed: captions or shards
-            turned out to name no concepts, a record is corrupt, or see `Engine.run`. WorkerDied,
-            JobFailed, RunnerError, RuntimeError, Staged: see `Engine.run`. LeaseLost: another run
-            has taken the output folder, or the folder was removed.
+            determined.
+        ModelMissing: no spaCy model is installed. RunFailed: captions or shards turned out to name
+            no concepts, a record is corrupt, or see `Engine.run`. WorkerDied, JobFailed,
+            RunnerError, RuntimeError, Staged: see `Engine.run`. LeaseLost: another run has taken
+            the output folder, or the folder was removed.
     """
     with reading_data(settings):
         kept = stamps(settings.data / "kept", ".parquet")

@@ -16,6 +16,7 @@ from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.storage import Row, StorePath
 
 _IMAGE = dict.fromkeys(IMAGES, MAX_IMAGE_BYTES)
+# Texts of real samples have kilobytes. This program reads them into memory.
 _MAX_TEXT_BYTES = 16 * 2**20
 CAPTION = "caption"
 """Name of the caption in the .txt."""

@@ -28,6 +28,7 @@ from open_diht.pipelines.store.storage import Row, StorePath, each, read_table, 
 
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
+# The column `bucket` is a byte.
 BUCKETS = 256
 ROWS_AT_ONCE = 4_000_000  # counts merged per slice of buckets
 COUNTS = pa.schema(

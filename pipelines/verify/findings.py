@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from open_diht.common.naming import counted
 
 Part = Literal["structure", "decisions", "input", "provenance"]
+# Lines that fit on a screen.
 SHOWN = 10
 LISTED = 10_000
 """Most differences in the text and in the JSON: of a large output that is damaged throughout,

@@ -27,6 +27,7 @@ from open_diht.pipelines.output import ENDS, UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.store.layout import KINDS
 from open_diht.pipelines.store.storage import Row, open_parts, rows_of
 
+# Divisible by 2, 3 and 4 cards in a row.
 PAGE_ROWS = 24
 SECONDS = 3.0
 """A query ends after about this time even if its page is not full."""

@@ -174,7 +174,7 @@ def _piece(output: Output, unit: str, rows: pa.Table, decided: bool) -> Piece:
         unexamined = ~np.isin(ordinals, np.asarray(records["ordinal"]))
         records = _with_unread(records, ordinals)
     if output.preset.score.thresholds or set(output.stages) - _BUILT_IN:
-        # Scores and the user's stages saw the rows that the filters before them kept.
+        # Scores, decontamination and plugins saw the rows that the filters before them kept.
         before = [
             step.reason for step in cascade(output.preset) if step.stage not in ("score", "dedup")
         ]

@@ -78,9 +78,10 @@ class Loader(ABC):
     samples.
 
     Args:
-        settings: the section `data`. samples: samples of an epoch, before an incomplete last batch
-            is dropped. device: device on which batches are returned; a batch for a GPU is copied
-            while the one before is used.
+        settings: the section `data`.
+        samples: samples of an epoch, before an incomplete last batch is dropped.
+        device: device on which batches are returned; a batch for a GPU is copied while the one
+            before is used.
 
     Raises:
         BadSource: the samples do not make a batch.
@@ -179,12 +180,11 @@ class Loader(ABC):
         Raises:
             ValueError: the epoch is negative, or `start` is not in 0 to `batches_per_epoch`.
                 TooManyBad: this rank counted more bad samples than `max_bad_share` of the epoch
-                (see `check_lost`), or
-                found no replacement for one.
-            LoaderStalled: a worker did not answer in time. RuntimeError: a worker ended, or a later
-                call has closed the iterator. ShardUnavailable, ShardMismatch, ConceptMismatch: a
-                shard cannot be opened or has changed, or concept
-                targets do not belong to it.
+                (see `check_lost`), or found no replacement for one.
+            LoaderStalled: a worker did not answer in time.
+            RuntimeError: a worker ended, or a later call has closed the iterator.
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard cannot be opened or has
+                changed, or concept targets do not belong to it.
             StoreError: concept targets at a URL cannot be read.
             OSError: the cache folder cannot be written.
         """
@@ -243,18 +243,21 @@ class ShardLoader(Loader):
         transform: function from an image (PIL, RGB) to a (3, h, w) tensor, with uint8 pixels for
             `open_diht.trainer.transforms`; it may draw from the global generators of torch, Python
             and NumPy, which are seeded for each sample.
-        tokenizer: function from captions to (n, context) int64 ids. concepts: concept targets of
-            each source (None for a source without), or those of the only source. embeddings: a
-            teacher's embeddings, likewise. view: for embeddings of drawn crops the side of the
-            square that a crop is resized to, and its `transform`. begun: for a resumed run, the
-            shards of each source that it began with. opened: sources that another loader has open
-            (`OpenSource.other_part`), so that nothing is indexed again.
+        tokenizer: function from captions to (n, context) int64 ids.
+        concepts: concept targets of each source (None for a source without), or those of the only
+            source.
+        embeddings: a teacher's embeddings, likewise.
+        view: for embeddings of drawn crops the side of the square that a crop is resized to, and
+            its `transform`.
+        begun: for a resumed run, the shards of each source that it began with.
+        opened: sources that another loader has open (`OpenSource.other_part`), so that nothing is
+            indexed again.
 
     Raises:
         DataError, WrongUse, StoreError: the data, or concept targets at a URL, cannot be used as
-            configured. ValueError: the batch size, rank or seed is out of range, there are not as
-            many targets as sources, or drawn
-            crops have no `view`.
+            configured.
+        ValueError: the batch size, rank or seed is out of range, there are not as many targets as
+            sources, or drawn crops have no `view`.
     """
 
     def __init__(

@@ -55,9 +55,8 @@ if TYPE_CHECKING:
     from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, StoredTargets
     from open_diht.trainer.embeddings.targets import EmbeddingTargets, ShardEmbeddings
 
-_OPEN_SHARDS = (
-    256  # that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
-)
+# Shards that a worker keeps open if it may, with indexes in memory (1.7 MB for 10,000 samples)
+_OPEN_SHARDS = 256
 # Shards that are tried for a sample, its own first, and samples of each. If one in a hundred is
 # bad, as `data.max_bad_share` allows by default, all 32 fail only where something else is wrong.
 _NEIGHBORS = 4

@@ -59,11 +59,12 @@ class Distillation:
         As with `Loss`, the mean over ranks has the gradient of the whole batch.
 
         Args:
-            image_bd: image features of this rank, normalized here. text_bd: text features of this
-                rank, normalized here. scale: scalar factor of the student's cosines. targets: the
-                image and text embeddings of this rank's pairs, each (b, e), those of each teacher
-                normalized
-                here. A pair with zeros for an image or text of a teacher has no target.
+            image_bd: image features of this rank, normalized here.
+            text_bd: text features of this rank, normalized here.
+            scale: scalar factor of the student's cosines.
+            targets: the image and text embeddings of this rank's pairs, each (b, e), those of each
+                teacher normalized here. A pair with zeros for an image or text of a teacher has no
+                target.
             ranks: the ranks of the run. By default this process alone.
 
         Returns:

@@ -56,11 +56,12 @@ class Loss(ABC):
         """Compute the losses of rows x against columns y.
 
         Args:
-            x_bd: L2-normalized float32 or float64 features of the rows. y_nd: L2-normalized
-                features of the columns, of the same type. scale: scalar factor of the cosine, exp
-                of the learned log scale. offset: row i belongs to column `offset` + i. mine: (b, k)
-                hashes of caption and image of the rows. With None no duplicates are known. all_of:
-                (n, k) hashes of the columns; pairs that share one are duplicates
+            x_bd: L2-normalized float32 or float64 features of the rows.
+            y_nd: L2-normalized features of the columns, of the same type.
+            scale: scalar factor of the cosine, exp of the learned log scale.
+            offset: row i belongs to column `offset` + i.
+            mine: (b, k) hashes of caption and image of the rows. With None no duplicates are known.
+            all_of: (n, k) hashes of the columns; pairs that share one are duplicates
                 (`rows.duplicates`).
 
         Returns:
@@ -96,14 +97,14 @@ class Loss(ABC):
 
         Args:
             image_bd: image features of this rank, normalized here; all ranks have the same b.
-                text_bd: text features of this rank, normalized here. scale: scalar factor of the
-                cosine, exp of the learned log scale. bias: scalar learned bias, if the loss is
-                `biased`. hashes: (b, k) int64 hashes; pairs that share one are duplicates.
-                negatives: features (b, d), caption hashes (b,) and mask (b,) of wrong captions of
-                this rank's images, for
-                a loss that `takes_texts`. Those that the masks of all ranks keep are negatives of
-                every image, except of one whose own caption has the same hash, if the loss uses
-                `hashes`.
+            text_bd: text features of this rank, normalized here.
+            scale: scalar factor of the cosine, exp of the learned log scale.
+            bias: scalar learned bias, if the loss is `biased`.
+            hashes: (b, k) int64 hashes; pairs that share one are duplicates.
+            negatives: features (b, d), caption hashes (b,) and mask (b,) of wrong captions of this
+                rank's images, for a loss that `takes_texts`. Those that the masks of all ranks keep
+                are negatives of every image, except of one whose own caption has the same hash, if
+                the loss uses `hashes`.
             ranks: the ranks of the run. By default this process alone.
 
         Returns:
@@ -180,11 +181,11 @@ def concept_loss(
     probabilities 0), divided by `count`. It is 0 if no sample has concepts.
 
     Args:
-        logits_bc: logits of the head; the loss is computed in float32 (or float64). ids_bk: int64
-            concept ids. probabilities_bk: probabilities of the concepts, whose rows sum to 1 or to
-            0. count: samples with concepts in the whole batch (over all micro-batches), divided by
-            the number of ranks, so
-            that gradients averaged over ranks are those of the global mean.
+        logits_bc: logits of the head; the loss is computed in float32 (or float64).
+        ids_bk: int64 concept ids.
+        probabilities_bk: probabilities of the concepts, whose rows sum to 1 or to 0.
+        count: samples with concepts in the whole batch (over all micro-batches), divided by the
+            number of ranks, so that gradients averaged over ranks are those of the global mean.
 
     Returns:
         The loss, a scalar.

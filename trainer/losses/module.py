@@ -22,12 +22,15 @@ class HnNceLoss(nn.Module):
     `HnNceLoss(alpha=1, beta=0)` equals `ClipLoss` with these options up to rounding.
 
     Args:
-        alpha: weight of the positive in the denominator, 0 to 1. beta: hardness; the weight of a
-            negative is proportional to e^(beta * logit). 0 weighs all negatives alike. local_loss:
-            accepted as `ClipLoss` accepts it; the layout is always the exact one, whatever its
-            value. gather_with_grad: accepted and ignored, like `local_loss`. cache_labels: accepted
-            and ignored; there are no labels to cache. rank: index of this process in
-            torch.distributed's default group. use_horovod: must be False.
+        alpha: weight of the positive in the denominator, 0 to 1.
+        beta: hardness; the weight of a negative is proportional to e^(beta * logit). 0 weighs all
+            negatives alike.
+        local_loss: accepted as `ClipLoss` accepts it; the layout is always the exact one, whatever
+            its value.
+        gather_with_grad: accepted and ignored, like `local_loss`.
+        cache_labels: accepted and ignored; there are no labels to cache.
+        rank: index of this process in torch.distributed's default group.
+        use_horovod: must be False.
 
     Raises:
         ValueError: `alpha` or `beta` is out of range, or `use_horovod` is True.
@@ -75,9 +78,9 @@ class HnNceLoss(nn.Module):
 
         Args:
             image_features: (b, d); computed in float32 (or float64) and L2-normalized here.
-                logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
-                logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
-                output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer
+            logit_scale: scalar factor of the cosines, the exponential of the learned parameter.
+            logit_bias: accepted and unused: a constant added to all logits cancels in HN-NCE.
+            output_dict: whether to return {"contrastive_loss": loss}, as open_clip's trainer
                 requests.
         """
         self._advise(logit_scale)

@@ -24,12 +24,14 @@ from open_diht.filters.spotting.settings import SpotterSettings
 
 # Area and thickness are in pixels of the detector's map.
 _LEAST_AREA: Final = 200
+# Thinner patches are lines of a drawing. Not measured.
 _LEAST_THICKNESS: Final = 3.0
 _SURE: Final = 0.6
 """The circle is fitted to pixels with a higher probability."""
 _LEAST_INSIDE: Final = 0.65
 """Least mean probability inside the outline: an arc of text is as certain as a straight line, a
 tangle of edges is not."""
+# A full circle has no gap that would say where its text begins.
 _MOST_TURN: Final = 1.9 * math.pi
 _LEAST_PROPORTION, _MOST_PROPORTION = 1.5, 32.0  # length by thickness
 

@@ -20,10 +20,12 @@ Quad = npt.NDArray[np.int32]
 
 STRIDE: Final = 32
 """Stride of the network: the sides of its input are multiples of it."""
+# Mean and standard deviation of ImageNet's channels, as in PaddleOCR.
 _MEAN: Final = np.array((0.485, 0.456, 0.406))
 _DEVIATION: Final = np.array((0.229, 0.224, 0.225))
 _SCALE: Final = (1 / 255 / _DEVIATION).astype(np.float32)
 _SHIFT: Final = (-_MEAN / _DEVIATION).astype(np.float32)
+# Noise has many contours, each of which costs time. Not measured.
 _MOST_CONTOURS: Final = 3000
 _LEAST_CORE, _LEAST_BOX = 3, 5  # pixels of the probability map
 

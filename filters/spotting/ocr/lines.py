@@ -10,6 +10,7 @@ from open_diht.filters.spotting.ocr.detection import Pixels, Quad, corners_of
 
 HEIGHT: Final = 48
 """Height of a strip, in pixels."""
+# It bounds the memory of a line: 67 times as wide as high.
 MAX_WIDTH: Final = 3200
 _TALL: Final = 1.5
 """A box whose height is at least this multiple of its width is taken to hold turned text."""

@@ -40,10 +40,12 @@ from open_diht.pipelines.manifests.types import (
 _COMPRESSED_ENDINGS = (".gz", ".zst", ".zstd", ".bz2")
 _PACKED_ENDINGS = (*_COMPRESSED_ENDINGS, ".tgz")
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+# The signature that is farthest from the beginning, that of tars, ends at byte 262.
 _MAGIC_BYTES = 512
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16."""
 IN_UTF16 = "convert it: iconv -f UTF-16 -t UTF-8 in > out"
+# A chunk ends at whichever limit comes first: rows have tens of bytes, or megabytes.
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 32 * 2**20
 _BATCH_ROWS = 1000
@@ -90,10 +92,9 @@ class Format(ABC):
             dataset: how its rows are read.
 
         Raises:
-            UnreadableFile: empty, damaged, or not what its name says. BadSchema: columns are
-                missing, ambiguous, repeated, too many or of the wrong type, or the first rows do
-                not
-                have the format.
+            UnreadableFile: empty, damaged, or not what its name says.
+            BadSchema: columns are missing, ambiguous, repeated, too many or of the wrong type, or
+                the first rows do not have the format.
             Unreachable: a store does not answer.
         """
 

@@ -33,6 +33,7 @@ MAX_DEPTH = 100
 own limit depends on the call stack, so parsing, writing and checking would hit it at different
 depths."""
 _INT64 = range(-(2**63), 2**63)
+# Doubles represent all integers up to this one exactly.
 _EXACT_DOUBLE = 2**53
 
 

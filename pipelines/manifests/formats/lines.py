@@ -33,6 +33,7 @@ from open_diht.pipelines.manifests.types import (
 # The first lines fix the columns of a file of JSON lines. With more of them, fewer rare keys are
 # missed.
 _HEAD_ROWS = 1000
+# 4 KB for each of the rows; a file of longer lines is judged by fewer.
 _HEAD_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
 # Hundreds of millions of empty lines compress to a megabyte. An object for each would take minutes.

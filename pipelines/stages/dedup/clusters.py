@@ -11,7 +11,9 @@ from open_diht.pipelines.stages.vectors import Vectors, unit_length
 
 PER_CLUSTER = 8_000
 """Desired rows per cluster, about as in SemDeDup: 440 million pairs in 50,000 clusters."""
+# The number of SemDeDup; more make k-means slow.
 MOST_CLUSTERS = 50_000
+# Not measured; faiss's default is 25.
 ITERATIONS = 20
 _CHUNK = 8_192
 

@@ -147,7 +147,7 @@ class KeyStage(Stage):
     """Fingerprint of each unit. It changes with the survivors and with the findings of earlier
     kinds that reject."""
     own: tuple[StageFilter, ...] = ()
-    """Filters of stage `score` and of the user's stages."""
+    """Filters that stages bring: `score`, decontamination and plugins."""
     part_of = "dedup"
 
     def __post_init__(self) -> None:

@@ -68,6 +68,7 @@ from open_diht.pipelines.store.layout import Layout, place_of, unit_of
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints, fingerprint_of
 from open_diht.pipelines.store.storage import StorePath, row_groups
 
+# Not measured: enough images to keep a GPU busy, and few enough for a small one.
 BATCH_OF_GPU = 256
 NO_TEXT = "text_not_embedded"
 MOST_CHARS = 4_096
