@@ -28,7 +28,7 @@ Questions, each a table with Holm's correction for all of its lines:
    after 51,200; in no line significantly worse.
 2. `weights-verdicts`: are `score` better than `best`, and `cat` better than `kept`?
 
-If no arm reaches the goals, this is said where `select --soft` is described, with the lines that
+If no arm reaches the goals, the page that describes `select --soft` says so, with the lines that
 lose. These arms have fixed strengths and choose nothing.
 
 The rule for a default strength may be chosen by rows of the stage `tuning` alone: arms strength-N
