@@ -1,4 +1,4 @@
-"""What is measured: a figure compares sides that did the same work."""
+"""Define what is measured: a figure compares sides that did the same work."""
 
 from __future__ import annotations
 
