@@ -60,7 +60,7 @@ def machine() -> dict[str, Any]:
     """Describe this machine; import NumPy for the kernels of its numeric library."""
     import_module("numpy")
     pools = {
-        f"{pool['internal_api']} {pool['version']} {pool.get('architecture')}"
+        f"{pool['internal_api']} {pool['version'] or ''} {pool.get('architecture') or ''}".strip()
         for pool in threadpool_info()
     }
     return {

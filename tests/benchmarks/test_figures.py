@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from dataclasses import asdict
@@ -116,5 +117,5 @@ def test_finished_parts_are_measured_again_only_where_others_ran(
 
 def test_time_that_a_process_of_ours_takes_is_not_others() -> None:
     began = command.own_s()
-    command.subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
     assert command.own_s() > began and command.busy_s() > 0

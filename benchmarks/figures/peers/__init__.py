@@ -52,7 +52,7 @@ def make(name: str) -> None:
     shutil.rmtree(MADE / name, ignore_errors=True)
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, MADE / name], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", python_of(name)]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python_of(name)]
     subprocess.run([*install, "--require-hashes", "-r", HERE / f"{name}.txt"], check=True)
     (MADE / name / "lock.sha256").write_text(_lock_hash(name), encoding="ascii")
 
