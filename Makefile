@@ -23,6 +23,9 @@ A       ?=#  of make compare: results of one model, a folder of make bench
 B       ?=#  of make compare: results of the other; the comparison is written there
 STUDY   ?=#  full (three to four hours of one process), quick, or tiny (a minute) [full]
 TRACK   ?=#  of make study: cpu (small towers) or gpu (ViT-S at 112 pixels) [cpu]
+ONLY    ?=#  of make figures: names of parts, with commas [all of a kind]
+KIND    ?=#  of make figures: time or quality [time]
+QUICK   ?=#  of make figures: 1 for a tiny size, which keeps nothing
 ARGS    ?=#  anything else: --options, key=value of make train, pytest's arguments of make test
 PYTHON  ?=#  the Python, 3.11 to 3.13, that .venv is made with [found on PATH]
 EXTRAS  ?= train,eval,view,download,score,dask,integrations,dev#  what make setup installs [all but cloud]
@@ -56,11 +59,8 @@ WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 CODE := open_diht study benchmarks deploy examples tests setup.py docs/generate.py docs/hooks.py docs/prose.py
-SUITE_filter := captions verifier spotting overlap_false_positives download
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
-SUITE_train := train_step loader teachers
-SUITE_eval := evaluation
 
 ##@ Everyday
 help: ## List the commands and variables
@@ -115,9 +115,8 @@ docs: setup ## Build the documentation into out/docs; a warning is an error
 lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3.11 to 3.13
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock
-bench-filter bench-scale bench-train bench-eval: setup ## Measure our code next to its peers
-	@status=0; for name in $(or $(SUITE_$(@:bench-%=%)),scale); do \
-	  echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
+figures: setup ## Measure our parts next to their peers, and publish the figures (ONLY KIND QUICK)
+	@$(PY) -m benchmarks.figures$(call option,only=ONLY)$(call option,kind=KIND)$(if $(QUICK), --quick) $(ARGS)
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
 	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 clean: ## Remove .venv, builds and caches; results in out/ and the OCR weights stay

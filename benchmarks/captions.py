@@ -25,8 +25,8 @@ import pyarrow as pa
 import spacy
 from threadpoolctl import threadpool_info
 
-from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table, processor, ratios
+from benchmarks.weights.label_set import cc3m_captions, laion_captions, samples_folder
 from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
 from open_diht.filters.captions.graph import build_graph
 from open_diht.filters.captions.normalize import normalize

@@ -3,8 +3,8 @@ captions.
 
 For the rates both sides get the same model, the same data on disk in the webdataset layout and the
 same number of loader processes, in turn in one run; their numbers must agree, or the benchmark
-fails. Absolute rates are those of this machine; the ratios are more general. Run `make bench-eval`,
-or `python -m benchmarks.evaluation --help`.
+fails. Absolute rates are those of this machine; the ratios are more general. Run
+`python -m benchmarks.evaluation`, or `python -m benchmarks.evaluation --help`.
 """
 
 from __future__ import annotations

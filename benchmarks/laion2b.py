@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.captions import COLD
-from benchmarks.label_set import laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table, processor
 from benchmarks.spotting import SAMPLE, readable, run_side, split
+from benchmarks.weights.label_set import laion_captions, samples_folder
 from open_diht.filters.captions.annotate import CaptionAnnotator
 from open_diht.filters.captions.rules import decide_captions
 from open_diht.filters.presets import load_preset

@@ -36,8 +36,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from PIL import Image
 
-from benchmarks.label_set import laion_captions, numbered, samples_folder
 from benchmarks.measuring import parser_of, print_table, processor
+from benchmarks.weights.label_set import laion_captions, numbered, samples_folder
 from open_diht.pipelines.manifests.plan import known_plan
 from open_diht.pipelines.store.layout import Layout
 

@@ -17,8 +17,8 @@ import random
 import string
 from collections.abc import Callable, Sequence
 
-from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table
+from benchmarks.weights.label_set import cc3m_captions, laion_captions, samples_folder
 from open_diht.filters.spotting.folding import fold
 from open_diht.filters.spotting.overlap import (
     PAPER,

@@ -35,8 +35,8 @@ import numpy as np
 import spacy
 from spacy.language import Language
 
-from benchmarks.label_set import Bools
 from benchmarks.measuring import parser_of
+from benchmarks.weights.label_set import Bools
 from open_diht.common.command_line import OK, exit_status
 from open_diht.common.pinned import check_pinned
 from open_diht.eval.errors import FetchFailed

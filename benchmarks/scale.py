@@ -27,8 +27,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.label_set import laion_captions, numbered, samples_folder
 from benchmarks.measuring import apart, parser_of, print_table, ratios
+from benchmarks.weights.label_set import laion_captions, numbered, samples_folder
 from deploy.dask.cluster import Cluster
 from open_diht.filters.captions.annotate import provenance
 from open_diht.pipelines.datasets import load_dataset

@@ -11,7 +11,8 @@ items with the same variance, reduced where the variance is poorly known (Korn a
 It also holds for few items and near 0 and 1, where Wilson's interval may hold in only about 84 % of
 cases. A mean over classes is split into strata of classes of similar size, whose intervals are
 combined by the squares of their distances (Zou and Donner 2008), so that a small class with all
-items right still counts as uncertain. benchmarks/coverage.md shows how often each interval holds.
+items right still counts as uncertain. In simulated worlds, 95 % intervals
+held the truth in 93.7 to 100 % of the rounds (benchmarks/RESULTS.md).
 
 All of this is sampling noise, of the test set and of the shots. Two trainings of one recipe also
 differ (by about 0.2 points on ImageNet, according to the DataComp authors). No test set can show

@@ -1,7 +1,7 @@
 """Compare two arms over their common seeds and items.
 
 Seeds and test images are both random samples, so both contribute to the error: two-way random
-effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.md has
+effects with Student's t (`open_diht.eval.statistics.crossed_difference`; benchmarks/RESULTS.md has
 the coverage of such intervals). With many seeds a bootstrap crossed over seeds and images gives
 about the same (tests/study/test_comparison.py). With five seeds it underestimates their variation,
 and it counts a dominant interaction of seeds and images three times.

@@ -1,4 +1,4 @@
-"""Read the constants of a model that `benchmarks.onnx_file` has written."""
+"""Read the constants of a model that `benchmarks.weights.onnx_file` has written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.onnx_file import TYPES
+from benchmarks.weights.onnx_file import TYPES
 
 
 def constants(model: bytes) -> dict[str, NDArray[np.generic]]:

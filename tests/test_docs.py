@@ -48,7 +48,7 @@ TEXTS = sorted(
     str(path.relative_to(REPOSITORY))
     for pattern in (
         "*.md", "docs/**/*.md", "deploy/**/README.md", "examples/**/README.md", "trainer/README.md",
-        "benchmarks/*.md",
+        "benchmarks/*.md", "benchmarks/weights/README.md",
     )
     for path in REPOSITORY.glob(pattern)
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Ask a small transformer for a second opinion on captions that the verifier is unsure about.
 
 The transformer is MiniLM with three layers, fine-tuned on the annotated captions
-(`benchmarks/train_opinion.py`) and run as int8 on ONNX Runtime. It reads the words of the parsed
-text and returns log odds: for each word, that it is the verb of a stated action, and for the
+(`benchmarks/weights/train_opinion.py`) and run as int8 on ONNX Runtime. It reads the words of the
+parsed text and returns log odds: for each word, that it is the verb of a stated action, and for the
 caption, that it states an action and that it is complex. A candidate's new score averages the log
 odds of both models.
 

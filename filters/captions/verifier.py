@@ -2,9 +2,9 @@
 features.
 
 There is one set of weights for actions and one for attributes and relations ("details").
-`benchmarks/train_verifier.py` trains them on the labels in `benchmarks/labels/`. The weights are a
-table of feature names and numbers, so every score can be explained. For actions, a linear probe of
-the parser's vector of the verb in its context is one more feature.
+`benchmarks/weights/train_verifier.py` trains them on the labels in `benchmarks/labels/`. The
+weights are a table of feature names and numbers, so every score can be explained. For actions, a
+linear probe of the parser's vector of the verb in its context is one more feature.
 """
 
 from __future__ import annotations

@@ -416,7 +416,8 @@ def _look_alike_table(groups: tuple[str, ...]) -> dict[int, str]:
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
     """Return folded word -> fraction of captions with the word, for fractions of `LEAST_CHANCE` or
-    more. The fraction is the largest among the samples. benchmarks/common_words.py counts them."""
+    more. The fraction is the largest among the samples. benchmarks/weights/common_words.py counts
+    them."""
     lines = (
         importlib.resources.files(__package__)
         .joinpath("common_words.txt")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import common_words
+from benchmarks.weights import common_words
 
 
 def test_counting_counts_captions_and_not_occurrences() -> None:

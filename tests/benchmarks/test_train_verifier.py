@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from benchmarks import label_set, train_verifier
-from benchmarks.label_set import Labelled, laion_labels, samples_folder
-from benchmarks.onnx_file import Graph
+from benchmarks.weights import label_set, train_verifier
+from benchmarks.weights.label_set import Labelled, laion_labels, samples_folder
+from benchmarks.weights.onnx_file import Graph
 from open_diht.filters.captions.opinion import BUCKET, LONGEST, VOCABULARY, Encoded, padded
 from tests.onnx_constants import constants
 
@@ -28,7 +28,7 @@ def samples() -> Path:
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, samples: Path) -> Any:
     """Runs the command; returns the rows that each part was given, and what verifier.json says
     about them."""
-    from benchmarks import train_opinion
+    from benchmarks.weights import train_opinion
 
     given: dict[str, list[Labelled]] = {}
 
@@ -147,7 +147,7 @@ def minilm() -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_int8_model_is_the_trained_one() -> None:
-    from benchmarks import train_opinion
+    from benchmarks.weights import train_opinion
 
     net = train_opinion.Net(minilm()).eval()
     for head in (net.word, net.caption):

@@ -1,5 +1,5 @@
 """Intervals and tests from each image's part in a number; how often they hold is in
-benchmarks/coverage.md."""
+benchmarks/RESULTS.md."""
 
 import numpy as np
 import pytest

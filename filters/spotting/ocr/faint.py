@@ -20,8 +20,8 @@ Found = tuple[Quad, Arc | None]
 """A line that was found: its corners in pixels of the image, and its arc if it is bent."""
 
 # Counts, heights and margins are in pixels of the detector's map. They were chosen on 500 texts and
-# 74 photographs without text (benchmarks/history.md, "a second look"), by recall and the cost of a
-# mix of both. One look has recall 0.764 at cost 1, these values 0.792 at 1.21.
+# 74 photographs without text, by recall and the cost of a mix of both. One look has recall 0.764 at
+# cost 1, these values 0.792 at 1.21.
 _FAINT: Final = 0.1
 """Faint pixels have a higher probability."""
 _LEAST_FAINT: Final = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from spacy.language import Language
 
-from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
+from benchmarks.weights.label_set import cc3m_captions, laion_captions, samples_folder
 from open_diht.filters.captions.graph import CaptionGraph, build_graph
 from open_diht.filters.captions.parse import CaptionParser, load_model
 

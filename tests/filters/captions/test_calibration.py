@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.label_set import (
+from benchmarks.weights.label_set import (
     Bools,
     Labelled,
     Truth,
@@ -72,7 +72,7 @@ def once(parser) -> Any:
 
 def trained(laion: list[Labelled], cc3m: list[Labelled], parser: Any) -> Tables:
     pytest.importorskip("sklearn", reason="the verifier is trained with scikit-learn")
-    from benchmarks.train_verifier import train
+    from benchmarks.weights.train_verifier import train
 
     tables: Any = train(laion, cc3m, parser)
     return tables
@@ -123,7 +123,7 @@ def test_the_weights_in_the_tree_are_those_that_training_gives(samples, once):
             for name in ours.keys() | theirs.keys()
             if abs(ours.get(name, 0) - theirs.get(name, 0)) > 0.02
         }
-        assert not off, f"{part}: run python -m benchmarks.train_verifier"
+        assert not off, f"{part}: run python -m benchmarks.weights.train_verifier"
     assert shipped["actions"]["probe"] == pytest.approx(fresh["actions"]["probe"], abs=0.02)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.label_set import written_labels
+from benchmarks.weights.label_set import written_labels
 from open_diht.filters.captions import opinion as opinion_module
 from open_diht.filters.captions.annotate import CaptionAnnotator, provenance
 from open_diht.filters.captions.opinion import (

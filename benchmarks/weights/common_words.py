@@ -4,7 +4,7 @@
 a sample. Its counts come from three public caption samples (the header of the file names them);
 make it again with
 
-    python -m benchmarks.common_words --output common_words.txt NAME=FILE ...
+    python -m benchmarks.weights.common_words --output common_words.txt NAME=FILE ...
 
 where FILE holds one caption per line.
 """
@@ -37,7 +37,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table from named caption files. A word's chance is its largest fraction among the
     files."""
-    parser = parser_of("benchmarks.common_words", __doc__)
+    parser = parser_of("benchmarks.weights.common_words", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="the table to write")
     parser.add_argument(
         "sources",
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chances[word] = max(chance, chances.get(word, 0.0))
     header.append(
         "# Word counts are facts; no caption is reproduced. Made by `python -m"
-        " benchmarks.common_words`."
+        " benchmarks.weights.common_words`."
     )
     rows = [
         f"{word}\t{chance:.4f}"

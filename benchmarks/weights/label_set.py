@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 _PARTS = {"train": "train", "dev": "development", "test": "test"}
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 LAION = Path("img2dataset/test_10000.parquet")
 CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 

@@ -1,9 +1,9 @@
 """Fine-tune MiniLM's layers 1, 3 and 6 on the annotated captions, and write them as int8 for ONNX
 Runtime.
 
-`python -m benchmarks.train_verifier` calls this. The token embeddings stay as they are. Two heads
-are learned: one on each word (the fraction of readings that call it a stated verb) and one on the
-mean of all pieces (the fractions of readings that find an action, and that call the caption
+`python -m benchmarks.weights.train_verifier` calls this. The token embeddings stay as they are. Two
+heads are learned: one on each word (the fraction of readings that call it a stated verb) and one on
+the mean of all pieces (the fractions of readings that find an action, and that call the caption
 complex). Rows of CC3M and written captions have less weight, and about half of the rows without a
 verb candidate are drawn in each epoch. Deterministic for one kind of processor.
 """
@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.label_set import Labelled
-from benchmarks.onnx_file import Graph
+from benchmarks.weights.label_set import Labelled
+from benchmarks.weights.onnx_file import Graph
 from open_diht.common.data_root import REFERENCE, REFERENCE_TEXTS, data_root
 from open_diht.common.pinned import MINILM_WEIGHTS, check_pinned
 from open_diht.filters.captions.graph import CaptionGraph
@@ -288,7 +288,7 @@ def train_opinion(
         "source": (
             f"layers {', '.join(str(one + 1) for one in LAYERS)} of all-MiniLM-L6-v2"
             f" (model.safetensors, sha256 {MINILM_WEIGHTS}), fine-tuned by"
-            " benchmarks/train_opinion.py"
+            " benchmarks/weights/train_opinion.py"
         ),
         "trained on": seen,
     }

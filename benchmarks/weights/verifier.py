@@ -1,9 +1,11 @@
 """Measure how well our presets and simpler rules find stated actions and complex captions, on the
 test part of the labels.
 
-    python -m benchmarks.verifier [--captions FOLDER] python -m benchmarks.verifier --part
-    development --weights FOLDER   # of `train_verifier --train-part` python -m benchmarks.verifier
-    --folds                               # choose the threshold of details
+    python -m benchmarks.weights.verifier [--captions FOLDER]
+    python -m benchmarks.weights.verifier --part development --weights FOLDER
+    python -m benchmarks.weights.verifier --folds   # choose the threshold of details
+
+FOLDER of `--weights` is that of `train_verifier --train-part`.
 
 No weights have seen the test part, a uniform sample of the 10,000 rows (labels/GUIDE.md). Each
 annotation is counted by itself, without rows whose two readings of it differ. `--folds`
@@ -23,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from benchmarks.label_set import (
+from benchmarks.measuring import parser_of
+from benchmarks.weights.label_set import (
     Bools,
     Labelled,
     Truth,
@@ -34,8 +37,7 @@ from benchmarks.label_set import (
     samples_folder,
     truths,
 )
-from benchmarks.measuring import parser_of
-from benchmarks.train_verifier import graphs_of, train
+from benchmarks.weights.train_verifier import graphs_of, train
 from open_diht.filters.captions.annotate import table_of
 from open_diht.filters.captions.graph import CaptionGraph
 from open_diht.filters.captions.numpy_spacy.encoder import Floats
@@ -193,7 +195,7 @@ def ranked(scores: Floats, truth: Truth) -> str:
 
 
 def main() -> None:
-    arguments = parser_of("benchmarks.verifier", __doc__)
+    arguments = parser_of("benchmarks.weights.verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument("--part", choices=("development", "test"), default="test")
     arguments.add_argument(
@@ -206,7 +208,8 @@ def main() -> None:
     if options.part == "development" and not options.weights:
         arguments.error(
             "the weights that ship saw the development part; make others with `python -m"
-            " benchmarks.train_verifier --out FOLDER --train-part`, and name them: --weights FOLDER"
+            " benchmarks.weights.train_verifier --out FOLDER --train-part`, and name them:"
+            " --weights FOLDER"
         )
     folder = samples_folder(options.captions)
     parser = Remembering()

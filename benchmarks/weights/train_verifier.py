@@ -1,14 +1,14 @@
 """Train the verifier of caption candidates and its second opinion on the labels, and write their
 weights.
 
-    python -m benchmarks.train_verifier                             # the weights that ship, into
-    filters/captions python -m benchmarks.train_verifier --out FOLDER --train-part   # without the
-    development part
+    python -m benchmarks.weights.train_verifier       # the weights that ship, into filters/captions
+    python -m benchmarks.weights.train_verifier --out FOLDER --train-part  # without development
 
-No training sees the test part of the labels, so `benchmarks.verifier` measures the weights that
-ship. A row that is removed from the files in benchmarks/labels is removed from training. The number
-of the rows that the weights saw and a hash of the row numbers are stored with them. The second
-opinion is a transformer, see `benchmarks/train_opinion.py`; it takes some minutes on one core.
+No training sees the test part of the labels, so `benchmarks.weights.verifier` measures the weights
+that ship. A row that is removed from the files in benchmarks/labels is removed from training. The
+number of the rows that the weights saw and a hash of the row numbers are stored with them. The
+second opinion is a transformer, see `benchmarks/weights/train_opinion.py`; it takes some minutes on
+one core.
 
 The verifier is two logistic regressions (L2) on the fraction of positive readings. Actions: the
 examples are verb candidates; CC3M captions, which are cleaner than LAION's, and captions written
@@ -33,8 +33,14 @@ from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
 from benchmarks.measuring import parser_of
+from benchmarks.weights.label_set import (
+    Labelled,
+    cc3m_labels,
+    laion_labels,
+    samples_folder,
+    written_labels,
+)
 from open_diht.filters.captions import verifier
 from open_diht.filters.captions.feature_names import Features
 from open_diht.filters.captions.features import Captions
@@ -213,7 +219,7 @@ def rows_seen(labelled: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = parser_of("benchmarks.train_verifier", __doc__)
+    arguments = parser_of("benchmarks.weights.train_verifier", __doc__)
     arguments.add_argument("--captions", help="folder of the caption samples")
     arguments.add_argument(
         "--out", type=Path, default=Path(verifier.__file__).parent, help="folder of the weights"
@@ -245,7 +251,7 @@ def main() -> None:
         sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]
         print(f"{out}: {', '.join(sizes)}")
     if options.only != "verifier":
-        from benchmarks.train_opinion import train_opinion  # torch is slow to import
+        from benchmarks.weights.train_opinion import train_opinion  # torch is slow to import
 
         labelled["scenes.tsv"] = written_labels("scenes.tsv")  # the verifier has seen none of them
         seen = rows_seen(labelled)

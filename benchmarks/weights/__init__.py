@@ -1,0 +1,1 @@
+"""Training of the weights that ship, and the labels that they learn from and are judged by."""
