@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.captions import COLD
 from benchmarks.label_set import laion_captions, samples_folder
 from benchmarks.measuring import parser_of, print_table, processor
 from benchmarks.spotting import SAMPLE, readable, run_side, split
@@ -33,6 +32,8 @@ from open_diht.filters.presets import load_preset
 from open_diht.pipelines.store.commit import read_json
 
 CORES = 16
+COLD = 2_000
+"""Captions after the start that are slower, because few words are known."""
 WORKERS = (1, 10, 100)
 
 

@@ -1,0 +1,1 @@
+"""Parts of the figures. A part is a module with `MINUTES`, `PEERS` and `measure`."""
