@@ -110,7 +110,6 @@ EXTRAS = {
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
         "paddleocr==3.7.0",
-        "faster-paddle",  # a peer of benchmarks/spotting.py
     ],
 }
 
