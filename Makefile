@@ -59,7 +59,7 @@ CODE := open_diht study benchmarks deploy examples tests setup.py docs/generate.
 SUITE_filter := verifier overlap_false_positives download
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
-SUITE_train := train_step loader teachers
+SUITE_train := teachers
 SUITE_eval := evaluation
 
 ##@ Everyday
