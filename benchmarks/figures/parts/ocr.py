@@ -140,11 +140,17 @@ def entrants(peer: Path | None) -> dict[str, Entrant]:
     common = {"threads": 1, "engine": f"onnxruntime {version('onnxruntime')}"}
     sizes = SpotterSettings()
     ours = {"limit_side": sizes.limit_side, "pixel_threshold": sizes.pixel_threshold}
-    rust = Entrant(
-        locked(PEERS, "faster-paddle"),
-        {"threads": 1, "models": "tiny"},
-        partial(Process, PROGRAMS / "ocr.py", "engine", python=peer),
-    )
+    rust = {
+        f"faster-paddle, {name}": Entrant(
+            locked(PEERS, "faster-paddle"),
+            {"threads": 1, "models": "tiny", **given},
+            partial(Process, PROGRAMS / "ocr.py", "engine", python=peer, **given),
+        )
+        for name, given in {
+            "defaults": {},
+            "our sizes": {"det_min_side": 0, "det_max_side": sizes.limit_side or 0},
+        }.items()
+    }
     return {
         **{
             f"PaddleOCR, defaults, {size}": Entrant(
@@ -155,7 +161,7 @@ def entrants(peer: Path | None) -> dict[str, Entrant]:
         "PaddleOCR, our sizes": Entrant(
             paddle, {**common, "models": sizes.model, **ours}, partial(own, "paddle_our_sizes")
         ),
-        **({"faster-paddle, tiny": rust} if peer else {}),
+        **(rust if peer else {}),
         **{
             f"ours, {effort}": Entrant(
                 "", {**common, **EFFORTS[effort]}, partial(own, "spotter", effort=effort)

@@ -8,9 +8,9 @@ from pathlib import Path
 import faster_paddle
 
 
-def engine() -> Callable[[list[str]], list[list[tuple[str, float]]]]:
+def engine(**sizes: int) -> Callable[[list[str]], list[list[tuple[str, float]]]]:
     """Return a function of files that returns the lines of each and their scores."""
-    ocr = faster_paddle.OcrEngine(model_size="tiny", threads=1)
+    ocr = faster_paddle.OcrEngine(model_size="tiny", threads=1, **sizes)
 
     def read(files: list[str]) -> list[list[tuple[str, float]]]:
         found = ocr.ocr_batch([Path(file).read_bytes() for file in files])
