@@ -56,7 +56,7 @@ WHERE := runner=RUNNER workers=WORKERS shard=SHARD
 WHAT := dataset=DATASET input=INPUT output=OUTPUT preset=PRESET stages=STAGES $(WHERE)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 CODE := open_diht study benchmarks deploy examples tests setup.py docs/generate.py docs/hooks.py docs/prose.py
-SUITE_filter := verifier overlap_false_positives download
+SUITE_filter := verifier overlap_false_positives
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
 SUITE_train := teachers
