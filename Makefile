@@ -60,7 +60,6 @@ SUITE_filter := verifier overlap_false_positives
 MARKS_test-slow := slow and not soak and not flink and not cluster
 MARKS_test-all := not flink and not cluster
 SUITE_train := teachers
-SUITE_eval := evaluation
 
 ##@ Everyday
 help: ## List the commands and variables
@@ -115,7 +114,7 @@ docs: setup ## Build the documentation into out/docs; a warning is an error
 lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3.11 to 3.13
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock
-bench-filter bench-scale bench-train bench-eval: setup ## Measure our code next to its peers
+bench-filter bench-scale bench-train: setup ## Measure parts of our code
 	@status=0; for name in $(or $(SUITE_$(@:bench-%=%)),scale); do \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
