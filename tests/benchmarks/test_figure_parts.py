@@ -10,7 +10,18 @@ from benchmarks.figures.turns import PROGRAMS, Process, locked
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["captions", "ocr", "score", "duplicates", "loader", "step", "download", "evaluation"]
+    "name",
+    [
+        "captions",
+        "ocr",
+        "score",
+        "duplicates",
+        "loader",
+        "step",
+        "download",
+        "evaluation",
+        "copies",
+    ],
 )
 def test_a_part_measures_all_of_its_sides(name: str, tmp_path: Path) -> None:
     figures = import_module(f"benchmarks.figures.parts.{name}").measure(True, tmp_path)
