@@ -1,4 +1,4 @@
-"""What a part of the figures returns."""
+"""The classes that a part of the figures returns."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ PROGRAMS = Path(__file__).parent / "peers"
 
 
 class Answer(NamedTuple):
-    """What a side found, and what it cost. Memory is the peak since the process began."""
+    """A side's result and its cost. Memory is the peak since the process began."""
 
     value: Any
     cpu_s: float

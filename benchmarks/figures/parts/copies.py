@@ -131,7 +131,7 @@ def nearest_of(known: Sequence[str], asked: Sequence[str]) -> NDArray[np.int64]:
 def entrants(peer: Path | None, known: list[str]) -> dict[str, Entrant]:
     """Return the sides. `peer` is the interpreter of the peers' environment, or None to leave them
     out."""
-    theirs = partial(Process, PROGRAMS / "copies.py", "hashing", python=peer)
+    theirs = partial(Process, PROGRAMS / "copies.py", "hashing", python=peer or "")
     return {
         OURS: Entrant("", {}, partial(Process, __name__, "planted", known=known)),
         **{

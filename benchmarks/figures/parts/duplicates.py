@@ -137,7 +137,7 @@ def entrants(peer: Path | None, work: Path) -> dict[str, Entrant]:
     """Return the sides. `peer` is the interpreter of the peers' environment, or None to leave them
     out."""
     own = partial(Process, __name__)
-    theirs = partial(Process, PROGRAMS / "duplicates.py", python=peer, temporary=work)
+    theirs = partial(Process, PROGRAMS / "duplicates.py", python=peer or "", temporary=work)
     peers = {
         "DuckDB": Entrant(
             locked(PEERS, "duckdb"),

@@ -174,7 +174,7 @@ def ours(shards: str, workers: int, batch: int, form: str) -> Started:
         if form == "float32"
         else bytes_of(TransformSettings(), SIZE, training=True)
     )
-    reduced = {"decode_side": SIZE} if form == "bytes, decode_side" else {}
+    reduced: dict[str, Any] = {"decode_side": SIZE} if form == "bytes, decode_side" else {}
     loader = ShardLoader(
         DataSettings(sources=(Source(path=shards),), workers=workers, **reduced),
         batch_size=batch,
@@ -194,7 +194,7 @@ def entrants(folder: Path, pairs: int, side: int, workers: int, batch: int) -> d
     shards = folder / "shards"
     shards.mkdir(parents=True)
     write_shards(shards, pairs, side, 4)
-    common = {"workers": workers, "batch": batch}
+    common: dict[str, Any] = {"workers": workers, "batch": batch}
     own = partial(Process, __name__, **common)
     peer = f"{version('open_clip_torch')}, webdataset {version('webdataset')}"
     table = write_files(shards, folder / "files")

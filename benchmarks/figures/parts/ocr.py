@@ -140,16 +140,17 @@ def entrants(peer: Path | None) -> dict[str, Entrant]:
     common = {"threads": 1, "engine": f"onnxruntime {version('onnxruntime')}"}
     sizes = SpotterSettings()
     ours = {"limit_side": sizes.limit_side, "pixel_threshold": sizes.pixel_threshold}
+    settings: dict[str, dict[str, Any]] = {
+        "defaults": {},
+        "our sizes": {"det_min_side": 0, "det_max_side": sizes.limit_side},
+    }
     rust = {
         f"faster-paddle, {name}": Entrant(
             locked(PEERS, "faster-paddle"),
             {"threads": 1, "models": "tiny", **given},
-            partial(Process, PROGRAMS / "ocr.py", "engine", python=peer, **given),
+            partial(Process, PROGRAMS / "ocr.py", "engine", python=peer or "", **given),
         )
-        for name, given in {
-            "defaults": {},
-            "our sizes": {"det_min_side": 0, "det_max_side": sizes.limit_side or 0},
-        }.items()
+        for name, given in settings.items()
     }
     return {
         **{

@@ -1,4 +1,4 @@
-"""What peers do with captions: spaCy as its users write it, and data-juicer's two operators that
+"""Peers of the caption stage: spaCy as its users write it, and data-juicer's two operators that
 come closest to CAT's rules, `text_action_filter` and `text_entity_dependency_filter`.
 
 The operators have their defaults and are called on one row after the other, which is what
