@@ -174,7 +174,7 @@ def measure(quick: bool, work: Path) -> list[Figure]:
             right = (owner == np.arange(half)) & (bits <= distances[name])
             rates[name] = [float(right.mean())]
         slug = change.replace(" %", "").replace(" ", "-")
-        what = f"{half} photographs, {change}; {half} strangers, none of which is found"
+        what = f"{half} photographs, {change}; {half} strangers, all of them rejected"
         figures.append(
             Figure(f"copies-{slug}", "fraction found", what, sides_of(known, rates), OURS, NOTE)
         )
