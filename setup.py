@@ -107,10 +107,9 @@ EXTRAS = {
         "s3fs",  # these two of `cloud`, without Beam's large Google Cloud part
         "huggingface_hub>=2.4,<3",
         "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
-        "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of benchmarks/evaluation.py
+        "clip-benchmark==1.6.2",  # an oracle of the tests, and a peer of the figures
         # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
         "paddleocr==3.7.0",
-        "faster-paddle",  # a peer of benchmarks/spotting.py
     ],
 }
 

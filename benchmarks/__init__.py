@@ -1,5 +1,5 @@
-"""Measurements, most of them next to peers. Run them as modules: `python -m
-benchmarks.captions`."""
+"""Measurements. Those next to peers are parts of `benchmarks.figures`; run the others as modules:
+`python -m benchmarks.scale`."""
 
 import logging
 import os

@@ -14,16 +14,15 @@ images. Times are of one core, of this process.
 
 from __future__ import annotations
 
-import io
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from benchmarks.figures.parts.copies import CHANGES, changed
 from benchmarks.measuring import parser_of, print_table
 from open_diht.common.statistics import wilson
 from open_diht.filters import copies
@@ -32,8 +31,6 @@ from open_diht.pipelines.stages.encoders import Encoder, find_encoder
 
 THRESHOLDS = (14, 18, 20, 22, 24, 26, 28, 30)
 EPS = (0.05, 0.1, 0.15, 0.2, 0.25)
-TEXT = "A dog runs over the green grass"
-Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def images(paths: str, most: int | None = None) -> Iterator[tuple[str, bytes]]:
@@ -44,64 +41,6 @@ def images(paths: str, most: int | None = None) -> Iterator[tuple[str, bytes]]:
                 if member.name.endswith((".jpg", ".png", ".webp")) and found != most:
                     found += 1
                     yield f"{path.rpartition('/')[2]}/{member.name}", tar.extractfile(member).read()  # type: ignore[union-attr]
-
-
-def _scaled(image: Image.Image, side: int) -> Image.Image:
-    factor = side / max(image.size)
-    return image.resize(
-        (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
-    )
-
-
-def _cropped(image: Image.Image, part: float, dice: np.random.Generator) -> Image.Image:
-    width = round(image.width * (1 - part))
-    height = round(image.height * (1 - part))
-    x = int(dice.integers(image.width - width + 1))
-    y = int(dice.integers(image.height - height + 1))
-    return image.crop((x, y, x + width, y + height))
-
-
-def _framed(image: Image.Image, dice: np.random.Generator) -> Image.Image:
-    color = ((0, 0, 0), (255, 255, 255), (200, 30, 30))[dice.integers(3)]
-    return ImageOps.expand(image, round(0.06 * max(image.size)), color)
-
-
-def _written(image: Image.Image, dice: np.random.Generator) -> Image.Image:
-    image = _scaled(image, 384)
-    where = (8, 8 if dice.integers(2) else image.height - 36)
-    font = ImageFont.load_default(24)
-    ImageDraw.Draw(image).text(where, TEXT, "white", font, stroke_width=2, stroke_fill="black")
-    return image
-
-
-def _banded(image: Image.Image) -> Image.Image:
-    image = ImageOps.expand(_scaled(image, 384), (0, 0, 0, 40), "white")
-    ImageDraw.Draw(image).text((8, image.height - 34), TEXT, "black", ImageFont.load_default(24))
-    return image
-
-
-CHANGES: Mapping[str, Change] = {
-    "the same file": lambda image, dice: image,
-    "resized to 256": lambda image, dice: _scaled(image, 256),
-    "resized to 512": lambda image, dice: _scaled(image, 512),
-    "JPEG 50": lambda image, dice: image,
-    "cropped by 10 %": lambda image, dice: _cropped(image, 0.1, dice),
-    "cropped by 20 %": lambda image, dice: _cropped(image, 0.2, dice),
-    "mirrored": lambda image, dice: ImageOps.mirror(image),
-    "border": _framed,
-    "caption over it": _written,
-    "caption below it": lambda image, dice: _banded(image),
-    "gray": lambda image, dice: image.convert("L"),
-}
-
-
-def changed(data: bytes, change: str, dice: np.random.Generator) -> bytes:
-    if change == "the same file":
-        return data
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    content = io.BytesIO()
-    CHANGES[change](image, dice).save(content, "JPEG", quality=50 if change == "JPEG 50" else 90)
-    return content.getvalue()
 
 
 def main() -> int:

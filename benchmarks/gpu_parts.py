@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.loader import write_shards
+from benchmarks.figures.parts.loader import write_shards
+from benchmarks.figures.parts.step import ours, pairs, stepper_of, theirs
 from benchmarks.measuring import in_turn
-from benchmarks.train_step import ours, pairs, stepper_of, theirs
 from open_diht.common.fields import build
 from open_diht.common.ranks import _Gather, begin_group, joined_ranks
 from open_diht.pipelines.teachers.teacher import find_teacher

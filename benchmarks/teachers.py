@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import open_clip
 import torch
 
-from benchmarks.loader import drained, write_shards
+from benchmarks.figures.parts.loader import count, processor_s, write_shards
+from benchmarks.figures.parts.step import ours, pairs
 from benchmarks.measuring import apart, in_turn, parser_of, print_table, processor, ratios
-from benchmarks.train_step import ours, pairs
 from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
 from open_diht.trainer.config import TransformSettings
 from open_diht.trainer.data import DataSettings, ShardLoader, Source
@@ -39,6 +39,15 @@ from study.images import samples
 
 Step = Callable[[], object]
 INFONCE: dict[str, Any] = {"loss": {"name": "infonce"}}
+
+
+def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tuple[float, float]:
+    """Return samples per second and per processor-second of a whole epoch, from the request of the
+    first batch on."""
+    began = perf_counter()
+    processor = processor_s()
+    samples = count(batches, images)
+    return samples / (perf_counter() - began), samples / (processor_s() - processor)
 
 
 def steps(model: str, batch: int) -> dict[str, tuple[Step, Step]]:

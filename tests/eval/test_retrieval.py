@@ -77,7 +77,7 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
 
 def measure(captions: int, folder: Path) -> None:
     """Runs in a process of its own."""
-    from benchmarks.evaluation import peak_of
+    from benchmarks.figures.parts.evaluation import peak_of
 
     (folder / f"{captions}.txt").write_text(str(peak_of("ours", captions)))
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.figures.parts.step import pairs, stepper_of
 from benchmarks.gpu_parts import SMALL
-from benchmarks.train_step import pairs, stepper_of
 from open_diht.trainer.config import ConceptSettings, ModelSettings
 from open_diht.trainer.losses import fused
 from open_diht.trainer.losses.chunked import Tile

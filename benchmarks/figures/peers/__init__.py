@@ -6,23 +6,16 @@
       --no-annotate --no-emit-index-url --quiet benchmarks/figures/peers/NAME.in \\
       --output-file benchmarks/figures/peers/NAME.txt
 
-A peer's script runs in that environment, without ours; it prints its answer as one line of JSON.
+A peer's program runs in that environment, without ours (`benchmarks.figures.turns`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-from open_diht.common.run_command import ONE_THREAD
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
@@ -55,50 +48,3 @@ def make(name: str) -> None:
     install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python_of(name)]
     subprocess.run([*install, "--require-hashes", "-r", HERE / f"{name}.txt"], check=True)
     (MADE / name / "lock.sha256").write_text(_lock_hash(name), encoding="ascii")
-
-
-def peer(name: str, script: str | Path, *arguments: object, **environment: str) -> dict[str, Any]:
-    """Run a script in an environment, and return the last line that it prints, a JSON object.
-
-    Numeric libraries use one thread unless `environment` says otherwise.
-    """
-    done = subprocess.run(
-        [python_of(name), script, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, **ONE_THREAD, **environment},
-    )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-@contextlib.contextmanager
-def started(
-    name: str, script: str | Path, *arguments: object, **environment: str
-) -> Iterator[Callable[[object], dict[str, Any]]]:
-    """Start a script that answers each line of JSON with one, for sides that take turns.
-
-    The script reads lines from stdin and prints answers to stdout alone (`flush=True`); what else
-    it has to say goes to stderr. It ends when stdin does.
-    """
-    with subprocess.Popen(
-        [python_of(name), script, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ONE_THREAD, **environment},
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        given, printed = process.stdin, process.stdout
-
-        def ask(question: object) -> dict[str, Any]:
-            given.write(f"{json.dumps(question)}\n")
-            given.flush()
-            line = printed.readline()
-            if not line:
-                raise RuntimeError(f"{script} in the environment {name} ended without an answer")
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-
-        yield ask
