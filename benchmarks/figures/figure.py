@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -38,7 +39,7 @@ class Figure:
     name: str
     unit: str
     work: str
-    sides: list[Side]
+    sides: Sequence[Side]
     base: str
     note: str = ""
 
