@@ -238,7 +238,7 @@ def line(
     rate: float,
     skipped: Skipped,
 ) -> str:
-    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with
+    """Return the progress line; `speed` is the result of `TrainingProgress.speed`, with
     `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]

@@ -87,7 +87,7 @@ def collect_examples(
                 rows.slice(place_of[ordinal], 1), record_of.get(ordinal), preset, stages
             )
             decisions = apply_caption_filters(one, preset, "captions" in stages)
-            # Else records of its image are of an earlier run.
+            # Otherwise the records of its image come from an earlier run.
             passed = decisions.reasons[0] == NO_REASON
             example = example_of(one, preset, decisions, record_of.get(ordinal) if passed else None)
             example["image"] = images.get(ordinal)

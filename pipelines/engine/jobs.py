@@ -188,7 +188,7 @@ class WorkerLog(threading.Thread):
                     self._append(written)
 
     def _append(self, written: bytes) -> None:
-        check_fence(self.path)  # else a folder that was removed would be made again
+        check_fence(self.path)  # otherwise this would create a folder that was removed
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write(written)
