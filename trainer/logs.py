@@ -47,7 +47,8 @@ class RunLog:
                 # A killed run may have left part of a line; the resumed run takes its step again.
                 # To nothing if there is no whole line.
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+            # Open for the length of the run.
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise WrongUse(
                 f"the log cannot be written ({error}): move it away, or take another WORKDIR"

@@ -163,7 +163,8 @@ class Stage(ABC):
         """Return whether a unit is complete, given its commit record."""
         return self.current(unit, record) is not None
 
-    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027  # few depend on other stages
+    # Not abstract, because few stages depend on others.
+    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027
         """Read the commit records of other stages that `is_done` compares, many at once.
 
         Args:
