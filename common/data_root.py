@@ -14,8 +14,8 @@ REFERENCE_TEXTS = "minilm"
 
 
 def data_root(folder: Path | str | None = None) -> Path:
-    """Return `folder` if given, else the folder of evaluation data: $DIHT_BENCH_DATA, else
-    `diht/bench` in $XDG_CACHE_HOME, else `diht/bench` in `~/.cache`. An empty variable counts as
+    """Return `folder` if given. Otherwise return the folder of evaluation data: $DIHT_BENCH_DATA,
+    or `diht/bench` in $XDG_CACHE_HOME, or `diht/bench` in `~/.cache`. An empty variable counts as
     unset."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(folder or os.environ.get(VARIABLE) or Path(cache) / "diht" / "bench").expanduser()

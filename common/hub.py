@@ -78,7 +78,7 @@ def is_pinned(address: str) -> bool:
 
 
 def client() -> HfApi:
-    """Return a client of the hub in HF_ENDPOINT, or of the public hub. Its token is that of
+    """Return a client of the hub in HF_ENDPOINT, or of the public hub. Its token comes from
     HF_TOKEN, HUGGING_FACE_HUB_TOKEN or an earlier login. Progress bars are shown on terminals only,
     unless HF_HUB_DISABLE_PROGRESS_BARS is set."""
     from huggingface_hub import HfApi, constants

@@ -37,7 +37,7 @@ class BadImageReason(StrEnum):
     TOO_MANY_BYTES = "too_many_bytes"  # the file is larger than ImageLimits.max_bytes
     # the header exceeds ImageLimits.max_pixels or max_side, or Pillow's own limit
     TOO_MANY_PIXELS = "too_many_pixels"
-    TOO_COMPLEX = "too_complex"  # so many scans or parts that decoding could take minutes
+    TOO_COMPLEX = "too_complex"  # too many scans or parts: decoding could take minutes
 
 
 class BadImage(ValueError):

@@ -297,7 +297,8 @@ class Lease:
         # Before writing: a run that creates a token later sees this lease.
         tokens = _tokens(self._fs, self._folder)
         self._write()
-        found = self._found()  # after writing: of two that ask at once, at least one sees the other
+        # Look after writing: of two runs that ask at once, at least one sees the other.
+        found = self._found()
         valid = [other.lease for other in found if other.counts]
         self.refused_by = [lease for lease in valid if not self._shares(lease)]
         if self.refused_by:

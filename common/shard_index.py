@@ -61,7 +61,8 @@ class Defect(StrEnum):
     TRUNCATED_TAR = (  # a shard whose end is missing or corrupt; the part before is used
         "truncated_tar"
     )
-    # something else under a shard's name, or corrupt or cut off before the first sample
+    # The file is no shard in spite of its name, or it is corrupt or truncated before the first
+    # sample.
     NOT_A_TAR = "not_a_tar"
     DUPLICATE_KEY = "duplicate_key"  # a key that occurred before in its shard; the first counts
     MISSING_IMAGE = "missing_image"  # a key without an image

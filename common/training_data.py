@@ -26,8 +26,8 @@ def record_of(
 
 
 def record_in(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the record of the model in a folder. If none can be read, return one that says that
-    nothing is known."""
+    """Return the record of the model in a folder. If no record can be read, return a record that
+    says that nothing is known."""
     with suppress(OSError, ValueError):
         found = json.loads((Path(folder) / TRAINING_DATA).read_text(encoding="utf-8"))
         if isinstance(found, list) and found:

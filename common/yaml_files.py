@@ -55,7 +55,8 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^([-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+)|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        r"^([-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+)"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
         re.ASCII,
     ),
     list("-+0123456789."),

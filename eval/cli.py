@@ -68,7 +68,7 @@ class BenchOptions:
     strict_ties: bool = False
     """Retrieval: rank wrong ties ahead of the right item."""
     sample: Positive | None = None
-    """Evaluate at most so many random items of each task."""
+    """Evaluate at most this many random items of each task."""
     shots: str = "1,2,4,5,8,16"
     """Few-shot: images per class, or 0."""
     seeds: Positive = 3

@@ -90,7 +90,7 @@ def read_written(path: Path) -> Any:
 
 
 def feature_folder() -> Path:
-    """Return the default folder of encoded features, whose folder `hashes` is that of `Memo`."""
+    """Return the default folder of encoded features. `Memo` uses its subfolder `hashes`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht" / "features"
 
 

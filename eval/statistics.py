@@ -83,11 +83,11 @@ class Lowest(Estimate):
     def interval(self, level: float = 0.95) -> Interval | None:
         """Return the interval for images resampled within each group.
 
-        The lower end is the lowest of the groups' lower ends, because that of the worst group holds
-        with the given level. The upper end is the lowest of upper ends that hold jointly (Sidak),
-        because the worst group is not known. Bootstrapping the minimum would repeat its bias: it is
-        too low where groups are alike. A group with too few images has the ends 0 and 1; if all
-        have too few, there is no interval.
+        The lower end is the lowest of the groups' lower ends, because the worst group's own end
+        holds with the given level. The upper end is the lowest of upper ends that hold jointly
+        (Sidak), because the worst group is not known. Bootstrapping the minimum would repeat its
+        bias: it is too low where groups are alike. A group with too few images has the ends 0 and
+        1; if all have too few, there is no interval.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -515,7 +515,7 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Return the interval of the difference of two proportions on the same independent items.
 
-    The interval is that of Agresti and Min (2005): half an item is added to each of the four
+    This is the interval of Agresti and Min (2005): half an item is added to each of the four
     outcomes, so that it also holds if few items differ.
 
     Args:

@@ -341,8 +341,8 @@ def apply_cascade(
 def with_one_caption(
     rows: pa.Table, record: Mapping[str, Any] | None, preset: Preset, stages: Collection[str]
 ) -> pa.Table:
-    """Return a row with the one caption that its decision is about. `record` is that of its image,
-    a row of `RECORD`, or None if no image was read."""
+    """Return a row with the one caption that its decision is about. `record` describes its image,
+    as a row of `RECORD`. It is None if no image was read."""
     if OTHERS not in rows.column_names:
         return rows
     records = None if record is None else pa.Table.from_pylist([dict(record)], RECORD)
@@ -389,7 +389,7 @@ def _apply_caption_filters(rows: pa.Table, preset: Preset, annotated: bool) -> D
     for by_column in rejected.values():
         asked &= ~by_column
     if annotated and not asked.all():
-        # It depends on the presets of earlier runs whether they parsed the other rows.
+        # The presets of earlier runs decided whether the other rows were parsed.
         kept = pa.array(np.arange(rows.num_rows), mask=~asked)
         for name in SCHEMA.names:
             column = rows[name].combine_chunks().take(kept)

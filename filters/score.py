@@ -55,8 +55,8 @@ class NegativesRule:
     """Alternative to `min`: the fraction of the scored rows to keep. The rows with the highest
     scores stay."""
     batch_size: Annotated[int, Range(at_least=2, at_most=2**20)] = 32_768
-    """Rows of a batch, or all rows if there are fewer. The default is the paper's, and that of
-    OpenAI's training."""
+    """Rows of a batch, or all rows if there are fewer. The paper and OpenAI's training use the
+    default."""
     batches: Positive = 10
     """Number of batches of different rows to average over; fewer if there are not enough rows. The
     default is the paper's."""

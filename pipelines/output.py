@@ -115,7 +115,7 @@ class Output:
         yet."""
         preset, preset_from = self._preset_of(record)
         self._check_columns(preset)
-        # Nothing is taken over of a record that is refused, so that each page says so.
+        # A record that is refused changes nothing here, so that each page reports it.
         self._record = record
         self.preset = preset
         self.preset_from = preset_from

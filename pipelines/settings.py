@@ -59,7 +59,7 @@ class RunSettings(RunOptions):
     model is given."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Number of units at a time for which the input is cut. `direct` and Flink also run at most
-    this many at the same time; the other runners decide that themselves."""
+    this many at the same time; the other runners choose the number themselves."""
     backend: Backend = field(default_factory=Direct)
     """The backend that runs the units."""
     shard: tuple[int, int] | None = None

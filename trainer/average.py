@@ -76,7 +76,7 @@ class Export(NamedTuple):
 
 
 def read(folder: Path) -> Export:
-    """Read an exported model. Raises `BadExport` if the folder is none, or is damaged."""
+    """Read an exported model. Raises `BadExport` if the folder is not an export, or is damaged."""
     from open_diht.trainer.export import CARD, WEIGHTS, BadExport, described, read_weights
 
     description = described(folder)

@@ -132,7 +132,7 @@ Fall = Annotated[float, Range(above=0, at_most=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDecay:
-    """The fall of the learning rate from each layer of a tower to the one before it."""
+    """How much the learning rate falls from each layer of a tower to the layer before it."""
 
     image: Fall = 1.0
     """Factor per layer of the image tower: a transformer of open_clip, or a tower of timm with the
@@ -163,8 +163,8 @@ class DistillationSettings:
     own, which is stored with the embeddings. (MobileCLIP's paper)"""
     teachers: Positive | None = None
     """Number of teachers whose embeddings, of equal length, are concatenated. The student learns
-    the mean of their distributions. None: 1; with tars of DataCompDR, which do not say it, name it:
-    2 for those that Apple published. (MobileCLIP's code)"""
+    the mean of their distributions. None: 1. Tars of DataCompDR do not contain it: set 2 for those
+    that Apple published. (MobileCLIP's code)"""
     max_missing_share: Share = 0.05
     """Largest tolerated fraction of samples without the targets that are learned, embeddings or
     concepts: of a source before the first step, as far as a sample of its shards shows, and of an

@@ -55,10 +55,9 @@ def export(
     card: str,
     data: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Publish a model as a folder, replacing an earlier one as a whole. `architecture` is
-    open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`, which is empty for a tower of
-    features. `data` is the record of the training data (`common.training_data`). Raises
-    `CannotExport`."""
+    """Publish a model as a folder, in place of an earlier one. `architecture` is open_clip's
+    `model_cfg`, and `preprocessing` its `preprocess_cfg`, which is empty for a tower of features.
+    `data` is the record of the training data (`common.training_data`). Raises `CannotExport`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model = json.loads(json.dumps(architecture))  # a copy, of plain values
     model["vision_cfg"].pop("patch_dropout", None)  # it is for training only

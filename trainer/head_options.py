@@ -1,5 +1,5 @@
-"""Options of the torch half of `make concepts`. Imports no torch, so that they are checked before
-the other half."""
+"""Options of the torch half of `make concepts`. This module does not import torch, so that the
+options are checked before the other half runs."""
 
 import argparse
 from collections.abc import Sequence

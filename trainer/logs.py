@@ -47,7 +47,8 @@ class RunLog:
                 # A killed run may have left part of a line; the resumed run takes its step again.
                 # To nothing if there is no whole line.
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+            # Open for the length of the run.
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise WrongUse(
                 f"the log cannot be written ({error}): move it away, or take another WORKDIR"
@@ -238,7 +239,7 @@ def line(
     rate: float,
     skipped: Skipped,
 ) -> str:
-    """Return the progress line; `speed` is that of `TrainingProgress.speed`, with
+    """Return the progress line; `speed` is the result of `TrainingProgress.speed`, with
     `peak_memory_gib`."""
     values = result.values
     heads = [f"{name} {value:.3f}" for name, value in values.items() if name not in _COMMON]

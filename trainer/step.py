@@ -212,7 +212,7 @@ class Stepper:
             ranks=self.ranks,
             scaler=self.scaler,
         )
-        self.scaler.unscale_(self.optimizer)  # so that the norm is that of the true gradient
+        self.scaler.unscale_(self.optimizer)  # so that this is the norm of the true gradient
         clip_at = self.config.optimizer.max_gradient_norm or math.inf
         # Returns the norm before clipping.
         gradient = nn.utils.clip_grad_norm_(self.parameters, clip_at)
@@ -234,7 +234,7 @@ class Stepper:
         self.skipped.pairs += round(values.pop("without_targets", 0.0) * self.ranks.world)
         # All ranks decide alike: the loss is summed over them, and gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
-        if finite:  # else weights, moments and average stay
+        if finite:  # otherwise weights, moments and average stay unchanged
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * rate
             self.scaler.step(self.optimizer)

@@ -78,8 +78,8 @@ def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return this process's peak memory in bytes: that of torch's allocator on a GPU, else the
-    resident memory."""
+    """Return this process's peak memory in bytes: what torch's allocator took on a GPU, or the
+    resident memory without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB

@@ -261,9 +261,9 @@ def _no_lists(place: str, kinds: Sequence[Texts]) -> str:
 def _listed(
     kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet
 ) -> TextList:
-    """Choose between the list of the data (`own`) and that of the task (`wanted`). A webdataset's
-    list belongs to its labels and takes precedence. Other layouts have names made for programs,
-    used only if the task gives no list.
+    """Choose between the list of the data (`own`) and the list of the task (`wanted`). A
+    webdataset's list belongs to its labels and takes precedence. Other layouts have names made for
+    programs, used only if the task gives no list.
     """
     if own and (wanted == "dataset" or data.layout == "webdataset"):
         return TextList(list(own), f"the data set's own, {data.place}")

@@ -25,7 +25,7 @@ WAIT_S = 30.0  # silence of a server after which a try is given up; slow transfe
 LINES = 20
 """Approximate number of progress lines for a set of many files. At most twice as many are
 printed."""
-PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could be that of the compressed form
+PLAIN = {"Accept-Encoding": "identity"}  # without it, a length could count compressed bytes
 
 pooch.get_logger().setLevel("WARNING")
 

@@ -48,7 +48,7 @@ class Support:
     """Number of standard errors by which a more cautious candidate may be worse than the best. 0
     takes the best."""
     floor: bool = True
-    """Give several shots at least the freedom that is fixed for one."""
+    """Whether several shots get at least the freedom that is fixed for one shot."""
 
     @property
     def shots(self) -> int:

@@ -48,7 +48,7 @@ class DrawnShots:
         )
 
     def short_classes(self, k: int) -> list[int]:
-        """Return the classes with fewer than k samples, for a k up to that of the draw."""
+        """Return the classes with fewer than k samples. k is at most the number that was drawn."""
         return [number for number, order in enumerate(self.by_class) if len(order) < k]
 
 

@@ -44,7 +44,7 @@ class OpenClipModel(Model):
         device: str,
         precision: Precision,
     ):
-        """Wrap a model. Weights stay in float32, and `precision` is that of autocast."""
+        """Wrap a model. Weights stay in float32; autocast uses `precision`."""
         self.name = name
         self.preprocess = preprocess
         self._model: Any = model.to(device).eval()

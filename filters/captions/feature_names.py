@@ -179,8 +179,8 @@ ENDS_ACT: Final = _named("text source target", "{text} from {source} to {target}
 
 
 def what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    """Return the features of the detail's kind, such as "relation", and form. `title_case` is that
-    of the caption."""
+    """Return the features of the detail's kind, such as "relation", and form. `title_case`
+    describes the caption."""
     return {
         what: 1.0,
         f"{what}, tag {tag}": 1.0,

@@ -308,8 +308,8 @@ def _untied(
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
-    """Return the index of the last of the sorted `places` before the token, or if none is before,
-    the first after."""
+    """Return the index of the last of the sorted `places` before the token. If all are after it,
+    return the index of the first."""
     before = bisect_left(places, token)
     if before:
         return before - 1

@@ -30,7 +30,8 @@ _MEDIUM = (
     r"|graphics?|fotos?)"
 )
 _STOCK_TAIL = re.compile(
-    rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$",
+    rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}"
+    rf"(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$",
     re.I,
 )
 _MEDIUM_PARTS = (

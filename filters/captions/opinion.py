@@ -28,7 +28,7 @@ from open_diht.filters.captions.graph import CaptionGraph
 from open_diht.filters.captions.verifier import Odds, Scores
 from open_diht.filters.captions.wordpiece import BEGIN, END, WordPieces
 
-VERSION = 1  # increase it if weights of before mean something else now
+VERSION = 1  # increase it if older weights now mean something else
 WEIGHTS = Path(__file__).with_name("opinion.onnx")
 PROVENANCE = Path(__file__).with_name("opinion.json")
 VOCABULARY = "vocabulary"

@@ -40,7 +40,8 @@ _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", 
 _ENDS_OF_VERBS = frozenset("sdgSDG")  # of regular inflected forms
 _ING = re.compile(r"[A-Za-z]{3,}ing")
 _MEASURE = re.compile(
-    r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp|pcs?|ct|packs?|pieces?"
+    r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp"
+    r"|pcs?|ct|packs?|pieces?"
     r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
     re.I,
 )

@@ -161,7 +161,8 @@ class Preset:
 
 
 def _named(filters: Sequence[Filter]) -> dict[str, Any]:
-    return {one.reason: dataclasses.asdict(one) for one in filters}  # type: ignore[call-overload]  # they are
+    # mypy does not see that filters are dataclasses.
+    return {one.reason: dataclasses.asdict(one) for one in filters}  # type: ignore[call-overload]
 
 
 def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:

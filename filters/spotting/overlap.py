@@ -60,8 +60,8 @@ class OverlapRule:
     """False: any common run of characters counts (the plain rule), and all fields below but
     `ideograph_weight` are unused."""
     inside_chars: Positive = 7
-    """A matching run of whole words of one side may lie inside a word of the other side from this
-    many characters on."""
+    """From this many characters on, a matching run of whole words of one side may lie inside a word
+    of the other side."""
     edits: tuple[tuple[Positive, Count], ...] = ((6, 1), (8, 2))
     """(letters, edits) in rising order: a run of whole words with at least that many letters may
     have that many wrong, missing or extra characters."""

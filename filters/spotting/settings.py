@@ -103,15 +103,15 @@ class SpotterSettings:
     found with 384, in one of 10 pixels less often; 512 finds more, in more time. By default that of
     `effort`."""
     enlarge_faint: Positive = 2
-    """Detector: the part of an image with faint or small text is enlarged by so much, at most to
-    `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
+    """Detector: the part of an image with faint or small text is enlarged by this factor, at most
+    to `limit_side`, and searched a second time; 1 turns this off (ignored by `paddle`)."""
     closer: ModelSize | None = None
-    """Size of the detector of that second search, by default that of `effort`, or else of `model`.
-    A larger one finds more small text, also in a part that cannot be enlarged, and needs more time
-    for images with such text."""
+    """Size of the detector of the second search. By default `effort` chooses it; if `effort` does
+    not, it is the size of `model`. A larger one finds more small text, also in a part that cannot
+    be enlarged, and needs more time for images with such text."""
     pixel_threshold: Share = _OF_EFFORT
-    """Detector: text pixels have a higher probability, by default than that of `effort`. PP-OCRv6's
-    own is 0.2."""
+    """Detector: pixels with a higher probability are text. By default `effort` chooses the value.
+    PP-OCRv6's own is 0.2."""
     box_threshold: Share = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own (tiny: 0.4, small: 0.45) read
     more junk."""

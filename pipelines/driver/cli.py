@@ -279,7 +279,7 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
     if dataset.default_glob != "*":
         return everything
     try:
-        # Without files that are no manifests, and with subfolders.
+        # Subfolders count; files other than manifests do not.
         expand_inputs(str(folder), dataset)
     except NoInput:  # no file has an ending of manifests
         return everything

@@ -97,7 +97,7 @@ def run(
             " at its end; run the same command to resume"
         )
     stages = stages_in_order()
-    # The annotating stages come last, because that of OCR may download weights.
+    # The annotating stages come last, because the OCR stage may download weights.
     checked = sorted(stages, key=lambda stage: stage not in DECIDING)
     for stage in checked:
         stage.check(settings, None, say)

@@ -27,7 +27,8 @@ from open_diht.pipelines.runners.once import OncePerProcess
 from open_diht.pipelines.store.commit import best_effort, publish_json, read_json, remove
 from open_diht.pipelines.store.storage import StorePath, is_local
 
-# The end of the output is searched for rows that were not recorded, and a part of it is printed.
+# The end of the output is searched for the reason why a failed unit was not recorded, and a part of
+# it is printed.
 _LAST_BYTES = 65_536
 _PRINTED_BYTES = 4_000
 
@@ -188,7 +189,7 @@ class WorkerLog(threading.Thread):
                     self._append(written)
 
     def _append(self, written: bytes) -> None:
-        check_fence(self.path)  # else a folder that was removed would be made again
+        check_fence(self.path)  # otherwise this would create a folder that was removed
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write(written)

@@ -163,7 +163,8 @@ class Stage(ABC):
         """Return whether a unit is complete, given its commit record."""
         return self.current(unit, record) is not None
 
-    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027  # few depend on other stages
+    # Not abstract, because few stages depend on others.
+    def prefetch(self, records: Records, units: Sequence[str]) -> None:  # noqa: B027
         """Read the commit records of other stages that `is_done` compares, many at once.
 
         Args:
@@ -242,7 +243,7 @@ class DoUnit(beam.DoFn):
             load_plugin(name)
         root = self._stage.layout.root
         if self._fence is not None and self._fence != fence_of(root):
-            # Else this is the driver's process.
+            # Otherwise this is the driver's process.
             set_fence(root, self._fence)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
         self._had_plan = not is_gone(self._stage.layout.plan)
@@ -289,7 +290,7 @@ class DoUnit(beam.DoFn):
                     break
                 time.sleep(PAUSES_S[len(tries) - 1])
         with best_effort():
-            check_fence(mark)  # else it may be a mark of the run that has taken the folder
+            check_fence(mark)  # otherwise it may belong to the run that has taken the folder
             self._stage.layout.progress(self._stage.name, unit).unlink(missing_ok=True)
             mark.unlink(missing_ok=True)
 

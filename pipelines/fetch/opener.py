@@ -93,7 +93,8 @@ def opening_by(
         try:
             yield opener.notes
         finally:
-            urllib.request.install_opener(None)  # type: ignore[arg-type]  # urlopen then builds its default opener again
+            # urlopen then builds its default opener again.
+            urllib.request.install_opener(None)  # type: ignore[arg-type]
 
 
 MISMATCH = "the image does not match the manifest's hash"

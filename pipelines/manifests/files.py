@@ -57,8 +57,8 @@ _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportE
 
 
 def reading(path: str) -> AbstractContextManager[None]:
-    """Convert exceptions of libraries in the `with` block: those of an outage (see `is_outage`) to
-    Unreachable, those of a damaged, absent or unreadable file to UnreadableFile. Other exceptions
+    """Convert exceptions of libraries in the `with` block: an outage (see `is_outage`) becomes
+    Unreachable, and a damaged, absent or unreadable file becomes UnreadableFile. Other exceptions
     pass."""
     return translated(partial(_reading, path))
 

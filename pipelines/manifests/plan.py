@@ -304,7 +304,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     other columns."""
     if not path.exists():
         check_output(Layout(path.parent.parent))
-        if publish_first(path, _content(plan)):  # else another shard wrote its plan first
+        if publish_first(path, _content(plan)):  # otherwise another shard wrote its plan first
             return plan
     existing = known_plan(path)
     kept = _load(existing) if existing and existing["fingerprint"] == plan.fingerprint else None
@@ -456,7 +456,7 @@ def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]
     """Return an input pattern with commits in place of the revisions of repositories, and the
     commits by repository address. Commits that are `known` from an earlier start of the same run
     stay valid, whatever the revision is now. Raise NoInput if a repository or revision is missing
-    or not accessible, or an address is not that of a data set.
+    or not accessible, or an address does not lead to a data set.
     """
     pins: dict[str, str] = {}
     items = [

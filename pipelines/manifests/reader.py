@@ -83,9 +83,9 @@ def info_of(span: Span, dataset: Dataset) -> FileInfo:
 
 
 def split(info: FileInfo, unit_rows: int) -> list[Span]:
-    """Return the spans of a file, in order; they tile it without gap or overlap. A file known to be
-    without rows has no spans. The result is a pure function of the file and `unit_rows`, since a
-    rerun must find the same units.
+    """Return the spans of a file, in order; they tile it without gap or overlap. A file that is
+    known to have no rows has no spans. The result is a pure function of the file and `unit_rows`,
+    since a rerun must find the same units.
 
     A Parquet file is cut into whole row groups while they fit into `unit_rows`; a larger row group
     is cut inside. Uncompressed TSV, JSON lines and CSV without quotes are cut into byte ranges of

@@ -55,10 +55,10 @@ def resolve_roles(
     A column named by the data set or the user comes first. Otherwise the aliases are tried in
     order. An alias matches in any case, preferring its listed spelling; two equally good matches
     are refused, except for `captions`. A column with an alias of an id or a hash but another type
-    is ignored. Width and height come from the first pair of `SIZE_FAMILIES` of which the file has
-    each name once. The first text column named image holds paths if no other column does, and if it
-    is not named as the column of the URLs. `images` is true for a file with images outside its
-    columns (members of a tar).
+    is ignored. Width and height come from the first pair of `SIZE_FAMILIES` whose two names each
+    occur once in the file. The first text column named image holds paths if no other column does,
+    and if it is not named as the column of the URLs. `images` is true for a file with images
+    outside its columns (members of a tar).
 
     Raise BadSchema, with all problems, for repeated names, too many columns, a needed or named role
     without a column, and a role with two columns or one of the wrong type.
@@ -99,7 +99,7 @@ def resolve_roles(
         found.setdefault("caption", name)
         _check_kind("captions", by_name[name], dataset, path)
     if not dataset.roles.captions and len(captions) == 1 and by_name[captions[0]].kind == "text":
-        captions = ()  # the file has the one caption of each row alone
+        captions = ()  # the file has only one caption for each row
     for role in _FOUND_BY_ALIAS:
         if role not in found:
             take(role, partial(_by_alias, role, columns, dataset, path))

@@ -55,8 +55,8 @@ class FileInfo:
     """Stamp of the file at inspection. While it and `read_as` stay the same, this information holds
     without another inspection. It is None if the stamp would hold only the size."""
     read_as: str = field(default="", compare=False)
-    """Fingerprint of all else that this information depends on: how the data set is read, and the
-    code's versions."""
+    """Fingerprint of the other things that this information depends on: how the data set is read,
+    and the code's versions."""
     row_groups: tuple[int, ...] = ()
     """Parquet: number of rows of every row group."""
     data_start: int = 0

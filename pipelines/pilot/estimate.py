@@ -76,7 +76,7 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate
     if not unseen:
         return Estimate(p, p, p)
     effect = 1.0  # the design effect
-    if len(m) > 1 and 0 < p < 1:  # else the variance is 0 or unknown
+    if len(m) > 1 and 0 < p < 1:  # otherwise the variance is 0 or unknown
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)

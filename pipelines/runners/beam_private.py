@@ -36,7 +36,7 @@ def open_requests(connection: Any) -> Sequence[Any]:
 
 
 def dataflow_jobs(client: Any, request: Any) -> Any:
-    """Return an iterator over the jobs that a service lists. Beam's client has a method that finds
-    a job by its name, but it overlooks those that are not yet running, and does not end if there is
-    none."""
+    """Return an iterator over the jobs that a service lists. Beam's client can find a job by its
+    name, but it overlooks jobs that are not yet running, and searches without end if there is no
+    such job."""
     return client._jobs_client.list_jobs(request=request)

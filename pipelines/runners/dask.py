@@ -156,9 +156,9 @@ class Dask(PortableBackend):
                 yield client
 
     def address(self) -> str:
-        """Return the scheduler's address: the option's, else that in the variable, else that of
-        `make dask-up`. Option and variable may name a file that has the address. Raise RunnerError
-        for anything else."""
+        """Return the scheduler's address, from the first of these that has one: the option, the
+        variable, `make dask-up`. Option and variable may name a file that has the address. Raise
+        RunnerError for anything else."""
         asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
         if os.path.isfile(asked):
             try:
@@ -239,7 +239,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     for future in result.futures:
         ended = future.exception()
         if isinstance(ended, KilledWorker):
-            _let_end(result.client)  # else running units would be blamed for the death
+            _let_end(result.client)  # otherwise units that run would be blamed for the death
             raise WorkerDied(
                 f"Dask workers died while working ({ended.last_worker.address} was the last)"
             ) from ended

@@ -132,7 +132,7 @@ class Dataflow(Backend):
                 values["staging_location"],
                 Path(str(template)).parent,
             ):
-                # Else Beam retries for minutes.
+                # Otherwise Beam retries for minutes.
                 Path(str(folder)).mkdir(parents=True, exist_ok=True)
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
@@ -152,7 +152,7 @@ class Dataflow(Backend):
             if result is not None and not template:
                 self._stop(lambda number, _: number == result.job_id())
             elif not template and not given(self.flags, "job_name"):
-                # The user's may be that of another run's job.
+                # The user's name may belong to the job of another run.
                 self._stop(lambda _, name: name == values["job_name"])
             raise
 

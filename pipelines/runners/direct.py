@@ -95,7 +95,8 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
         self.worker_thread.start()
 
     def stop_worker(self) -> None:
-        if isinstance(sys.exception(), KeyboardInterrupt):  # then do not wait for running units
+        # After ^C, do not wait for units that run.
+        if isinstance(sys.exception(), KeyboardInterrupt):
             ForkServer.end()
         end_requests(self.control_conn)
         self._stopped.set()

@@ -68,7 +68,8 @@ class _Runner(portable.EndsItsServer, FlinkRunner):
     def default_job_server(self, options: PipelineOptions) -> Any:
         kept = self.server
         super().default_job_server(options)
-        if isinstance(kept, StopOnExitJobServer):  # that of --flink_submit_uber_jar serves one job
+        # The job server of --flink_submit_uber_jar serves one job.
+        if isinstance(kept, StopOnExitJobServer):
             self.server = kept
         return self.server
 
@@ -253,8 +254,8 @@ class Flink(portable.PortableBackend):
             ) from error
 
     def _version(self, cluster: dict[str, str | int] | None) -> str:
-        """Return the Flink version, as in 1.20, which the jar must match: the version that the
-        option names, else the cluster's, else `VERSION`. Raise RunnerError if option and cluster
+        """Return the Flink version, such as 1.20, which the jar must match. It comes from the
+        option, or from the cluster, or is `VERSION`. Raise RunnerError if option and cluster
         differ, or if Beam has no job server for the version."""
         named = (
             str(option_values(self.flags)["flink_version"])

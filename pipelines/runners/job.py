@@ -123,8 +123,8 @@ class Backend(Protocol):
 
 
 def job_error(said: str, error: Exception) -> JobFailed:
-    """Return the error of a submitted job: `JobAborted` if it failed, else `JobFailed`, as for a
-    job that the user has cancelled or whose cluster is gone. `said` is the beginning of the
+    """Return the error of a submitted job: `JobAborted` if it failed. It is `JobFailed` if, for
+    example, the user has cancelled the job or its cluster is gone. `said` is the beginning of the
     message, `error` is Beam's.
     """
     text = str(error).strip()

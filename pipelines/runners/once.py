@@ -20,8 +20,8 @@ _place: str | None = None
 
 
 class OncePerProcess(beam.DoFn):
-    """Calls the function of one job. A process keeps the function set up until that of another job
-    arrives or `let_go` is called. The function must emit nothing; `place` is the name of the run,
+    """Calls the function of one job. A process keeps the function set up until another job brings
+    its own, or `let_go` is called. The function must emit nothing; `place` is the name of the run,
     see `is_at`. A process handles one element at a time, even with several threads, because two
     threads cannot use a parser or an OCR process at once. Relative paths start from the folder in
     which this object was made, if the process sees that folder.

@@ -169,8 +169,8 @@ def _why(error: Exception) -> str:
 
 
 def _submit(pipeline: beam.Pipeline, job: Job) -> PipelineResult:
-    """Submit a job. Restore the handler of ^C, because that of Beam's job server hangs at a second
-    ^C."""
+    """Submit a job. Restore the handler of ^C, because the handler of Beam's job server hangs at a
+    second ^C."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return pipeline.run()

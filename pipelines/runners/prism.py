@@ -49,7 +49,7 @@ class Prism(portable.PortableBackend):
             runner.stop()
 
     def _location(self) -> Path:
-        """Return the path of the binary: the option's, else the variable's, else `BUILT`. Raise
+        """Return the path of the binary, from the option, or from the variable, or `BUILT`. Raise
         RunnerError if it is not an executable file."""
         named = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
         path = Path(str(named)) if named else BUILT

@@ -566,7 +566,7 @@ def _candidates(
         )
     known = np.concatenate([uid, *others])
     order = np.lexsort((known["f1"], known["f0"]))
-    # A uid selects all rows that have it, so it must be that of one.
+    # A uid selects all rows that have it, so only one row may have it.
     same = known[order][1:] == known[order][:-1]
     once = order[~(np.append(same, False) | np.insert(same, 0, False))]
     once = once[once < len(uid)]

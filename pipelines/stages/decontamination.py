@@ -101,8 +101,8 @@ _MATCHES = pa.schema(
 
 
 def encoder_of(settings: RunSettings) -> str | None:
-    """Return the encoder whose embeddings are compared: that of semantic de-duplication, or None if
-    that is off."""
+    """Return the encoder whose embeddings are compared, which semantic de-duplication uses, or None
+    if it is off."""
     rule = settings.preset.dedup
     return rule.encoder if rule.semantic and "dedup" in settings.stages else None
 

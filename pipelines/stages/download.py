@@ -76,8 +76,8 @@ class NetworkDown(RuntimeError):
 
 
 def is_outage(unreachable: int, asked: int) -> bool:
-    """Return whether so many URLs were unreachable that this machine's network is probably the
-    cause."""
+    """Return whether this machine's network is probably the cause, because too many URLs were
+    unreachable."""
     least, share = OUTAGE
     return unreachable >= max(least, share * asked)
 

@@ -71,8 +71,8 @@ class EncodingStage(SegmentStage):
 
     @abstractmethod
     def table(self, ordinals: list[int], found: list[list[Encoded]]) -> pa.Table:
-        """Return n rows of the stage's file. `found` has for each row a list like that of
-        `prepare`, with embeddings in place of tensors."""
+        """Return n rows of the stage's file. For each row `found` has a list as `prepare` returns
+        it, with embeddings in place of tensors."""
 
     def prepare(self, ordinal: int, image: bytes) -> list[Any]:
         """Return a list that holds the tensor of a row's image, or the reason why there is none. A

@@ -25,7 +25,7 @@ def image_records(
     layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]
 ) -> pa.Table | None:
     """Return a caption unit's image records for the cascade, a table of `RECORD` by ordinal. Return
-    None if neither `spotting` nor `download` decides anything for this unit. `stages` are the
+    None if no image stage (`spotting`, `download`) decides anything for this unit. `stages` are the
     stages that decide. Without `spotting`, the status of a downloaded image is `UNREAD`. With
     `download`, the status of a failed image is `DOWNLOAD_FAILED` and the reason."""
     numbers = list(image_units)

@@ -85,10 +85,10 @@ def columns_of(
     columns: Sequence[str],
     path: str = "the manifest",
 ) -> dict[str, str]:
-    """Return the column of each condition: the column of the role with its name, else the column
-    with its name, else the only column that has its name in another case. Raise WrongUse if there
-    is none. A condition on a language is left out if the manifest has no such column; the language
-    is then identified."""
+    """Return the column of each condition. It is the first of these that exists: the column of the
+    role with the condition's name, the column with that name, the only column with that name in
+    another case. Raise WrongUse if there is none. A condition on a language is left out if the
+    manifest has no such column; the language is then identified."""
     column_of = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
     for name in [
         name for name, column in column_of.items() if column is None and name not in language.NAMES

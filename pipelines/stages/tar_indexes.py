@@ -142,9 +142,8 @@ def kept_samples(
     units: Sequence[Unit],
     beat: Callable[[int], None] = lambda survivors: None,
 ) -> tuple[ShardIndex, Shard]:
-    """Return the index of the survivors of a tar, and its entry in the record. `index` is that of
-    all its samples, and `units` are its units. `beat` receives the number of survivors looked up so
-    far."""
+    """Return the index of the survivors of a tar, and its entry in the record. `index` has all its
+    samples, and `units` are its units. `beat` receives the number of survivors looked up so far."""
     chosen: dict[int, str] = {}
     survivors = 0
     left_out = {UNUSABLE: 0, OTHER_CAPTION: 0}

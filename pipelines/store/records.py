@@ -178,7 +178,7 @@ class SpanRecord(TypedDict):
     stop: int
     rows: int
     exact: bool
-    fingerprint: NotRequired[str]  # plans of early versions have only that of the file
+    fingerprint: NotRequired[str]  # plans of early versions have only the fingerprint of the file
 
 
 class UnitRecord(TypedDict):

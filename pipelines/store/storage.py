@@ -55,7 +55,7 @@ def store_path(text: str | StorePath) -> StorePath:
     protocol, _, rest = text.partition("://")
     if rest and protocol in ("file", "local"):
         return Path(rest)
-    if slip := _ONE_SLASH.match(text):  # else a local folder named `s3:` would be created
+    if slip := _ONE_SLASH.match(text):  # otherwise a local folder named `s3:` would be created
         raise ValueError(f"an address has two slashes: {slip[1]}//{text[slip.end() :]}")
     if not rest:
         return Path(os.path.expanduser(text))

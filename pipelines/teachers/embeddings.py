@@ -92,8 +92,8 @@ class EmbeddingSettings(ShardSettings, EmbeddingOptions):
 
 @dataclass(kw_only=True)
 class EmbeddingStage(Extracting):
-    """The stage that stores embeddings. A sample's row has those of its crops, then those of its
-    captions."""
+    """The stage that stores embeddings. A sample's row has the embeddings of its crops, then those
+    of its captions."""
 
     filtered: Layout
     """The data set."""
@@ -252,8 +252,8 @@ def _file_of(unit: str) -> str:
 
 
 def check_captions(settings: EmbeddingSettings) -> None:
-    """Raise WrongUse if none of the first samples of a shard has a caption. Else a typing error
-    would show hours later, as rows of zeros."""
+    """Raise WrongUse if none of the first samples of a shard has a caption. Otherwise a typing
+    error would show hours later, as rows of zeros."""
     if settings.captions == (CAPTION,):
         return
     with reading_data(settings):

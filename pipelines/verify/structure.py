@@ -101,7 +101,7 @@ _DAMAGE = (
 _OF_RUN = ("run.json", "funnel.json", "subset.npy", "report.html", CARD)
 """Files that a run writes into OUTPUT itself."""
 _READ_WHOLE = (*KINDS, "shards", "index")
-"""Folders of which readers of the results take all files."""
+"""Folders in which readers of the results read every file."""
 _RECORDS = ("funnel.json", "work/exported.json")
 """Records that are of no unit."""
 _SUMMED = (
@@ -174,10 +174,10 @@ class Vouching(TypedDict):
 
 
 def files_of(root: StorePath, found: Verification) -> dict[str, int | None]:
-    """Return the sizes of the files of an output, by their names in it. On a disk, report what
-    would be opened and is neither a regular file nor a folder, and return None for it: reading a
-    pipe or a device may never end, and a link may lead to files of this machine that are not of the
-    output. Links to files of the output are good.
+    """Return the sizes of the files of an output, by their names in it. On a disk, refuse
+    everything but regular files and folders: report it, and return None. Reading a pipe or a device
+    may never end, and a link may lead to files of this machine outside the output. Links to files
+    of the output are good.
     """
     if not is_local(root):
         inside = "/" + root.path.strip("/")
@@ -902,7 +902,7 @@ class Structure:
                         )
                     continue
                 digest = sha256(ahead[1]).digest()
-                # Else None: it cannot be exported.
+                # Otherwise None: it cannot be exported.
                 unknown = expected is None and ordinal not in sampled
                 if not unknown and expected != digest:
                     if ordinal not in sampled and ahead[0].endswith(".png"):

@@ -263,7 +263,7 @@ def search(
 def added_columns(output: Output) -> frozenset[str]:
     """Return the columns that a run adds to those of the manifest, except the numbers of scores and
     user stages."""
-    # Else these may be names of the manifest's own.
+    # Otherwise the manifest may have columns with these names.
     lists = SEVERAL if output.dataset.several_captions else ()
     return frozenset({*OURS, *lists, *COPIES.names, "stage", "reason"})
 

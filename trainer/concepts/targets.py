@@ -161,7 +161,8 @@ class StoredTargets(ABC):
             file = self._folder.opened(entry["file"])
         except FileNotFoundError:
             return None
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:  # type: ignore[arg-type]  # typeshed
+        # typeshed declares too narrow a type of file.
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:  # type: ignore[arg-type]
             file.close()
             path = f"{self._folder}/{entry['file']}"
             raise ConceptMismatch(

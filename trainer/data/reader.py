@@ -695,7 +695,7 @@ def heads_of(concepts: Sequence[ConceptTargets | None]) -> dict[str, int]:
 
 
 def evenly(values: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """Return at most so many of the values, evenly spaced."""
+    """Return at most `most` of the values, evenly spaced."""
     return (
         values[np.linspace(0, len(values) - 1, most).astype(np.int64)]
         if len(values) > most

@@ -511,7 +511,8 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     with reached(f"the index {place}"):
         try:
             index = load(place, fs.cat_file(inside))
-        except (OSError, ShardMismatch):  # a store may refuse to say that there is none
+        except (OSError, ShardMismatch):
+            # A store may refuse access instead of reporting a missing file.
             return None
     index.stamp = stamp
     return index if stamp.partition("-")[0] == str(index.bytes) else None

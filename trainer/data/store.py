@@ -57,8 +57,8 @@ class ShardStore:
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """Yield a file descriptor of a shard, for `os.pread`. Close that of a remote shard soon:
-        until it is closed, the bytes stay on the disk even if the cache drops the file. Raises
+        """Yield a file descriptor of a shard, for `os.pread`. Close the file of a remote shard
+        soon: until then its bytes stay on the disk, even if the cache drops it. Raises
         `ShardUnavailable` or `ShardMismatch`.
         """
         descriptor = self.descriptor(shard)

@@ -92,8 +92,8 @@ class Subset:
         )
 
     def _bound(self, index: ShardIndex, after: bool = False) -> npt.NDArray[np.int64]:
-        """Return how many uids are less than that of each sample, (n,). With `after`, also count
-        the equal ones."""
+        """Return for each sample how many uids are less than its own, (n,). With `after`, also
+        count the equal ones."""
         high = index.rows["uid_high"]
         low = index.rows["uid_low"]
         pairs = self._pairs

@@ -175,8 +175,8 @@ class InfoNce(HnNce):
     """The InfoNCE loss: HN-NCE with alpha 1 and beta 0, whatever the settings `alpha` and `beta`
     are.
 
-    Unless duplicates are masked, its value in one process is, up to rounding, that of open_clip's
-    `ClipLoss` on normalized features. In float32 the gradients of the two differ for easy pairs,
+    Unless duplicates are masked, in one process it equals open_clip's `ClipLoss` on normalized
+    features, up to rounding. In float32 the gradients of the two differ for easy pairs,
     where they are near zero, and those here are more exact: cross_entropy computes the positive's
     gradient as p - 1, which cancels as p approaches 1, while this one comes from a sigmoid.
     """

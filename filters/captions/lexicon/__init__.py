@@ -117,9 +117,9 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """Return the rated verb of which the lower-case `form` is an inflection, or None if there is
-    none. An irregular form belongs to its own verb ("found" to find). If a regular form has several
-    verbs, one rated by reading is preferred ("singing" is a form of sing, not of singe)."""
+    """Return the rated verb that the lower-case `form` inflects, or None. An irregular form belongs
+    to its own verb ("found" to find). If a regular form has several verbs, one rated by reading is
+    preferred ("singing" is a form of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
     rated = list(filter(_verbs().__contains__, _may_inflect(form)))

@@ -200,8 +200,8 @@ def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
 
 
 def _runs(starts: Ints, lengths: Ints) -> Ints:
-    """Return consecutive integers from each start on, `lengths` of them, one run after the
-    other."""
+    """Return runs of consecutive integers, joined: each begins at a start and has the length in
+    `lengths`."""
     return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
 
 

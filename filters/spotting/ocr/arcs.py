@@ -88,7 +88,13 @@ def unroll(pixels: Pixels, arc: Arc) -> Pixels:
     radii = np.linspace(*((outer, inner) if clockwise else (inner, outer)), HEIGHT)
     across = (arc.center[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
     down = (arc.center[1] + np.outer(radii, np.sin(angles))).astype(np.float32)
-    return cv2.remap(pixels, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+    return cv2.remap(  # type: ignore[return-value]
+        pixels,
+        across,
+        down,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:

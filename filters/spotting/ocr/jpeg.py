@@ -1,5 +1,5 @@
-"""Decode JPEGs with OpenCV, which writes blue, green and red directly: without Pillow's two
-conversions, in half the time.
+"""Decode JPEGs with OpenCV. It takes half of Pillow's time, because it writes blue, green and red
+without two conversions.
 
 Both use libjpeg-turbo and give the same pixels. OpenCV does not report damage, so only files
 that have JPEG's end marker are decoded here (`decode.decode_image`).

@@ -56,7 +56,10 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
 def to_strip(line: Pixels) -> Pixels:
     """Scale a cut line to uint8 (HEIGHT, width, 3), keeping its proportions up to MAX_WIDTH."""
     height, width = line.shape[:2]
-    return cv2.resize(line, (min(MAX_WIDTH, math.ceil(HEIGHT * (width / height))), HEIGHT))  # type: ignore[return-value]
+    return cv2.resize(  # type: ignore[return-value]
+        line,
+        (min(MAX_WIDTH, math.ceil(HEIGHT * (width / height))), HEIGHT),
+    )
 
 
 def _standing(crop: Pixels) -> tuple[Pixels, bool]:

@@ -77,4 +77,5 @@ class _OpenVino:
                 network, "CPU", self._config
             ).create_infer_request()
         answer = self._requests[shape].infer({0: batch}, share_inputs=True)[0]
-        return answer.copy()  # type: ignore[no-any-return]  # the request writes the next answer to the same place
+        # The request writes the next answer to the same place.
+        return answer.copy()  # type: ignore[no-any-return]

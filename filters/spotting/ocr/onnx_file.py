@@ -127,8 +127,8 @@ class Graph:
         output: str,
         **attributes: int | bytes | Sequence[int],
     ) -> str:
-        """Insert a new node before `before`, or append it if that is None. Return the name of its
-        output."""
+        """Insert a new node before the node `before`. Append it if `before` is None. Return the
+        name of its output."""
         node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))

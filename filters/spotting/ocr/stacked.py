@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 
-# These limits are wide on purpose: a column that is none costs a reading and mostly gives no word,
-# a column that is missed costs the overlap.
+# These limits are wide on purpose. A false column costs a reading and mostly gives no word; a
+# column that is missed costs the overlap.
 _LEAST_PROPORTION: Final = 2.5
 """Least ratio of height to width of a column: three letters or more one above the other."""
 _LEAST_LETTERS = 4

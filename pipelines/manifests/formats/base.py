@@ -72,7 +72,8 @@ class Format(ABC):
         """
         return False
 
-    def check(self, path: str, head: bytes, compression: Compression) -> None:  # noqa: B027  # not all can tell
+    # Not abstract, because not all formats can tell.
+    def check(self, path: str, head: bytes, compression: Compression) -> None:  # noqa: B027
         """Raise UnreadableFile if the first bytes show that a file does not have this format.
 
         Args:

@@ -49,8 +49,8 @@ class Line:
     offset: int
     """Offset of its first byte in the uncompressed stream."""
     raw: bytes
-    """The line without line feed and without the file's byte order mark; cut to MAX_RAW_BYTES if
-    oversized."""
+    """The content of the line, without its line feed and the file's byte order mark; cut to
+    MAX_RAW_BYTES if oversized."""
     size: int
     """Length in bytes, including the byte order mark but not the line feed."""
     empty: bool = False

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 _HEADER_BYTES = (2**10, 2**16, 16 * 2**20)
 """Bytes to parse for a header, tried in order. The first usually suffices; readers refuse headers
 beyond the last."""
-# Headers of pages are far smaller, so that one request reads several.
+# If pages are small, one read has the headers of several.
 _BLOCK_BYTES = 2**16
 _DATA = 0
 _DICTIONARY = 2

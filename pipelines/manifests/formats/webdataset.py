@@ -227,7 +227,7 @@ def _check_order(path: str, found: Iterable[Sample]) -> None:
     for sample in found:
         known = seen.setdefault(sample.key, set())
         if known and known.isdisjoint(sample.sizes):
-            # Else it is another sample of the same key, in joined tars.
+            # Otherwise the tars were joined, and this is another sample with the same key.
             raise BadSchema(
                 f"{path}: the members of a sample are not next to each other: those of other"
                 f" samples lie between '{sample.key}.{min(known)}' and"

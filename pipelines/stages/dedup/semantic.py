@@ -70,9 +70,9 @@ def near_copies(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find which rows of (n, d) embeddings are near copies, taking the rows in `order`. Return two
     arrays (n,): the index of the row that stays in each row's place, or -1 if the row itself stays;
-    and the cosine to the row that made it a duplicate, or 0. With `all`, that row may be another
-    than the one that stays. The embeddings may be a memory map: rows are read in tiles, and memory
-    is a few tiles and blocks, and 20 bytes per row."""
+    and the cosine to the row that made it a duplicate, or 0. With `all`, this row need not be the
+    one that stays. The embeddings may be a memory map: rows are read in tiles, and memory is a few
+    tiles and blocks, and 20 bytes per row."""
     bound = np.float32(1.0 - eps)
     stays_for = np.full(len(vectors), -1, np.int64)
     cosines = np.zeros(len(vectors), np.float32)
@@ -172,7 +172,7 @@ def duplicates(
 
 
 def _columns(records: NDArray[np.void], names: list[str]) -> NDArray[np.void]:
-    """Return a copy of some columns, which does not keep the other columns in memory."""
+    """Return some columns as a copy, so that the other columns can be freed."""
     slim = np.empty(len(records), [(name, records.dtype[name]) for name in names])
     for name in names:
         slim[name] = records[name]

@@ -263,7 +263,7 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return fingerprint_of(self.asked, self._reading(unit))
 
     def _reading(self, unit: str) -> list[Any]:
-        """Return the state that the text read in a unit's images depends on. Return [] if that text
+        """Return the state of the readings of a unit's images. Return [] if the text that was read
         decides nothing."""
         known = self.__dict__.get("_spotting", {})
         record = known[unit] if unit in known else read_json(self.layout.commit("spotting", unit))
