@@ -123,7 +123,7 @@ def test_a_circle_of_folders_is_seen_where_no_files_make_one(tmp_path):
 
 
 def test_verify_needs_neither_the_driver_nor_the_viewer():
-    """What checks a run stands on the reader of an output, and not on what it checks."""
+    """Verify imports the reader of an output, and none of the code that it checks."""
     prefix = "open_diht.pipelines."
     modules = graph(ROOT, PACKAGES)
     left = [name for name in modules if name.startswith(f"{prefix}verify.")]

@@ -61,7 +61,7 @@ REFERENCE_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
-    """Options of `make bench-data` ."""
+    """Options of `make bench-data`."""
 
     task: str | None = None
     """Suites and tasks, comma-separated; `reference` is the reference encoder."""
