@@ -54,11 +54,11 @@ class ForkServer:
 
     @classmethod
     def branch_off(cls) -> None:
-        """Fork the server from this process, after all imports. Do nothing where a server runs
-        already, or where threads do, as in a notebook: a fork inherits the locks of threads that it
-        does not have, and gRPC, so a worker would answer nothing, for ever. `running` then starts a
-        new process, which takes seconds."""
-        if threading.active_count() > 1 or (cls._running and not cls._running._has_ended()):
+        """Fork the server from this process, after all imports. Do nothing if a server runs
+        already, or if this process has other threads, as in a notebook: a fork inherits the locks
+        of threads that it does not have, so its workers would wait for ever. `running` then starts
+        a server in a new process, which takes seconds."""
+        if threading.active_count() > 1 or cls._is_running():
             return
         # the collector never scans imported objects again, so workers keep sharing their memory
         gc.freeze()
@@ -76,7 +76,7 @@ class ForkServer:
     @classmethod
     def running(cls) -> ForkServer:
         """Return the running server. If there is none, start one, whose imports take seconds."""
-        if cls._running is None or cls._running._has_ended():
+        if not cls._is_running():
             ours, theirs = socket.socketpair()
             path = os.pathsep.join([str(_IMPORT_ROOT), *filter(None, sys.path)])
             with theirs:
@@ -93,6 +93,7 @@ class ForkServer:
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
             cls._running = ForkServer(ours, process)
+        assert cls._running is not None
         return cls._running
 
     @classmethod
@@ -115,11 +116,14 @@ class ForkServer:
             connection.shutdown(socket.SHUT_WR)
         return connection
 
-    def _has_ended(self) -> bool:
+    @classmethod
+    def _is_running(cls) -> bool:
+        if cls._running is None:
+            return False
         try:
-            return os.waitpid(self._process, os.WNOHANG) != (0, 0)
+            return os.waitpid(cls._running._process, os.WNOHANG) == (0, 0)
         except ChildProcessError:
-            return True
+            return False
 
 
 atexit.register(ForkServer.end)

@@ -80,18 +80,10 @@ def find_sets(text: str) -> list[EvaluationSet]:
         with _reading(word):
             found.append(_of_path(path, word))
     if tasks:
-        from open_diht.eval.errors import DataBroken
         from open_diht.eval.images import image_sets
 
-        try:
+        with _reading_tasks(text):
             sets = image_sets(tasks)
-        except (WrongUse, DataBroken, OSError) as error:
-            hint = (
-                "; a folder has a / in its name, as ./mine" if "unknown task" in str(error) else ""
-            )
-            raise WrongUse(
-                f"{spelled_option('decontaminate', text)}: {_why(error)}{hint}"
-            ) from error
         for one in sets:
             about = {
                 "set": one.tasks[0],
@@ -140,6 +132,21 @@ def _reading(word: str) -> AbstractContextManager[None]:
             return None
         what = f"cannot be read ({in_words(error)}); repair, remove or replace that file"
         return WrongUse(f"{spelled_option('decontaminate', word)}: {what}")
+
+    return translated(translation)
+
+
+def _reading_tasks(text: str, what: str = "") -> AbstractContextManager[None]:
+    """Turn errors of the evaluation's data into WrongUse, in one line, with `what` before the
+    cause."""
+    from open_diht.eval.errors import DataBroken
+
+    def translation(error: Exception) -> WrongUse | None:
+        if not isinstance(error, WrongUse | DataBroken | OSError):
+            return None
+        why = in_words(error) if isinstance(error, OSError) else str(error)
+        hint = "; a folder has a / in its name, as ./mine" if "unknown task" in why else ""
+        return WrongUse(f"{spelled_option('decontaminate', text)}: {what}{why}{hint}")
 
     return translated(translation)
 
@@ -245,26 +252,12 @@ def _rows(text: str) -> Iterator[Row]:
         with _reading(word):
             yield from _of_folder(path) if path.is_dir() else _of_file(path, word)
     if tasks:
-        yield from _of_tasks(tasks, text)
+        from open_diht.eval.images import image_sets
 
-
-def _of_tasks(tasks: str, text: str) -> Iterator[Row]:
-    """Yield the images of tasks. Raise WrongUse, in one line, if one cannot be read."""
-    from open_diht.eval.errors import DataBroken
-    from open_diht.eval.images import image_sets
-
-    try:
-        for one in image_sets(tasks):
-            for item, image, captions in one.rows():
-                yield one.tasks[0], item, image, captions
-    except (WrongUse, DataBroken, OSError) as error:
-        raise WrongUse(
-            f"{spelled_option('decontaminate', text)}: images cannot be read: {_why(error)}"
-        ) from error
-
-
-def _why(error: Exception) -> str:
-    return in_words(error) if isinstance(error, OSError) else str(error)
+        with _reading_tasks(text, "images cannot be read: "):
+            for one in image_sets(tasks):
+                for item, image, captions in one.rows():
+                    yield one.tasks[0], item, image, captions
 
 
 def _of_folder(folder: Path) -> Iterator[Row]:

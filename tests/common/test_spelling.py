@@ -161,7 +161,7 @@ def test_a_command_in_a_message_is_understood_in_both_spellings(words, named, mo
 
 def test_every_option_in_a_message_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     helps = "".join(path.read_text(encoding="utf-8") for path in FILES)
-    # Options that are made of fields, or of the roles of columns, stand in no file.
+    # No file spells out the options that come from fields or from the roles of columns.
     with pytest.raises(SystemExit):
         parse_concepts(["--help"])
     made = filter_parser("filter").format_help() + capsys.readouterr().out

@@ -151,6 +151,17 @@ def test_the_name_of_a_stage_of_this_program_is_refused(
         register_annotator(kind)
 
 
+def settings_of(manifest: Path, *stages: str) -> RunSettings:
+    return RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(manifest),
+        output=manifest.parent / "out",
+        preset=load_preset("paper"),
+        stages=stages,
+        workers=1,
+    )
+
+
 def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_nothing_to_do(
     tmp_path, monkeypatch
 ):
@@ -172,14 +183,7 @@ def test_a_stage_refuses_a_run_before_any_work_and_is_left_out_where_it_has_noth
     register_annotator(Picky)
     (tmp_path / "two.tsv").write_text(f"caption\n{DOG}\n{DOG}s\n", encoding="utf-8")
     (tmp_path / "one.tsv").write_text(f"caption\n{DOG}\n", encoding="utf-8")
-    settings = RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(tmp_path / "two.tsv"),
-        output=tmp_path / "out",
-        preset=load_preset("paper"),
-        stages=("captions", "picky"),
-        workers=1,
-    )
+    settings = settings_of(tmp_path / "two.tsv", "captions", "picky")
     with pytest.raises(WrongUse, match="2 rows are not to its taste"):
         run(settings)
     assert not settings.output.exists()
@@ -209,14 +213,7 @@ def test_a_stage_gets_the_calls_of_the_built_in_ones_and_counts_in_the_funnel(
 
     monkeypatch.setattr("open_diht.pipelines.stages.annotator._registered", {"tally": Tally})
     (tmp_path / "rows.tsv").write_text(f"url\tcaption\nhttp://a.b/1\t{DOG}\n", encoding="utf-8")
-    settings = RunSettings(
-        dataset=load_dataset("custom"),
-        input=str(tmp_path / "rows.tsv"),
-        output=tmp_path / "out",
-        preset=load_preset("paper"),
-        stages=("captions", "dedup"),
-        workers=1,
-    )
+    settings = settings_of(tmp_path / "rows.tsv", "captions", "dedup")
     assert run(settings).status == 0
     unit = "00000-00000"
     assert calls == [

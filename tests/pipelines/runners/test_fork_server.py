@@ -1,4 +1,4 @@
-"""The fork server: where it is forked, and what is told when it is killed."""
+"""The fork server is forked only where that is safe, and its death is reported."""
 
 import socket
 import subprocess
