@@ -256,14 +256,14 @@ def test_the_details_count_what_holds_by_seeds() -> None:
     assert 0 < len(of_seeds) < len(significant)
     assert (
         f"Of {len(cells):,} comparisons of trainings, {len(significant)} are significant with seeds"
-        f" and test items, and {len(of_seeds)} of these also with seeds alone." in " ".join(details.split())
+        f" and test items, and {len(of_seeds)} of these also with seeds alone."
+        in " ".join(details.split())
     )
     # A number is bold if it holds both ways, italic if only one way.
     marks = details.partition("## What was chosen on what")[0]
-    assert (
-        len(re.findall(r"\*[+\u2212]\d[\d.]*\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", marks)))
-        == len(significant) - len(of_seeds)
-    )
+    assert len(
+        re.findall(r"\*[+\u2212]\d[\d.]*\*(?!\*)", re.sub(r"\*\*[^*]+\*\*", "", marks))
+    ) == len(significant) - len(of_seeds)
 
 
 GAIN = 0.3
