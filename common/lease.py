@@ -309,7 +309,7 @@ class Lease:
                 self._remove(other.path)
         self.fence.token, self.fence.holder = self._next_token(tokens, valid)
         self._write()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_stopped, daemon=True)
         self._thread.start()
         return True
 
@@ -432,7 +432,7 @@ class Lease:
         with suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
-    def _renew(self) -> None:
+    def _renew_until_stopped(self) -> None:
         pause = RENEW_S
         line = f"still waiting for the store of {self._of}, which does not answer ..."
         while not self._stop.wait(pause):

@@ -107,11 +107,10 @@ class Averaged(Estimate):
     """(k,) weights that sum to 1."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the interval that combines the distances from each number to the ends of its
-        interval (`_recovered`).
-
-        A proportion of 0 or 1 has no parts but is uncertain, and contributes as such. Return None
-        if one number has no interval, or `df` is below 1.
+        """Return an interval whose distances from the mean are combined from those of each
+        estimate to the ends of its own interval (`_recovered`). So a proportion of 0 or 1, whose
+        variance is 0, still widens it. Return None if one estimate has no interval, or `df` is
+        below 1.
         """
         ends = [estimate.interval(level) for _, estimate in self.of]
         known = [end for end in ends if end is not None]

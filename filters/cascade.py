@@ -225,9 +225,9 @@ class EachCaption:
     """(m,): the reason of each caption, as in `Decisions.reasons`."""
 
     def settled(self, rows: Reasons) -> Reasons:
-        """Return the final reason of each caption (m,), from those of the rows (n,). A reason to
-        reject a row also rejects its captions that passed before, and a row in the dead-letter
-        table takes all its captions there.
+        """Return the final reason of each caption (m,), given the final reasons of the rows (n,).
+        A caption that passed gets the reason of its row. If the row is in the dead-letter table,
+        all its captions do.
         """
         of_row = rows[self.owners]
         return np.where((self.reasons == NO_REASON) | (of_row == DEAD), of_row, self.reasons)

@@ -157,8 +157,8 @@ class DataSet:
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys, annotations and everything else that numbers and intervals depend
-        on."""
+        """sha256 over the keys of images and their annotations, without the contents of images,
+        the names of classes and the templates."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates)

@@ -30,8 +30,8 @@ class Term(Protocol):
         """Return the term's contribution to the objective."""
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
-        """Return a bound on the distance of the objective from its optimum, which may hold only
-        near the optimum."""
+        """Return the term's part of a bound on how far the objective is above its optimum. Some
+        terms give a bound only close to the optimum."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ def _filter(
     names = [unit.name for unit in work.plan.units]
     annotations = Annotations(settings, work)
     if settings.shard:
-        sharing = Sharing(settings.shard, asked, lock, work.place, work.say)
+        sharing = Sharing(settings.shard, asked, lock, work.number_of, work.say)
         if not _completes(sharing, work, annotations, names):
             return None
     work.clear_up()

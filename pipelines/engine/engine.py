@@ -85,8 +85,8 @@ class Engine:
         fatal: bool = False,
     ) -> Failed:
         """Run units of a stage. Return the records of the units that failed, and add them to
-        `quarantined`; all other units are then committed. RunFailed and WorkerDied end the run;
-        other errors are those of `Backend.run`.
+        `quarantined`; all other units are then committed. RunFailed, WorkerDied and LeaseLost end
+        the run; other errors are those of `Backend.run`.
 
         Args:
             of: number of all units, including those already done, for a message.

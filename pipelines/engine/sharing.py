@@ -31,8 +31,8 @@ def shard_name(shard: tuple[int, int], asked: str) -> str:
 
 class Sharing:
     """One shard's view of the shards at work, and its part of the units. `asked` is the hash of the
-    settings. `place` returns a unit's number, which is the same in all shards, and for all image
-    units of a caption unit.
+    settings. `number_of` returns a unit's number, which is the same in all shards, and for all
+    image units of a caption unit.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Sharing:
         shard: tuple[int, int],
         asked: str,
         lock: FileLock | Lease,
-        place: Callable[[str], int],
+        number_of: Callable[[str], int],
         say: Callable[[str], None],
     ):
         self._i, self._n = shard
         self._asked = asked
         self._lock = lock
-        self._place = place
+        self._number_of = number_of
         self._say = say
         self._apart = 0  # polls since this shard and another one began to disagree
 
@@ -55,7 +55,7 @@ class Sharing:
 
     def own(self, units: Sequence[str]) -> list[str]:
         """Return the units that belong to this shard, whichever shards are at work."""
-        return [unit for unit in units if self._place(unit) % self._n == self._i]
+        return [unit for unit in units if self._number_of(unit) % self._n == self._i]
 
     def wait(self, units: Sequence[str], undone: Callable[[Sequence[str]], list[str]]) -> list[str]:
         """Wait until no other shard at work owns an undone unit. Return the units that are still
@@ -67,7 +67,7 @@ class Sharing:
             # be taken for absent.
             present = self._present()
             left = undone(left)
-            others = {self._place(unit) % self._n for unit in left} & set(present) - {self._i}
+            others = {self._number_of(unit) % self._n for unit in left} & set(present) - {self._i}
             if not others:
                 if left:
                     self._say(
@@ -137,7 +137,7 @@ class Sharing:
         present = self._present()
         mine = []
         for unit in units:
-            rest, owner = divmod(self._place(unit), self._n)
+            rest, owner = divmod(self._number_of(unit), self._n)
             # The units of absent shards are divided evenly among the present ones.
             if self._i == (owner if owner in present else present[rest % len(present)]):
                 mine.append(unit)

@@ -41,7 +41,7 @@ class Work(Engine):
             for image_unit in (self.plan.image_units(record) if record else ())
         ]
 
-    def place(self, name: str) -> int:
+    def number_of(self, name: str) -> int:
         """Return the number of the name's caption unit in the plan. For a pass over all units,
         return a checksum."""
         unit = unit_of(name)

@@ -86,7 +86,7 @@ def _unreachable(path: str, error: Exception) -> Unreachable | None:
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
-    """Yield the items. Convert errors that fetching an item raises as `reading` does."""
+    """Yield the items of a file's reader. An error of the reader becomes one of `reading`."""
     with reading(path):
         yield from items
 

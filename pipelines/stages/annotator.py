@@ -23,7 +23,7 @@ from open_diht.pipelines.store.records import CommitRecord
 
 @dataclass(frozen=True)
 class DuplicateFiles:
-    """The files of a kind, `file_name(0)` to `file_name(count - 1)`, and whether the kind
+    """The files of a kind, `part_name(0)` to `part_name(count - 1)`, and whether the kind
     rejects."""
 
     kind: str

@@ -111,7 +111,7 @@ class WantedRows:
         return {survivors_name(preset, self.annotations, self.values) for preset in self._presets}
 
     @property
-    def needed(self) -> set[str]:
+    def sufficient(self) -> set[str]:
         """Names of sets of rows, each of which contains all rows that the preset needs."""
         mine = (
             {survivors_name(self.preset, self.annotations, self.values)}
@@ -313,14 +313,14 @@ class SegmentStage(Stage):
         """
         return images_or_reasons(self.layout, unit_of(unit), self._plan, self.dataset, ordinals)
 
-    def needed(self, unit: str) -> set[str]:
+    def sufficient(self, unit: str) -> set[str]:
         """Return names of sets of rows, each of which contains all rows that a finished unit must
         contain."""
         return self.covered(unit)
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
         current = self.current(unit, record)
-        return current is not None and not self.needed(unit).isdisjoint(current["covers"])
+        return current is not None and not self.sufficient(unit).isdisjoint(current["covers"])
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
         """Return the ordinals of the rows that remain to be processed.
@@ -417,8 +417,8 @@ class SegmentAnnotator(SegmentStage, Annotator):
     def covered(self, unit: str) -> set[str]:
         return self.survivors.covers
 
-    def needed(self, unit: str) -> set[str]:
-        return self.survivors.needed
+    def sufficient(self, unit: str) -> set[str]:
+        return self.survivors.sufficient
 
     @classmethod
     def units(cls, work: Work, units: Sequence[str]) -> list[str]:

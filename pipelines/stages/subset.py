@@ -18,7 +18,7 @@ from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.findings import (
     UID,
     duplicates_stage,
-    file_name,
+    part_name,
 )
 from open_diht.pipelines.store.commit import published
 from open_diht.pipelines.store.layout import Layout
@@ -45,7 +45,7 @@ def subset_of(
     files of kind `UID` list. Return the number of uids."""
     names = [unit.name for unit in units]
     files = [
-        file_name(number)
+        part_name(number)
         for one in duplicate_files
         if one.kind == UID
         for number in range(one.count)

@@ -74,7 +74,7 @@ def parse(
     prog: str = "python -m open_diht.pipelines.teachers",
     **defaults: str,
 ) -> argparse.Namespace:
-    """Parse the command line of `make concepts`, see `options.parsed`. Options with `defaults` are
+    """Parse the command line of `make concepts`, see `open_diht.pipelines.options.parsed`. Options with `defaults` are
     not required."""
     parser = Parser(
         prog=prog,

@@ -112,8 +112,8 @@ _SUMMED = (
 
 
 def is_plain(name: object) -> bool:
-    """Return whether a text is a name in a folder that `files_of` looks at, and no path that leads
-    elsewhere."""
+    """Return whether a name is that of an entry of one folder that `files_of` would list: not
+    hidden, and without a separator that would lead elsewhere."""
     return isinstance(name, str) and name[:1] not in ("", ".") and not {"/", "\0"} & {*name}
 
 

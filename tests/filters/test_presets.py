@@ -292,7 +292,7 @@ def test_a_program_is_refused_what_a_file_is(score):
         OverlapRule(min_score=score)
 
 
-def another(value: Any) -> Any:
+def other_value(value: Any) -> Any:
     """Another valid value of the same type."""
     if isinstance(value, bool):
         return not value
@@ -317,7 +317,7 @@ def test_the_fingerprint_changes_with_each_setting(section, name):
     preset = load_preset("paper")
     rule = getattr(preset, section)
     changed: Preset = dataclasses.replace(
-        preset, **{section: dataclasses.replace(rule, **{name: another(getattr(rule, name))})}
+        preset, **{section: dataclasses.replace(rule, **{name: other_value(getattr(rule, name))})}
     )
     assert changed.fingerprint != preset.fingerprint
     assert (changed.captions_fingerprint != preset.captions_fingerprint) is (section == "captions")

@@ -105,8 +105,8 @@ class Reinforced(ShardEmbeddings):
         return np.array(texts, np.float16).reshape(-1, *self._shape[1:])
 
     def rows(self, index: ShardIndex) -> npt.NDArray[np.int64]:
-        """See `ShardEmbeddings`. The key of a sample may be any, such as a number of img2dataset,
-        if its JSON has the uid."""
+        """See `ShardEmbeddings`. A sample is found by the uid in its JSON if there is one, else by
+        its key. So keys may be numbers, as those of img2dataset."""
         places = {identity: row for row, identity in enumerate(self._identities)}
         uids = zip(index.rows["uid_high"].tolist(), index.rows["uid_low"].tolist(), strict=True)
         samples = (

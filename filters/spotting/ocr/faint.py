@@ -59,9 +59,12 @@ class Region:
 def faint_region(
     probabilities: Floats, shape: tuple[int, ...], boxes: Sequence[Quad], settings: SpotterSettings
 ) -> Region | None:
-    """Return the part of an image of `shape` (height, width) that has thin lines, or at least ten
-    faint pixels outside of the boxes of all lines. Return None if no part does, or if it can hardly
-    be enlarged for the same detector.
+    """Return the part of an image to search again: the one that has thin lines, or at least ten
+    faint pixels outside the boxes of all lines. Return None without such a part, or if the detector
+    could hardly read it larger than before.
+
+    Args:
+        shape: height and width of the image, then any other axes.
     """
     size = probabilities.shape[1::-1]
     scale = np.array(shape[1::-1]) / size

@@ -28,7 +28,7 @@ from open_diht.pipelines.stages.dedup.findings import (
     PAIR,
     SEMANTIC,
     UID,
-    file_name,
+    part_name,
 )
 from open_diht.pipelines.stages.dedup.semantic import groups_of
 from open_diht.pipelines.stages.dedup.semantic_stages import (
@@ -154,7 +154,7 @@ class Deduplication(RunStage):
     ) -> None:
         """Find the duplicates of a kind in all of its files, and remember them for the kinds that
         follow."""
-        names = [file_name(number) for number in range(files)]
+        names = [part_name(number) for number in range(files)]
         self._do(finder, names, quick=True, fatal=True)
         found = self._work.total(finder.name, names)
         self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}

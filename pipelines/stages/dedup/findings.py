@@ -43,8 +43,9 @@ def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
     return out.rows
 
 
-def file_name(number: int) -> str:
-    """Return the name of the unit that compares a range of keys or a group of clusters."""
+def part_name(number: int) -> str:
+    """Return the name of a unit, and of its file, that compares a range of keys or a group of
+    clusters, from its number."""
     return f"{number:04d}"
 
 
@@ -67,7 +68,7 @@ class Entries:
         footer = self._footers.get((kind, number))
         if footer is not None and not _groups(footer, unit):
             return ENTRIES.empty_table()
-        with open_parts(self._layout.data(duplicates_stage(kind), file_name(number))) as source:
+        with open_parts(self._layout.data(duplicates_stage(kind), part_name(number))) as source:
             file = pq.ParquetFile(source, metadata=footer)
             footer = self._footers[kind, number] = file.metadata
             table = file.read_row_groups(_groups(footer, unit))

@@ -251,9 +251,9 @@ class ScoreStage(EncodingStage, SegmentAnnotator):
         return None
 
     def covered(self, unit: str) -> set[str]:
-        return {self._rows_covered(unit), *self.needed(unit)}
+        return {self._rows_covered(unit), *self.sufficient(unit)}
 
-    def needed(self, unit: str) -> set[str]:
+    def sufficient(self, unit: str) -> set[str]:
         covered = self._rows_covered(unit)
         return {
             f"{covered}{_MASKED}{fingerprint_of(self._reading(unit))}" if self.masked else covered
