@@ -52,7 +52,7 @@ class _Address:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of the request of one address."""
+    """The result of asking one address."""
 
     unit: str
     host: str
