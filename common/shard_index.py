@@ -49,6 +49,8 @@ _FIELDS = [
     ("uid_high", "<u8"),  # both 0: the sample has no uid of 32 hex digits
     ("uid_low", "<u8"),
 ]
+UID_PAIR = np.dtype("<u8,<u8")
+"""A uid as two unsigned 64-bit numbers, as in DataComp's subsets."""
 _UID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 _UID_OF_KEY = re.compile(r"(?:.*/)?([0-9a-f]{32})(?:-[0-9]+)?", re.IGNORECASE | re.DOTALL)
 _MOST_PROBLEMS = 20  # listed per shard; all are counted
@@ -184,6 +186,11 @@ def halves(uid: str) -> tuple[int, int]:
     """Return a uid of 32 hex digits as two unsigned 64-bit numbers, as in DataComp's subsets.
     Return (0, 0) for ""."""
     return int(uid[:16] or "0", 16), int(uid[16:] or "0", 16)
+
+
+def uid_pairs(uids: Iterable[str]) -> npt.NDArray[Any]:
+    """Return uids of 32 hex digits as `UID_PAIR`, (n,)."""
+    return np.frombuffer(bytes.fromhex("".join(uids)), ">u8").astype("<u8").view(UID_PAIR)
 
 
 def hash64(content: bytes) -> int:

@@ -33,6 +33,7 @@ from open_diht.common.shard_index import (
     caption_hash,
     part_of,
     place_beside,
+    uid_pairs,
     write,
 )
 from open_diht.common.spelling import spelled, spelled_option
@@ -82,7 +83,6 @@ reason."""
 NOT_INDEXED = "not in the index"
 SEVERAL_ROWS = "uid of several rows"
 """Keys of `Candidates.left_out` that are not reasons of a filter."""
-_PAIR = np.dtype("<u8,<u8")
 _ROWS = 2**20  # rows turned into text at a time
 FOLDER = "selection"
 _OWN = {KEPT_ROWS, COSINE}
@@ -96,7 +96,7 @@ class Candidates:
     groups: tuple[str, ...]
     """`KEPT_ROWS`, and those reasons with a delay for which there are rows."""
     uid: NDArray[Any]
-    """(n,) of `_PAIR`."""
+    """(n,) of `UID_PAIR`."""
     group: NDArray[np.int64]
     """(n,) number of the group."""
     columns: NDArray[np.float64]
@@ -414,7 +414,7 @@ def _strengths(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def digits(uids: NDArray[Any]) -> pa.ChunkedArray:
-    """Return uids (n,) of `_PAIR` as 32 hex digits."""
+    """Return uids (n,) of `UID_PAIR` as 32 hex digits."""
     chunks = []
     for first in range(0, len(uids), _ROWS):
         halves = uids[first : first + _ROWS].copy().view("<u8")
@@ -520,7 +520,8 @@ def _candidates(
                 if not indexed and not own_shards:
                     # The very pair of another row.
                     same = np.asarray(pc.equal(reason, DUPLICATE_PAIR))
-                    others.append(_halves(table["uid"].filter(pa.array((group < 0) & ~same))))
+                    theirs = table["uid"].filter(pa.array((group < 0) & ~same))
+                    others.append(uid_pairs(theirs.to_pylist()))
                 table, group = table.filter(pa.array(group >= 0)), group[group >= 0]
                 place = np.zeros(len(table), np.int64)
                 if index is not None:
@@ -538,7 +539,7 @@ def _candidates(
                     else _floats(table, name, option)
                     for name in by
                 ] or [_margin(table, group, groups)]
-                uid = _halves(table["uid"])
+                uid = uid_pairs(table["uid"].to_pylist())
                 here = place >= 0
                 parts.append(
                     (
@@ -618,11 +619,6 @@ def _part(path: StorePath, by: Sequence[str], kind: str, option: str) -> pa.Tabl
         )
     columns = [name for name in columns if name in there]
     return read_table(path, [*columns, *(["reason"] if kind == "rejected" else [])])
-
-
-def _halves(uids: pa.ChunkedArray) -> NDArray[Any]:
-    """Return uids (n,) of 32 hex digits as `_PAIR`."""
-    return np.frombuffer(bytes.fromhex("".join(uids.to_pylist())), ">u8").astype("<u8").view(_PAIR)
 
 
 def _floats(table: pa.Table, name: str, option: str = "--by") -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_diht.common.files import naming
+from open_diht.common.shard_index import UID_PAIR
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.findings import (
@@ -27,7 +28,6 @@ from open_diht.pipelines.store.storage import each, read_table
 PARTS = 256
 # 16 MB of uids; fewer rows would make more and smaller writes to the files of the parts.
 _FLUSH_ROWS = 1_000_000
-_PAIR = np.dtype("<u8,<u8")
 
 
 def write_subset(
@@ -76,7 +76,7 @@ def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], targ
             body.seek(0)
             with naming(target), open(target, "wb") as out:
                 header = {
-                    "descr": np.lib.format.dtype_to_descr(_PAIR),
+                    "descr": np.lib.format.dtype_to_descr(UID_PAIR),
                     "fortran_order": False,
                     "shape": (total,),
                 }

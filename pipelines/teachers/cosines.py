@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
-from open_diht.common.shard_index import uid_of_key, unpacked_keys
+from open_diht.common.shard_index import UID_PAIR, uid_of_key, uid_pairs, unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
@@ -65,17 +65,16 @@ class CosineStage(Stage):
 
 
 def stored_cosines(folder: StorePath) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the uids (n,), in two halves, and the cosines (n,) of a folder of embeddings. Raise
+    """Return the uids (n,) of `UID_PAIR` and the cosines (n,) of a folder of embeddings. Raise
     WrongUse if it has none."""
     manifest = read_json(folder / NAME / "manifest.json")
     if manifest is None:
         how = spelled("concepts", "--store", "embeddings", "--cosine", data=folder.parent)
         raise WrongUse(f"{folder} has no finished cosines of a teacher; run `{how}`")
-    uids = []
-    cosines = []
+    uids = [np.empty(0, UID_PAIR)]
+    cosines = [np.empty(0)]
     for name in manifest["files"]:
         table = read_table(folder / NAME / name, ["uid", COSINE]).drop_null()
-        uids.append(bytes.fromhex("".join(table["uid"].to_pylist())))
+        uids.append(uid_pairs(table["uid"].to_pylist()))
         cosines.append(table[COSINE].to_numpy().astype(np.float64))
-    halves = np.frombuffer(b"".join(uids), ">u8").astype("<u8")
-    return halves.view("<u8,<u8"), np.concatenate([*cosines, np.empty(0)])
+    return np.concatenate(uids), np.concatenate(cosines)

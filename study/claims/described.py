@@ -38,13 +38,14 @@ def track_of(path: Path, name: str) -> Track:
 
 
 def arms_of_pools(claim: str, path: Path, track: str, scale: str) -> list[Arm]:
-    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then
-    seed."""
+    """Return all arms of all pools at all budgets: by budget, smallest first, then pool, then seed.
+    A track may have `only` some pools at a scale."""
     about = described(path)
+    only = about["tracks"][track].get("only", {})
     return [
         Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
         for budget, seeds in track_of(path, track).budgets[scale].items()
-        for pool in about["pools"]
+        for pool in only.get(scale, about["pools"])
         for seed in range(seeds)
         for arm in about["arms"]
     ]

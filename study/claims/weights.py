@@ -51,8 +51,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from open_diht.common.shard_index import UID_PAIR
 from open_diht.pipelines.select.soft import expected, ranks, weight_of, whole
-from study.claims.described import described, track_of
+from study.claims.described import arms_of_pools, described, track_of
 from study.claims.pools import retrieval_tests
 from study.claims.rivals import Choice, candidates_of
 from study.data import Data
@@ -84,13 +85,7 @@ def arms(track: str, scale: str, data: Data) -> list[Arm]:
         for pool in tuning["pools"]
         for seed in tuning["seeds"]
         for strength in tuning["strengths"]
-    ] + [
-        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
-        for budget, seeds in track_of(ABOUT, track).budgets[scale].items()
-        for pool in about["tracks"][track]["only"].get(scale, about["pools"])
-        for seed in range(seeds)
-        for arm in about["arms"]
-    ]
+    ] + arms_of_pools(NAME, ABOUT, track, scale)
 
 
 def run(arm: Arm, data: Data) -> Result:
@@ -142,7 +137,7 @@ def readings(
     weights = np.prod(
         [weight_of(ranks(columns[name]), value) for name, value in strengths.items()], axis=0
     )
-    numbers = np.zeros(len(score), np.dtype("<u8,<u8"))
+    numbers = np.zeros(len(score), UID_PAIR)
     numbers["f1"] = np.arange(len(score))
     return whole(expected(weights, budget, _CAP), numbers, seed)
 

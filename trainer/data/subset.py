@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from open_diht.common.shard_index import ShardIndex, stamp_of
+from open_diht.common.shard_index import UID_PAIR, ShardIndex, stamp_of, uid_pairs
 from open_diht.common.spelling import spelled
 from open_diht.trainer.data.errors import BadSource
 
-_PAIR = np.dtype("<u8,<u8")
 _CHUNK = 2**20  # uids read at a time, 16 MiB of a file that may be larger than memory
 SELECTION = "selection.npy"
 """The file of uids in a folder of `make select`."""
@@ -40,7 +39,7 @@ class Subset:
             part = pairs[first : first + _CHUNK + 1]  # and the next one, to compare across chunks
             below, same = _compared(part)
             sorted_, strictly = sorted_ and bool(np.all(below | same)), strictly and not same.any()
-            digest.update(part[:_CHUNK].astype(_PAIR).tobytes())
+            digest.update(part[:_CHUNK].astype(UID_PAIR).tobytes())
         self._sorted = sorted_ and (repeats or strictly)
         self._pairs: Any = (
             pairs if self._sorted else np.sort(pairs) if repeats else np.unique(pairs)
@@ -169,16 +168,16 @@ def _opened(path: Path, stamp: str, repeats: bool) -> Subset:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    """Return the uids (n,) of `_PAIR`, in the order of the file. Raises ValueError, OSError or
+    """Return the uids (n,) of `UID_PAIR`, in the order of the file. Raises ValueError, OSError or
     EOFError."""
     if path.suffix == ".npy":
         pairs = np.load(path, mmap_mode="r")
         if (
             pairs.ndim != 1
-            or [kind for kind, *_ in (pairs.dtype.fields or {}).values()] != [_PAIR[0]] * 2
+            or [kind for kind, *_ in (pairs.dtype.fields or {}).values()] != [UID_PAIR[0]] * 2
         ):
             raise ValueError(f"it holds {pairs.dtype} of shape {pairs.shape}")
-        pairs = pairs.view(_PAIR)
+        pairs = pairs.view(UID_PAIR)
     else:
         times: Any = 1
         if path.suffix == ".parquet":
@@ -199,8 +198,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
             words = path.read_text(encoding="ascii").split()
         if wrong := [word for word in words if not isinstance(word, str) or len(word) != 32]:
             raise ValueError(f"{wrong[0]!r} is not a uid")
-        halves = np.frombuffer(bytes.fromhex("".join(words)), ">u8").astype("<u8")
-        pairs = np.repeat(halves.view(_PAIR), times)
+        pairs = np.repeat(uid_pairs(words), times)
     if not len(pairs):
         raise ValueError("it is empty")
     return np.asarray(pairs)

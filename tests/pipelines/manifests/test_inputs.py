@@ -248,7 +248,8 @@ except NoInput as error:
 
 @pytest.mark.parametrize("pattern", ["{}", "{}/**/*.tsv", "{}/*/*.tsv"])
 def test_a_folder_that_cannot_be_listed_is_named(pattern: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to everybody else
+    # pytest's own folders are closed to everybody else, and TMPDIR may lie in one that is.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         for name in ("open", "shut"):
             (Path(folder) / name).mkdir()
