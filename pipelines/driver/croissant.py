@@ -98,7 +98,7 @@ def croissant_of(
         "prov:wasDerivedFrom": [source, *pins],
         "prov:wasGeneratedBy": {
             "@type": "prov:Activity",
-            "prov:label": f"open-diht filter, preset {settings.preset.name}",
+            "prov:label": f"filtering by preset {settings.preset.name}",
             "prov:startedAtTime": run["began"],
             "prov:wasAssociatedWith": {
                 "@type": "prov:SoftwareAgent",
