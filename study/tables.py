@@ -135,6 +135,7 @@ TABLES = {
         "weights", tuple((arm, "all") for arm in ("score", "score-2", "cat", "score-cat"))
     ),
     "weights-verdicts": Table("weights", (("score", "best"), ("cat", "kept"))),
+    "weights-default": Table("weights", (("default", "strength-0"),)),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
 """The tables by their names on the pages, each a question with a correction of its own."""

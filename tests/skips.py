@@ -45,7 +45,8 @@ class Skips:
         self._reasons |= getattr(node, "workeroutput", {}).get("skipped", {})
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        self._config.cache.set(KEY, sorted(self._reasons))  # type: ignore[union-attr]
+        if hasattr(self._config, "cache"):  # absent with -p no:cacheprovider
+            self._config.cache.set(KEY, sorted(self._reasons))  # type: ignore[union-attr]
         if not self._reasons:
             return
         terminalreporter.section(

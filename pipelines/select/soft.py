@@ -27,6 +27,11 @@ _NEARLY = 1e-9
 _Keys = NDArray[np.uint64]
 
 
+def default_strength(samples_per_row: float) -> float:
+    """Return the strength of a column without one, for the mean readings of a row."""
+    return STRENGTH if samples_per_row <= MOST_READINGS else 0.0
+
+
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the rank of each value, (n,), in (0, 1). Equal values share the mean of their ranks.
     NaN has a rank of 1/2 and does not count for the others."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from open_diht.pipelines.select.soft import default_strength
 from study.claims import weights
 from study.rows import TUNING
 from tests.study.claims.test_cat import Few
@@ -42,3 +43,15 @@ def test_the_strength_is_tuned_on_pools_and_seeds_that_are_not_reported() -> Non
         of_tuning, of_reported = ({getattr(arm, name) for arm in of} for of in (tuning, reported))
         assert of_tuning and of_reported and not of_tuning & of_reported
     assert not [arm for arm in weights.arms("cpu", "tiny", data) if arm.settings]
+
+
+def test_the_rule_is_tested_on_seeds_that_chose_nothing() -> None:
+    data: Any = Few()
+    planned = weights.arms("cpu", "full", data)
+    seeds = {arm.seed for arm in planned if arm.arm == "default"}
+    assert len(seeds) == 5
+    assert not seeds & {arm.seed for arm in planned if arm.arm == "score"}
+    assert not seeds & {arm.seed for arm in planned if arm.settings}
+    strength = default_strength(400 / 200)
+    of_rule = weights.readings(COLUMNS, "default", 400, 3)
+    assert of_rule.tolist() == weights.readings(COLUMNS, f"strength-{strength}", 400, 3).tolist()
