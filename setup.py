@@ -104,6 +104,7 @@ EXTRAS = {
         "scikit-image",
         "scikit-learn",
         "datasets>=5,<6",  # reads our output folders and repositories
+        "mlcroissant>=1.1,<2",  # the reference validator of croissant.json
         "s3fs",  # these two of `cloud`, without Beam's large Google Cloud part
         "huggingface_hub>=2.4,<3",
         "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py

@@ -15,10 +15,17 @@ from pathlib import Path
 
 from open_diht.common.command_line import OK, WrongUse, command, complain, say
 from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.html.charts import difference_bar
 from open_diht.common.html.page import render_page
 from open_diht.common.spelling import spelled
 from open_diht.eval.compare_options import parse
-from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison, compare
+from open_diht.eval.comparison import (
+    ComparedAverage,
+    Comparison,
+    TaskComparison,
+    compare,
+    finding,
+)
 from open_diht.eval.errors import EvalError
 from open_diht.eval.fewshot.comparison import FewShotComparison
 from open_diht.eval.report.text import cell
@@ -61,6 +68,14 @@ class _Table:
     columns: tuple[str, ...]
     """Headings; those of numbers end in a colon."""
     rows: list[tuple[str, ...]]
+    drawn: Sequence[tuple[float, float | None, float | None] | None] = ()
+    """The difference of each row with its interval, which compare.html draws; None without one."""
+
+    def bars(self) -> list[str]:
+        """Return the drawing of each row, all on the same scale."""
+        ends = [abs(end) for one in self.drawn if one for end in one if end is not None]
+        most = min(max(ends, default=0.0), 1.0) or 1.0  # an interval may pass 100 points
+        return [difference_bar(*one, most) if one else "" for one in self.drawn]
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,8 @@ def to_markdown(comparison: Comparison) -> str:
         "",
         f"A: `{comparison.a}`  ",
         f"B: `{comparison.b}`",
+        "",
+        " ".join(finding(comparison)),
         "",
     ]
     for part in _parts(comparison):
@@ -103,9 +120,14 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def to_html(comparison: Comparison) -> str:
-    """Return compare.html, one file that shows what compare.md shows."""
+    """Return compare.html, one file that shows what compare.md shows, the intervals drawn, and
+    items on which the models differ."""
     return render_page(
-        "open_diht.eval.report", "compare.html.j2", found=comparison, parts=_parts(comparison)
+        "open_diht.eval.report",
+        "compare.html.j2",
+        found=comparison,
+        findings=finding(comparison),
+        parts=_parts(comparison),
     )
 
 
@@ -128,10 +150,14 @@ def _parts(comparison: Comparison) -> list[_Part]:
         tested = ("", _p(average.p), _percent(average.detectable), "paired t over images")
         rows.append(((name, *values), (name, *tested)))
     results, tests = zip(*rows, strict=True) if rows else ((), ())
+    drawn = [_drawn(found) for found in comparison.tasks]
+    drawn += [_drawn(average)] if average else []
     whole = _Part(
         "",
         (
-            _Table(("task", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), list(results)),
+            _Table(
+                ("task", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"), list(results), drawn
+            ),
             _Table(("task", "n:", "p:", "MDE:", "test"), list(tests)),
         ),
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's"
@@ -177,6 +203,7 @@ def _few_shot_parts(few_shot: Sequence[FewShotComparison]) -> list[_Part]:
         _Table(
             ("task", "method", "shots:", "A:", "B:", "B - A:", "95 % interval", "p (Holm):"),
             results,
+            [_drawn(found) for found in few_shot],
         ),
         _Table(("task", "method", "shots:", "n:", "seeds:", "p:", "MDE:"), tests),
     )
@@ -186,6 +213,12 @@ def _few_shot_parts(few_shot: Sequence[FewShotComparison]) -> list[_Part]:
         " the number of these tests."
     )
     return [_Part("Few-shot, on the same shots", shown, about, tuple(notes))]
+
+
+def _drawn(
+    found: TaskComparison | ComparedAverage | FewShotComparison,
+) -> tuple[float, float | None, float | None] | None:
+    return None if found.difference is None else (found.difference, found.low, found.high)
 
 
 def _ends(found: TaskComparison | ComparedAverage | FewShotComparison) -> str:

@@ -47,9 +47,25 @@ NOT_SEED_NOISE = (
 )
 OF_LABELS = ("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc")
 """Beginnings of the names of metrics that depend on labels."""
+ALPHA = 0.05
+"""Largest p value that is called a difference, as usual."""
 SAME = 1e-6
 """Largest difference between a number and the mean of its items. They are summed in different
 orders."""
+
+
+_SHOWN = 4
+"""Most items per task and model that are listed as answered better by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferingItem:
+    """An item that one model answered better than the other."""
+
+    key: str
+    a: str
+    """A's outcome in words, such as `right, rank 1`."""
+    b: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,11 @@ class TaskComparison(Compared):
 
     test: str = ""
     """`mcnemar` or `paired t`. It is empty if the task was not compared."""
+    better_a: int = 0
+    """Number of items that A answered better than B; `better_b` counts the opposite."""
+    better_b: int = 0
+    differing: tuple[DifferingItem, ...] = ()
+    """Some items of each of the two, spread over the order of the items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +266,8 @@ def _compare_task(
             )
     tested = _tested(metric, a, b, of_a, of_b)
     few = "too few items for a test" if tested.p is None else ""
+    better_a = np.flatnonzero(a.hits > b.hits)
+    better_b = np.flatnonzero(a.hits < b.hits)
     return (
         TaskComparison(
             task=task,
@@ -255,9 +278,62 @@ def _compare_task(
             n=len(a.keys),
             test=tested.test,
             note=note_of(few, row_a["protocol"], row_b["protocol"]),
+            better_a=len(better_a),
+            better_b=len(better_b),
+            differing=tuple(
+                DifferingItem(
+                    key=str(a.keys[place]),
+                    a=_outcome(row_a["kind"], a, place),
+                    b=_outcome(row_b["kind"], b, place),
+                )
+                for which in (better_a, better_b)
+                for place in which[
+                    np.linspace(0, len(which) - 1, min(_SHOWN, len(which)), dtype=int)
+                ]
+            ),
         ),
         (of_a, of_b),
     )
+
+
+def _outcome(kind: str, items: Items, place: int) -> str:
+    hit = items.hits[place]
+    said = "right" if hit == 1 else "wrong" if hit == 0 else f"{hit:.2f}"
+    if kind == "retrieval":
+        return f"{said}, rank {int(items.predicted[place]) + 1:,}"
+    return f"{said}, class {items.predicted[place]}" if kind == "classification" else said
+
+
+def finding(comparison: Comparison) -> list[str]:
+    """Return in a few sentences what the tests found: on average, or of the only task, and how
+    many of several tests show a difference after correction."""
+    tested = [one for one in comparison.tasks if one.p is not None]
+    few_shot = [one for one in comparison.few_shot if one.p is not None]
+    if not tested and not few_shot:
+        return ["No task could be tested."]
+    said = []
+    average = comparison.average
+    main = average if average is not None or len(tested) != 1 else tested[0]
+    if main is not None and main.p is not None and main.low is not None and main.high is not None:
+        low, high = (100 * end for end in (main.low, main.high))
+        if low < 0 < high:
+            range_said = f"between {-low:.2f} points worse and {high:.2f} better"
+        elif low >= 0:
+            range_said = f"{low:.2f} to {high:.2f} points better"
+        else:
+            range_said = f"{max(0.0, -high):.2f} to {-low:.2f} points worse"
+        shown = "a" if main.p < ALPHA and not low < 0 < high else "no"
+        where = (
+            "These items"
+            if main is not average
+            else f"On average over {main.tasks} tasks, these items"
+        )
+        said.append(f"{where} show {shown} difference: B is {range_said}.")
+    for name, tests in (("Tasks", tested), ("Few-shot numbers", few_shot)):
+        if len(tests) > 1 or (tests and not said):
+            differ = sum(one.p_holm is not None and one.p_holm < ALPHA for one in tests)
+            said.append(f"{name} that differ after Holm's correction: {differ} of {len(tests)}.")
+    return said
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:

@@ -27,7 +27,10 @@ def parse(
     by name."""
     parser = Parser(
         prog=prog,
-        description=f"Train a dual encoder on the shards of `{spelled('filter')}`.",
+        description=(
+            f"Train a dual encoder on the shards of `{spelled('filter')}`. WORKDIR/train.html shows"
+            " its curves while it trains; log.other_run=WORKDIR draws another run's into them."
+        ),
         epilog=(
             "On several GPUs: torchrun --nproc-per-node 8 -m open_diht.trainer --data ..."
             " --workdir ..."

@@ -353,6 +353,9 @@ class LogSettings:
     """Write curves to `tensorboard/`, if the tensorboard package is installed."""
     wandb: str = ""
     """Weights & Biases project to report to, which needs the wandb package. Empty: none."""
+    other_run: str = ""
+    """WORKDIR of another training, whose curves `train.html` draws into the same charts, as they
+    are when this run starts. Empty: none."""
 
     def __post_init__(self) -> None:
         check_fields(self)

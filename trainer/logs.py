@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from open_diht.common.command_line import WrongUse
+from open_diht.common.files import publish_bytes
 from open_diht.common.installation import install_command
 from open_diht.common.progress import EVERY_ON_A_PIPE_S, duration
 from open_diht.trainer.config import LogSettings
+from open_diht.trainer.picture import PAGE, curves, curves_of, page
 from open_diht.trainer.step import Skipped, StepResult
 
+_DRAW_EVERY_S = 10.0
+_DRAW_PAUSES = 100
+"""Pause between two drawings of `train.html`, in times of what one takes: a long log is drawn less
+often, so that drawing stays below 1 % of the training."""
 _COMMON = ("loss", "contrastive", "accuracy", "hardest")
 
 
@@ -29,8 +35,9 @@ class RunLog:
     """A log of values by step. Whole lines are never removed. A resume is a line of kind
     `event`. After it steps may appear again; the last value of a step counts. `resumed_at` is 0
     for a new run. The log calls `grown` when files have grown, and with `now=True` before a
-    checkpoint. Raises `WrongUse` if the log cannot be written, `MissingTracker` if the tracker
-    cannot be used."""
+    checkpoint. It draws `train.html`, which calls the run `name`. Raises `WrongUse` if the log
+    cannot be written or that of `log.other_run` not be read, `MissingTracker` if the tracker cannot
+    be used."""
 
     def __init__(
         self,
@@ -39,16 +46,21 @@ class RunLog:
         config: Mapping[str, Any],
         resumed_at: int,
         grown: Callable[..., None] = lambda now=False: None,
+        name: str = "",
     ):
         self._grown = grown
+        self._name = name or str(workdir)
+        self._other = curves_of(settings.other_run, "log.jsonl") if settings.other_run else None
+        self._draw_at = 0.0
         path = workdir / "log.jsonl"
+        self._page = workdir / PAGE
         try:
             if path.exists():
                 # A killed run may have left part of a line; the resumed run takes its step again.
                 # To nothing if there is no whole line.
                 os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
             # Open for the length of the run.
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise WrongUse(
                 f"the log cannot be written ({error}): move it away, or take another WORKDIR"
@@ -78,6 +90,8 @@ class RunLog:
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log({**numbers, "samples": samples}, step=step)
+        if time.monotonic() >= self._draw_at:
+            self.draw()
         self._grown()
 
     def sync(self) -> None:
@@ -88,6 +102,16 @@ class RunLog:
         if self._board is not None:
             self._board.flush()
         self._grown(now=True)
+
+    def draw(self, ended: bool = False) -> None:
+        """Write `train.html`. `ended` tells it that the run takes no more steps."""
+        began = time.monotonic()
+        handle = self._file.fileno()  # the log may have been moved away
+        log = os.pread(handle, os.fstat(handle).st_size, 0)
+        drawn = page(curves(log, self._name), self._other, ended)
+        publish_bytes(self._page, drawn.encode("utf-8", "replace"))
+        now = time.monotonic()
+        self._draw_at = now + max(_DRAW_EVERY_S, _DRAW_PAUSES * (now - began))
 
     def close(self) -> None:
         """Close the files and the tracker at the end of the run."""

@@ -4,6 +4,7 @@ model.
     WORKDIR/config.yaml     the configuration
     WORKDIR/checkpoints/    see `checkpoint`
     WORKDIR/log.jsonl       one line per progress line, check and event
+    WORKDIR/train.html      their curves as a page, see `picture`
     WORKDIR/tensorboard/    their numbers as curves
     WORKDIR/export/         the model, with its card
     WORKDIR/tasks/          results of `check.tasks`, by step
@@ -45,6 +46,7 @@ from open_diht.trainer.export import DESCRIPTION, export, loaded_by, model_card
 from open_diht.trainer.inputs import resolved
 from open_diht.trainer.logs import Pulse, RunLog, TrainingProgress, line
 from open_diht.trainer.memory import remedy
+from open_diht.trainer.picture import PAGE
 from open_diht.trainer.resume import Parent, adopt, as_begun, fingerprint, restore, training_state
 from open_diht.trainer.step import StepResult, rate_factor
 from open_diht.trainer.tasks import RESULTS, evaluate, require_tasks
@@ -222,6 +224,7 @@ class _Run:
         self.parent: Parent | None = None
         self._restore(found)
         say(introduction(self.parts))
+        say(f"curves in {workdir}/{PAGE}, drawn again every few seconds")
         self.batches = self.parts.loader.batches_per_epoch  # steps of an epoch
         self.bad = 0
         self.progress = TrainingProgress(
@@ -250,7 +253,12 @@ class _Run:
             workdir = self.workdir
             config = plain(self.config)
             self.log = RunLog(
-                workdir.folder, self.config.log, config, self.step, grown=workdir.grown
+                workdir.folder,
+                self.config.log,
+                config,
+                self.step,
+                grown=workdir.grown,
+                name=str(workdir),
             )
             (workdir.folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
             if step is not None:
@@ -482,6 +490,8 @@ class _Run:
         return export(folder, self.parts.architecture, weights, seen, card, record)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:
+        if self.log is not None:
+            self.log.draw(ended=True)
         return TrainingOutcome(
             step=self.step,
             samples=self._samples(),

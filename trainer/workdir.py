@@ -16,12 +16,14 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from open_diht.common.command_line import WrongUse, check_folder
+from open_diht.common.files import is_temporary
 from open_diht.common.lease import Lease, held
 from open_diht.common.ranks import Ranks
 from open_diht.common.stores import in_words, is_remote, local_path, translated
 from open_diht.trainer.checkpoint import Checkpoints
 from open_diht.trainer.config import CheckpointSettings
 from open_diht.trainer.data.store import default_cache
+from open_diht.trainer.picture import PAGE
 from open_diht.trainer.stores import FsspecStore, LocalStore, StoreError, Uploads
 
 CHECKPOINTS = "checkpoints"
@@ -64,11 +66,12 @@ class Workdir:
         return Checkpoints(store, settings, self.uploads, say)
 
     def require_unused(self) -> None:
-        """Raise `WrongUse` if a new run would overwrite a configuration or an export without a log
-        next to it. Files next to a log belong to a run without checkpoints, and are overwritten."""
+        """Raise `WrongUse` if a new run would overwrite a configuration, a page or an export
+        without a log next to it. Files next to a log belong to a run without checkpoints, and are
+        overwritten."""
         paths = self.store.files() if self.store else [path.name for path in self.folder.glob("*")]
         names = {path.partition("/")[0] for path in paths}
-        foreign = sorted(names & {CONFIG, EXPORT})
+        foreign = sorted(names & {CONFIG, EXPORT, PAGE})
         if foreign and LOG not in names:
             raise WrongUse(
                 f"{self} holds {foreign[0]} but no {LOG}: it may not be this program's, and a run"
@@ -113,7 +116,7 @@ class Workdir:
         paths = (*self.folder.glob("*"), *(self.folder / CURVES).glob("*"))
         for path in sorted(paths, key=lambda path: path.name != LOG):
             # First, as it marks the rest as a run's.
-            if path.is_dir():
+            if path.is_dir() or is_temporary(path.name):  # a page that is being drawn
                 continue
             status = path.stat()
             state = status.st_size, status.st_mtime_ns  # unchanged files are not uploaded again

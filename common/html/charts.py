@@ -22,6 +22,7 @@ _COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#7
 them."""
 _LABEL = 15.0  # distance of two names at the ends of lines
 _TICKS = 7
+_MANY = 40  # points from which dots of the full size would cover their line
 _HISTOGRAM_WIDE = 340.0
 _HISTOGRAM_HIGH = 150.0
 _BASE = 18.0
@@ -66,19 +67,34 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 def interval_bar(value: float, low: float | None, high: float | None, chance: float | None) -> str:
     """Return a track from 0 to 100 % with the value, its interval, and a tick at chance. The
     arguments are fractions. Pass None to omit the interval or the tick."""
-    parts = []
     said = f"{100 * value:.1f} %"
+    if low is not None and high is not None:
+        said += f", 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+    tick = None if chance is None else (chance, f"chance {100 * chance:.1f} %")
+    return _track(value, low, high, tick, said)
+
+
+def difference_bar(value: float, low: float | None, high: float | None, most: float) -> str:
+    """Return a track from `-most` to `most` with a difference, its interval, and a tick at 0. Pass
+    None to omit the interval."""
+    said = f"{100 * value:+.2f} points"
+    if low is not None and high is not None:
+        said += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+    left, right = (None if end is None else 0.5 + end / (2 * most) for end in (low, high))
+    return _track(0.5 + value / (2 * most), left, right, (0.5, "no difference"), said)
+
+
+def _track(
+    value: float, low: float | None, high: float | None, tick: tuple[float, str] | None, said: str
+) -> str:
+    parts = []
     if low is not None and high is not None:
         parts.append(
             '<i class="ci"'
             f' style="left:{_at(low)}%;width:{float(_at(high)) - float(_at(low)):.2f}%"></i>'
         )
-        said += f", 95 % interval {100 * low:.1f} to {100 * high:.1f}"
-    if chance is not None:
-        parts.append(
-            f'<i class="chance" style="left:{_at(chance)}%" title="chance {100 * chance:.1f}'
-            ' %"></i>'
-        )
+    if tick is not None:
+        parts.append(f'<i class="chance" style="left:{_at(tick[0])}%" title="{tick[1]}"></i>')
     parts.append(f'<i class="value" style="left:{_at(value)}%"></i>')
     return f'<div class="track" role="img" aria-label="{said}">{"".join(parts)}</div>'
 
@@ -154,17 +170,25 @@ def line_chart(
     x_label: str,
     y_label: str,
     series: Sequence[Series],
-    x_ticks: Sequence[float],
+    x_ticks: Sequence[float] | None,
     zero: bool = True,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Return the SVG of lines over a logarithmic x axis, with a bar for each interval and names
-    at the ends. Lines without points are omitted. Raise ValueError if all are. `zero` includes y
-    = 0."""
+    at the ends. Without `x_ticks` the axis is linear, from 0. Lines without points are omitted.
+    Raise ValueError if all are. `zero` includes y = 0; `marks` are the places and texts of
+    vertical lines."""
     drawn = [one for one in series if one.points]
     points = [point for one in drawn for point in one.points]
     if not points:
         raise ValueError(f"chart {title!r} has no points")
-    first, last = (end(*x_ticks, *(point.x for point in points)) for end in (min, max))
+    linear = x_ticks is None
+    first, last = (
+        end(*(x_ticks or [0.0]), *(point.x for point in points), *(x for x, _ in marks))
+        for end in (min, max)
+    )
+    if x_ticks is None:
+        x_ticks = _ticks(first, max(last, first + 1))
     low = min(point.low for point in points)
     high = max(point.high for point in points)
     low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
@@ -177,12 +201,16 @@ def line_chart(
     middle = (_LEFT + right) / 2
 
     def across(x: float) -> float:
-        fraction = math.log(x / first) / math.log(last / first) if last > first else 0.5
+        if linear:
+            fraction = (x - first) / max(last - first, 1)
+        else:
+            fraction = math.log(x / first) / math.log(last / first) if last > first else 0.5
         return _LEFT + 14 + fraction * (right - _LEFT - 28)
 
     def down(y: float) -> float:
         return _TOP + 8 + (high - y) / (high - low) * (base - _TOP - 16)
 
+    form = ".4g" if linear else ",.1f"  # a learning rate has no first decimal
     parts = [f'<text x="{_LEFT}" y="22" font-weight="600">{attribute(title)}</text>']
     for value in _ticks(low, high):
         y = down(value)
@@ -199,6 +227,11 @@ def line_chart(
         parts.append(
             f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle">{_short(value)}</text>'
         )
+    parts += [
+        f'<path d="M{across(x):.1f} {_TOP}V{base}" stroke="currentColor" stroke-dasharray="4 3">'
+        f"<title>{attribute(text)}</title></path>"
+        for x, text in marks
+    ]
     parts.append(
         f'<text x="{middle}" y="{HIGH - 10}" text-anchor="middle">{attribute(x_label)}</text>'
     )
@@ -209,17 +242,19 @@ def line_chart(
         placed = [(across(point.x), down(point.y), point) for point in one.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
         color = _COLORS[number % len(_COLORS)]
+        radius = 3 if len(placed) < _MANY else 1.5
         parts.append(
             f'<g stroke="{color}" fill="{color}"><path d="M{path}" fill="none" stroke-width="2"/>'
         )
         for x, y, point in placed:
             tip = attribute(
-                f"{one.name}, {_short(point.x)}: {point.y:,.1f} [{point.low:,.1f},"
-                f" {point.high:,.1f}]"
+                f"{one.name}, {_short(point.x)}: {point.y:{form}} [{point.low:{form}},"
+                f" {point.high:{form}}]"
             )
             interval = f"M{x:.1f} {down(point.high):.1f}V{down(point.low):.1f}"
             parts.append(f'<path d="{interval}" stroke-opacity=".55" stroke-width="1.5"/>')
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{tip}</title></circle>')
+            circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+            parts.append(f"{circle}<title>{tip}</title></circle>")
         x, y, _ = placed[-1]
         parts.append(f'<path d="M{x + 5:.1f} {y:.1f}L{right + 6:.1f} {label:.1f}"/></g>')
         while text_width(name, 12) > room:  # shorten names that do not fit

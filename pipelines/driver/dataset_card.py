@@ -21,7 +21,8 @@ from open_diht.common.installation import program_version
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
 from open_diht.pipelines.settings import RunSettings
-from open_diht.pipelines.store.layout import CARD_MARK, KINDS, Layout
+from open_diht.pipelines.store.layout import CARD_MARK, CROISSANT, KINDS, Layout
+from open_diht.pipelines.store.records import Models
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
 
 LICENSES = (
@@ -49,9 +50,9 @@ LICENSES = (
 `other` in the head of the card, and the card's text has its full name."""
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets without a home page."""
-_NOT_STATED = ("", "unknown", "yours")
+NOT_STATED = ("", "unknown", "yours")
 """Values of a data set's `license` that name no license."""
-_MEANING = {
+MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
     "complexity": "most attributes, actions and relations counted on one object",
@@ -80,11 +81,16 @@ class Config:
     """False if a column has incompatible types in different parts."""
 
 
-def card_of(
-    settings: RunSettings, layout: Layout, plan: Plan, units: Sequence[Unit], funnel: FunnelRecord
-) -> str:
+def configs_of(layout: Layout, units: Sequence[Unit]) -> list[Config]:
+    """Return the configuration of each kind of rows that has files."""
     kinds = (_config(layout, kind, units) for kind in KINDS)
-    return render_card(funnel, settings, plan, [kind for kind in kinds if kind is not None])
+    return [kind for kind in kinds if kind is not None]
+
+
+def title_of(settings: RunSettings) -> str:
+    """Return the title of the data set, in which foreign text is not escaped."""
+    source = settings.dataset.title if settings.dataset.homepage else _OWN
+    return f"{source}, filtered by preset {settings.preset.name}"
 
 
 def _config(layout: Layout, kind: str, units: Sequence[Unit]) -> Config | None:
@@ -115,7 +121,11 @@ def _footer(path: StorePath) -> pq.FileMetaData | None:
 
 
 def render_card(
-    funnel: FunnelRecord, settings: RunSettings, plan: Plan, configs: Sequence[Config]
+    funnel: FunnelRecord,
+    settings: RunSettings,
+    plan: Plan,
+    configs: Sequence[Config],
+    models: Models,
 ) -> str:
     """Return the text of a card. The first of `configs` is the default configuration."""
     dataset = settings.dataset
@@ -123,8 +133,8 @@ def render_card(
     rows_in = funnel["rows_in"]
     rate = funnel["keep_rate"]
     source = dataset.title if dataset.homepage else _OWN
-    title = f"{source}, filtered by preset {settings.preset.name}"
-    source_license = None if dataset.license in _NOT_STATED else dataset.license
+    title = title_of(settings)
+    source_license = None if dataset.license in NOT_STATED else dataset.license
     head = {
         "pretty_name": title,
         **_license_head(settings.license, source_license),
@@ -157,9 +167,15 @@ def render_card(
                 else "no evaluation set"
             ),
         ),
+        *(
+            (f"models of {stage}", ", ".join(f"{name} {_code(str(one))}" for name, one in facts))
+            for stage, model in models.items()
+            if stage in settings.stages and (facts := [*model.items()])
+        ),
         (
             "program",
-            f"open-diht {program_version()}; `run.json` has versions, models and input files",
+            f"open-diht {program_version()}; `run.json` has versions and input files, and"
+            f" `{CROISSANT}` all of this for programs",
         ),
     ]
     columns = []
@@ -167,7 +183,7 @@ def render_card(
         differ = " Types of columns differ between its files; read those that agree by themselves."
         columns.append(f"`{config.name}`: {config.rows:,} rows.{'' if config.agrees else differ}")
         fields = [
-            (_code(one.name), _code(str(one.type)), _MEANING.get(one.name, ""))
+            (_code(one.name), _code(str(one.type)), MEANING.get(one.name, ""))
             for one in config.schema
         ]
         columns.append(_table(("column", "type", "content"), fields))

@@ -9,7 +9,8 @@ from typing import cast
 
 from open_diht.filters.cascade import StageFilter
 from open_diht.pipelines.datasets import READ_AS
-from open_diht.pipelines.driver.dataset_card import card_of
+from open_diht.pipelines.driver.croissant import croissant_of
+from open_diht.pipelines.driver.dataset_card import configs_of, render_card, title_of
 from open_diht.pipelines.driver.examples import collect_examples
 from open_diht.pipelines.driver.notes import all_notes
 from open_diht.pipelines.driver.table import render_funnel
@@ -19,7 +20,7 @@ from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
-from open_diht.pipelines.store.layout import CARD
+from open_diht.pipelines.store.layout import CARD, CROISSANT
 from open_diht.pipelines.store.ownership import is_of_the_user
 from open_diht.pipelines.store.records import (
     Vouched,
@@ -65,11 +66,16 @@ class Results:
         notes = all_notes(funnel)
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
-        publish_json(root / "run.json", self._provenance(began))
+        record = self._provenance(began)
+        publish_json(root / "run.json", record)
+        configs = configs_of(layout, units)
         if is_of_the_user(root / CARD):
             say(f"{root / CARD} is not of this program and is kept; remove it to get a new one")
         else:
-            publish_bytes(root / CARD, card_of(settings, layout, plan, units, funnel).encode())
+            card = render_card(funnel, settings, plan, configs, self.work.models)
+            publish_bytes(root / CARD, card.encode())
+        described = croissant_of(settings, record, funnel, configs, title_of(settings))
+        publish_json(root / CROISSANT, described)
         if "export" in stages:
             publish_bytes(
                 report, render_report(funnel, examples, notes=notes).encode("utf-8", "replace")
@@ -77,7 +83,12 @@ class Results:
         slim = {
             reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()
         }
-        files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
+        files = [
+            root / "run.json",
+            root / CARD,
+            root / CROISSANT,
+            *([report] if "export" in stages else []),
+        ]
         publish_record(
             layout, path, {**funnel, "examples": slim, "fingerprint": fingerprint}, files
         )

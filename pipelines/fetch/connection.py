@@ -155,11 +155,12 @@ def _not_connected(target: Target, error: Exception) -> FetchError:
 
 @contextlib.contextmanager
 def response(
-    connection: GuardedConnection, target: Target, user_agent: str
+    connection: GuardedConnection, target: Target, user_agent: str, first: int | None = None
 ) -> Iterator[http.client.HTTPResponse]:
     """Request a target and yield the response, with its headers read and its body unread. The
     connection is closed at the end. Raise FetchError for every failure here or while the caller
-    reads, so that a bad response costs only the rows with that URL. MemoryError passes through."""
+    reads, so that a bad response costs only the rows with that URL. MemoryError passes through.
+    With `first`, only so many bytes are requested; servers may send more."""
     try:
         connection.connect()
         connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
@@ -168,6 +169,8 @@ def response(
         connection.putheader("Accept", _ACCEPT)
         connection.putheader("Accept-Encoding", "identity")
         connection.putheader("Connection", "close")
+        if first is not None:
+            connection.putheader("Range", f"bytes=0-{first - 1}")
         connection.endheaders()
         try:
             answer = connection.getresponse()

@@ -1,6 +1,7 @@
 """Fetch one URL: its bytes, or the reason why it failed."""
 
 import email.utils
+import http.client
 import random
 import ssl
 import string
@@ -40,6 +41,9 @@ class Fetched:
     """Final URL, after redirects."""
     attempts: int
     """Number of attempts made."""
+    size: int | None = None
+    """Bytes of the whole content as the headers announce them, if only its first ones were
+    fetched."""
 
 
 class Fetcher:
@@ -71,16 +75,17 @@ class Fetcher:
         if isinstance(self._resolve, SystemResolver):
             self._resolve.close()
 
-    def fetch(self, url: str | None) -> Fetched:
-        """Return the content of a URL, retrying temporary failures up to `settings.retries` times.
-        A failure is final if the server asks to wait longer than `settings.max_wait`. Raise the
-        FetchError of the last attempt, with the number of attempts made."""
+    def fetch(self, url: str | None, first: int | None = None) -> Fetched:
+        """Return the content of a URL, or its `first` bytes, retrying temporary failures up to
+        `settings.retries` times. A failure is final if the server asks to wait longer than
+        `settings.max_wait`. Raise the FetchError of the last attempt, with the number of attempts
+        made."""
         target = parse_url(url)
         attempt = 0
         while True:
             attempt += 1
             try:
-                return self._attempt(target, attempt)
+                return self._attempt(target, attempt, first)
             except FetchError as error:
                 error.attempts = attempt
                 wait = self._wait(error, attempt)
@@ -100,7 +105,7 @@ class Fetcher:
             settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
         )
 
-    def _attempt(self, target: Target, attempt: int) -> Fetched:
+    def _attempt(self, target: Target, attempt: int, first: int | None) -> Fetched:
         settings = self._settings
         deadline = time.monotonic() + self._settings.timeout
         for _ in range(settings.max_redirects + 1):
@@ -120,8 +125,8 @@ class Fetcher:
                 context=self._context if target.scheme == "https" else None,
                 dial=self._dial,
             )
-            with response(connection, target, settings.user_agent) as answer:
-                if answer.status not in (200, *_REDIRECTS):
+            with response(connection, target, settings.user_agent, first) as answer:
+                if answer.status not in (200, *_REDIRECTS, *((206,) if first else ())):
                     raise FetchError(
                         Reason.HTTP_STATUS,
                         f"{answer.status} {answer.reason}"[:200],
@@ -138,6 +143,9 @@ class Fetcher:
                     continue
                 # Chunk framing counts as received bytes too; twice the size leaves room for it.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
+                if first is not None:
+                    size = _announced(answer)
+                    return Fetched(answer.read(first), answer.headers, str(target), attempt, size)
                 return Fetched(
                     read_body(answer, settings.max_bytes), answer.headers, str(target), attempt
                 )
@@ -145,6 +153,14 @@ class Fetcher:
             Reason.TOO_MANY_REDIRECTS,
             f"more than {settings.max_redirects}, the last to {target}"[:300],
         )
+
+
+def _announced(answer: http.client.HTTPResponse) -> int | None:
+    """Return the bytes of the whole content, from Content-Range or Content-Length."""
+    if answer.status == 200:
+        return answer.length
+    size = (answer.getheader("Content-Range") or "").rpartition("/")[2].strip()
+    return int(size) if size.isascii() and size.isdecimal() and len(size) < 16 else None
 
 
 def _redirected(location: str | None, target: Target) -> Target:

@@ -5,8 +5,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from open_diht.common.command_line import WrongUse, command, say
-from open_diht.common.naming import counted
+from open_diht.common.command_line import WrongUse, command, complain, say
+from open_diht.common.naming import counted, listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.settings import EFFORTS
 from open_diht.pipelines.driver.cli import exit_status, settings_of, spotter_of, told
@@ -17,10 +17,12 @@ from open_diht.pipelines.pilot.efforts import sample_images, seconds_by_effort, 
 from open_diht.pipelines.pilot.forecast import Measured, Whole, forecast, render
 from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.pilot.options import parse
+from open_diht.pipelines.pilot.probe import add_probe, probe, render_probe
 from open_diht.pipelines.pilot.sample import FOLDER, Sampling, sampling
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.stages.dedup.findings import KINDS
+from open_diht.pipelines.stages.download import NetworkDown
 from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Models
@@ -45,6 +47,13 @@ def _pilot(options: argparse.Namespace) -> int:
     chosen = sampling(settings, options.units, options.share, options.seed)
     whole_plan = chosen.whole
     plan = chosen.plan
+    if options.probe and not any(info.roles.url for info in whole_plan.infos):
+        columns = [column.name for info in whole_plan.infos[:1] for column in info.columns]
+        raise WrongUse(
+            "--probe asks addresses, and the manifests have none:"
+            f" {whole_plan.files[0]['path']} has columns {listing(columns)}; name one"
+            " with --url-column, or leave --probe out"
+        )
     layout = Layout(settings.output)
     before = known_plan(layout.plan)
     if before is not None and before["fingerprint"] != plan.fingerprint:
@@ -82,6 +91,20 @@ def _pilot(options: argparse.Namespace) -> int:
     )
     result = forecast(sample, whole)
     notes = _notes(whole, chosen, sample, outcome.funnel)
+    probed = None
+    if options.probe:
+        asked = min(options.probe, rows)
+        say(f"probe: requesting the first kilobyte of {asked:,} addresses, one at a time per host")
+        try:
+            probed = probe(
+                plan, names, settings.dataset, settings.download, asked, options.seed, whole.rows
+            )
+        except NetworkDown as error:
+            status = complain(f"the probe is left out of the forecast: {error}")
+        if probed and not whole.has_images and "download" not in whole.stages:
+            add_probe(result, probed, sample, whole, settings.download.threads)
+        elif not probed and not status:
+            notes.append("the probe asked nothing: no row of the sample has an address")
     images = (
         sample_images(layout, plan, settings.dataset, names)
         if "spotting" in settings.stages
@@ -106,12 +129,15 @@ def _pilot(options: argparse.Namespace) -> int:
         "whole": asdict(whole),
         "forecast": result.as_dict(),
         "efforts": costs,
+        "probe": probed.as_dict() if probed else None,
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
     of = f"{rows:,} of {counted(whole.rows, 'row')} ({rows / max(whole.rows, 1):.2%})"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of}\n")
     say(render(result))
+    if probed:
+        say(f"\n{render_probe(probed)}\n")
     if efforts:
         say(f"\n{efforts}\n")
     for note in notes:

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_diht.common.command_line import number
-from open_diht.common.fields import Count, NotNegative
+from open_diht.common.fields import Count, NotNegative, Positive
 from open_diht.pipelines.options import command_parser, parsed_run
 
 UNITS = 20
@@ -34,4 +34,13 @@ def parse(
         help="fraction of the data to draw, instead of a number of units",
     )
     pilot.add_argument("--seed", type=number(Count), default=0, help="seed of the draw (default 0)")
+    pilot.add_argument(
+        "--probe",
+        type=number(Positive),
+        metavar="N",
+        help=(
+            "ask so many random addresses of the sample whether they still lead to an image; the"
+            " first kilobyte of each is requested, and nothing stored"
+        ),
+    )
     return parsed_run(parser, arguments)

@@ -6,14 +6,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from open_diht.pipelines.store.layout import CARD, KINDS
+from open_diht.pipelines.store.layout import CARD, CROISSANT, KINDS
 from open_diht.pipelines.store.storage import StorePath, is_local, size_of, sizes
 
 PUBLISHING = "publishing.json"
 """File that is in the repository between the first and the last of several commits."""
 RECORDS = ("funnel.json", "run.json")
 """Files that are absent while several commits are under way."""
-_LAST = (CARD, "report.html", "subset.npy", *RECORDS)
+_LAST = (CARD, CROISSANT, "report.html", "subset.npy", *RECORDS)
 _FOLDERS = (*KINDS, "shards", "shards/.index", "index")
 _ENDINGS = (".parquet", ".tar", ".json", ".npz")
 _FILES = 500

@@ -14,6 +14,8 @@ KINDS = ("kept", "rejected", "dead_letter")
 rows."""
 CARD = "README.md"
 """Name of the data set card."""
+CROISSANT = "croissant.json"
+"""Name of the description of the data set for programs, with its provenance."""
 CARD_MARK = (
     "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it"
     " alone. -->"

@@ -15,6 +15,7 @@ from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes, s
 _FOLDERS = (*KINDS, "shards", "index", "work")
 _FILES = (
     "README.md",
+    "croissant.json",
     "report.html",
     "subset.npy",
     "funnel.json",

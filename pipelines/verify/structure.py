@@ -62,7 +62,7 @@ from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.stages.subset import subset_of
 from open_diht.pipelines.stages.tar_indexes import kept_index, kept_samples, read_index, tars_of
 from open_diht.pipelines.store.commit import CorruptRecord, read_json
-from open_diht.pipelines.store.layout import CARD, KINDS, Layout
+from open_diht.pipelines.store.layout import CARD, CROISSANT, KINDS, Layout
 from open_diht.pipelines.store.ownership import is_of_the_user
 from open_diht.pipelines.store.records import (
     Broken,
@@ -98,7 +98,7 @@ _DAMAGE = (
     *(LookupError, ValueError, TypeError, AttributeError),
 )
 """Errors that altered files raise where they are read."""
-_OF_RUN = ("run.json", "funnel.json", "subset.npy", "report.html", CARD)
+_OF_RUN = ("run.json", "funnel.json", "subset.npy", "report.html", CARD, CROISSANT)
 """Files that a run writes into OUTPUT itself."""
 _READ_WHOLE = (*KINDS, "shards", "index")
 """Folders in which readers of the results read every file."""

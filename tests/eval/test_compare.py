@@ -14,7 +14,7 @@ import pytest
 
 from open_diht.eval import estimates
 from open_diht.eval.compare import main
-from open_diht.eval.comparison import NOT_SEED_NOISE, compare
+from open_diht.eval.comparison import NOT_SEED_NOISE, compare, finding
 from open_diht.eval.errors import DataBroken, WrongUse
 from open_diht.eval.metrics.classification import mean_per_class
 from open_diht.eval.results import Items, Result, estimate_of, read_items
@@ -397,6 +397,65 @@ def test_the_page_shows_what_the_tables_show_and_loads_nothing(tmp_path):
         and "<b>only" not in page
     )
     assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_it_begins_with_what_it_found(tmp_path, hits, capsys):
+    a, b = hits
+    one = write(tmp_path / "a", [top1(a)], {"cats": items(a)})
+    other = write(tmp_path / "b", [top1(b)], {"cats": items(b)})
+    few = np.where(np.arange(600) < 9, 1 - a, a)
+    third = write(tmp_path / "c", [top1(few)], {"cats": items(few)})
+    for folders, shown, said in (
+        ((one, other), "a", r"\d+\.\d\d to \d+\.\d\d points better"),
+        ((other, one), "a", r"\d+\.\d\d to \d+\.\d\d points worse"),
+        ((one, third), "no", r"between \d+\.\d\d points worse and \d+\.\d\d better"),
+    ):
+        assert main([*map(str, folders)]) == 0
+        (task,) = json.loads((folders[1] / "compare.json").read_text())["tasks"]
+        sentence = f"These items show {shown} difference: B is {said}\\."
+        page = (folders[1] / "compare.html").read_text()
+        assert re.search(rf'class="headline">{sentence}</p>', page)
+        assert re.search(f"\n{sentence}\n", capsys.readouterr().out)
+        numbers = [abs(float(end)) for end in re.findall(r"\d+\.\d\d", sentence_of(page))]
+        assert sorted(numbers) == pytest.approx(
+            sorted(100 * abs(task[end]) for end in ("low", "high")), abs=0.006
+        )
+
+
+def sentence_of(page: str) -> str:
+    return re.search(r'class="headline">(.*)</p>', page)[1]  # type: ignore[index]
+
+
+def test_several_tasks_are_found_on_average(tmp_path, hits):
+    a, b = hits
+    folders = [
+        write(
+            tmp_path / name,
+            [top1(of), top1(a, "dogs", data={"images_sha256": "q", "labels_sha256": "l"})],
+            {"cats": items(of), "dogs": items(a)},
+        )
+        for name, of in (("a", a), ("b", b))
+    ]
+    found = finding(compare(*folders))
+    assert found[0].startswith("On average over 2 tasks, these items show a difference: B is ")
+    assert found[1:] == ["Tasks that differ after Holm's correction: 1 of 2."]
+
+
+def test_items_on_which_models_differ_are_listed(tmp_path):
+    a = np.array([1] * 60 + [0] * 40)
+    b = np.array([0] * 6 + [1] * 94)
+    folders = [write(tmp_path / n, [top1(x)], {"cats": items(x)}) for n, x in (("a", a), ("b", b))]
+    (task,) = compare(*folders).tasks
+    assert (task.better_a, task.better_b) == (6, 40)
+    assert [one.key for one in task.differing] == [
+        *("k0000", "k0001", "k0003", "k0005"),
+        *("k0060", "k0073", "k0086", "k0099"),
+    ]
+    assert (task.differing[0].a, task.differing[0].b) == ("right, class 1", "wrong, class 0")
+    assert main([*map(str, folders)]) == 0
+    page = (folders[1] / "compare.html").read_text()
+    assert "A is better on 6, B on 40 of 100." in page and "k0073" in page
+    assert page.count('class="track"') == 1 and 'title="no difference"' in page
 
 
 DEGENERATE: dict[str, tuple[Any, Any]] = {

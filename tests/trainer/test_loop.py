@@ -108,10 +108,22 @@ def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
 def test_what_lies_in_the_workdir(finished: tuple[Path, Any, list[str]]) -> None:
     workdir = finished[0]
     names = {"checkpoints", "config.yaml", "export", "lock", "log.jsonl", "tensorboard"}
+    names |= {"train.html"}
     assert {path.name for path in workdir.iterdir()} == names
     assert list((workdir / "tensorboard").iterdir())
     steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert "step-000000000010" in steps and len(steps) in (3, 4)  # the last three, and the best
+
+
+def test_the_page_has_the_curves_of_the_run(finished: tuple[Path, Any, list[str]]) -> None:
+    workdir, _, said = finished
+    page = (workdir / "train.html").read_text()
+    assert any(f"{workdir}/train.html" in text for text in said)
+    for title in ("Loss", "Held-out recall and accuracy", "Learning rate"):
+        assert f'aria-label="{title}: ' in page
+    last = entries(workdir, "step")[-1]
+    assert f"Step {last['step']}: loss <b>{last['loss']:.4f}</b>" in page
+    assert "http" not in page.replace("http-equiv", "") and 'content="15"' not in page
 
 
 def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, list[str]]) -> None:
@@ -581,7 +593,7 @@ def test_bad_samples_are_counted_over_a_whole_run(own: Own, tmp_path: Path) -> N
         train(limit, tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "export/notes.txt"])
+@pytest.mark.parametrize("name", ["config.yaml", "train.html", "export/notes.txt"])
 def test_files_of_others_are_not_written_over(
     name: str, tiny_config: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from open_diht.common import lease as lease_module
 from open_diht.common.command_line import WrongUse
+from open_diht.common.files import temporary_beside
 from open_diht.common.lease import Lease, LeaseLost
 from open_diht.common.ranks import Ranks
 from open_diht.trainer import stores
@@ -91,7 +92,10 @@ def test_a_log_is_continued_on_another_machine_never_cut(
     workdir, _ = begun()
     write(workdir, "one")
     (workdir.folder / "wandb_id").write_text("abc")
+    # A page that is being drawn may be gone when it is uploaded.
+    temporary_beside(workdir.folder / "train.html").write_text("half")
     assert workdir.incomplete() is None
+    assert sorted(store.files()) == ["log.jsonl", "wandb_id"]
     again, _ = begun()
     assert (again.folder / "wandb_id").read_text() == "abc"
     write(again, "two")

@@ -73,7 +73,7 @@ def card(
     }
     settings = RunSettings(dataset=dataset, stages=("captions",), **{**common, **changes})
     plan = Plan("f00d", (), 32, False, (), 100, (), pins=pins or {})
-    return render_card(FUNNEL, settings, plan, configs)
+    return render_card(FUNNEL, settings, plan, configs, {})
 
 
 def head_of(text: str) -> dict[str, Any]:
