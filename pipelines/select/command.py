@@ -43,9 +43,8 @@ from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
 from open_diht.pipelines.select.options import parse
 from open_diht.pipelines.select.repeats import DELAYS, HALVES, ORIGIN, allotted, per_row, worth
 from open_diht.pipelines.select.soft import (
-    MOST_READINGS,
-    STRENGTH,
     Strength,
+    default_strength,
     expected,
     hashes,
     ranks,
@@ -323,7 +322,6 @@ def _by_weights(
     rows = source.rows
     n = len(rows.uid)
     _check_cap(options, n)
-    mean = options.samples / n
     weights = np.ones(n)
     used: dict[str, float] = {}
     without: dict[str, int] = {}
@@ -333,13 +331,7 @@ def _by_weights(
                 f"--soft {name}: all rows that may be chosen have the same value"
                 f" ({np.nanmax(column):g}), which prefers none; name another column"
             )
-        if strength is None and mean > MOST_READINGS:
-            raise WrongUse(
-                f"--soft {name}: at {mean:.2f} samples per row no strength is known to help, and"
-                f" the default one lost at 3 (docs/howto/select.md#soft-weights); leave --soft"
-                f" out, or give a strength, such as --soft {name}:2"
-            )
-        used[name] = STRENGTH if strength is None else strength
+        used[name] = default_strength(options.samples / n) if strength is None else strength
         without[name] = int(np.isnan(column).sum())
         weights *= weight_of(ranks(column), used[name])
     repeats = whole(expected(weights, options.samples, int(options.cap)), rows.uid, options.seed)

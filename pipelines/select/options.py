@@ -22,8 +22,8 @@ class SelectOptions:
     decisions; the best, as many as were kept, count as kept."""
     soft: Annotated[str, "COLUMN[:STRENGTH],..."] | None = None
     """Read all rows, with weights by their ranks in these columns in place of delays: a column of
-    numbers, kept (the decision) or teacher_cosine (default strength: 6 for up to 2 samples per
-    row)."""
+    numbers, kept (the decision) or teacher_cosine (default strength: 6 for up to 8 samples per
+    row, then 9)."""
     seed: Count = 0
     """With --soft, decides which rows have fractions of readings rounded up."""
     rows: Literal["kept", "all"] | None = None

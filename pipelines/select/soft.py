@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from open_diht.common.fields import Range
 
-STRENGTH = 6.0
-"""Default strength. The only one measured with fresh seeds (docs/howto/select.md#soft-weights)."""
-MOST_READINGS = 2.0
-"""Mean readings of a row up to which the default strength applies. It gained at 1.9 and lost at
-3.0."""
+STRENGTHS = {8.0: 6.0, float("inf"): 9.0}
+"""Default strengths, up to a number of samples per row. Of all rules of this form, it had the best
+ranks on pools and seeds that were kept for tuning: 6 at 5.4 samples per row, 9 at 10.7
+(study/claims/weights.py; 8 lies between)."""
 Strength = Annotated[float, Range(at_least=0, at_most=100)]
 """Type of a strength. At 100, the weight of the last rank is 2e-22."""
 _UNIT = 2**24
@@ -29,7 +28,7 @@ _Keys = NDArray[np.uint64]
 
 def default_strength(samples_per_row: float) -> float:
     """Return the strength of a column without one, for the mean readings of a row."""
-    return STRENGTH if samples_per_row <= MOST_READINGS else 0.0
+    return next(strength for most, strength in STRENGTHS.items() if samples_per_row <= most)
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

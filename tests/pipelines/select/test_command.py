@@ -339,6 +339,11 @@ def test_the_order_of_rows_and_the_size_of_units_change_no_reading(
     # Fewer samples than rows leave some rows out.
     few = selected(run.output, 20, "--soft", "score")
     assert sum(few.values()) == 20 and set(few.values()) == {1}
+    # The default strength is 6 for 8 samples of each row, and 9 for one more.
+    for samples, strength in ((480, 6), (481, 9)):
+        selected(run.output, samples, "--soft", "score")
+        about = json.loads((run.output / "selection" / "selection.json").read_text())
+        assert about["soft"] == {"score": strength}
 
 
 def test_a_column_of_ones_own_with_the_name_of_the_decision_comes_first(
@@ -443,7 +448,6 @@ def damaged(output: Path, folder: Path, how: str) -> Path:
         ("", ("--soft", "kept", "--cap", "1.5"), "--cap 1.5: with --soft, give a whole number"),
         ("", ("--soft", "kept", "--rows", "kept"), "--soft kept: .* the same value"),
         ("", ("--soft", "kept:1", "--samples", "721"), "more than --cap 12 allows .*raise --cap"),
-        ("", ("--soft", "kept", "--samples", "121"), "--soft kept: at 2.02 .* --soft kept:2"),
         ("", ("--soft", "teacher_cosine"), "no finished cosines .*open-diht concepts --data"),
         ("", ("--seed", "1"), "--seed is of --soft"),
         ("", ("--delay", "luck=2"), "--delay luck: no row .* has this reason .*action"),

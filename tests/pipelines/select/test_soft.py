@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from open_diht.pipelines.select.soft import expected, hashes, ranks, weight_of, whole
+from open_diht.pipelines.select.soft import (
+    default_strength,
+    expected,
+    hashes,
+    ranks,
+    weight_of,
+    whole,
+)
 
 PAIR = np.dtype("<u8,<u8")
 VALUES = st.lists(
@@ -30,6 +37,11 @@ def budgets(draw: Any) -> tuple[NDArray[np.float64], int, int]:
     values = np.array(draw(VALUES))
     cap = draw(st.integers(1, 12))
     return values, draw(st.integers(1, cap * len(values))), cap
+
+
+def test_the_default_strength_grows_with_the_samples_per_row():
+    assert default_strength(0.1) == default_strength(8) == 6
+    assert default_strength(8.01) == default_strength(1000) == 9
 
 
 @given(budget=budgets(), strength=STRENGTHS, seed=st.integers(0, 2**60))
