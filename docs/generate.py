@@ -336,16 +336,15 @@ def command_help(command: str) -> Iterator[str]:
     """Yield the output of `open-diht COMMAND --help`."""
     from open_diht.cli import COMMANDS
 
-    known = COMMANDS.get(command)
-    module, defaults = (
-        (known.module, dict(known.defaults)) if known else ("open_diht.trainer.concepts.cli", {})
-    )
+    known = COMMANDS[command]
     text = io.StringIO()
-    program = import_module(module)
+    parse = (
+        import_module(known.parser).parse if known.parser else import_module(known.module).main
+    )
     # Lines are wrapped with the home in them, so it has the same length for everyone.
     here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="", HOME="/~")
     with here, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        program.main(["--help"], f"open-diht {command}", **defaults)
+        parse(["--help"], f"open-diht {command}", **dict(known.defaults))
     yield from ("```text", text.getvalue().rstrip().replace("/~", "~"), "```")
 
 

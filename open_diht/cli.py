@@ -73,12 +73,11 @@ COMMANDS = {
         parser="open_diht.pipelines.select.options",
     ),
     "concepts": Command(
-        "make concept targets of filtered data; options after -- are for the heads (-- --help lists"
-        " them)",
+        "make concept targets of filtered data",
         "open_diht.pipelines.teachers.cli",
         ("train",),
         (("data", "out/sample"),),
-        parser="open_diht.pipelines.teachers.options",
+        parser="open_diht.concept_options",
     ),
     "train": Command(
         "train a model on filtered data",
@@ -200,28 +199,17 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     torch. Skip the heads if the features fail, if their job is only staged as a template, or if no
     concepts are stored.
     """
-    cut = words.index("--") if "--" in words else len(words)
-    of_features = words[:cut]
-    of_heads = words[cut + 1 :]
     prog = "open-diht concepts"
     parsed_by = import_module("open_diht.common.command_line").parsed_by
     try:
-        features = parsed_by(command.parser, of_features, prog, **dict(command.defaults))
-        output = features.output or f"{features.data.rstrip('/')}/concepts"
-        shard = [f"--shard={features.shard}"] if features.shard else []
-        # Before the features, which may take hours.
-        heads = parsed_by(
-            "open_diht.trainer.head_options",
-            [f"--concepts={output}", *shard, *of_heads],
-            f"{prog} --",
-        )
+        options = parsed_by(command.parser, words, prog, **dict(command.defaults))
     except SystemExit as ended:
         return int(ended.code or OK)
-    status = _run(command, of_features, prog, options=features)
+    status = _run(command, words, prog, options=options)
     staged = any(
-        word.replace("-", "_").startswith("__template_location") for word in features.of_beam
+        word.replace("-", "_").startswith("__template_location") for word in options.of_beam
     )
-    if status != OK or staged or "concepts" not in features.store:
+    if status != OK or staged or "concepts" not in options.store:
         return status
     if (torch := sys.modules.get("torch")) and not {
         "OMP_NUM_THREADS",
@@ -233,9 +221,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
             else os.cpu_count() or 1
         )
         torch.set_num_threads(cores)  # the features' half, which has loaded it, uses one
-    return _run(
-        Command("", "open_diht.trainer.concepts.cli"), of_heads, f"{prog} --", options=heads
-    )
+    return _run(Command("", "open_diht.trainer.concepts.cli"), words, prog, options=options)
 
 
 def _refuse(message: str) -> int:

@@ -62,18 +62,15 @@ def test_a_command_is_what_its_target_is(target, variables, arguments, monkeypat
 
 @pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize(
-    ("words", "times"),
+    "words",
     [
-        (["filter", "--input", "/nowhere"], 1),
-        (["select", "--output", "/nowhere", "--samples", "9"], 1),
-        (["compare", "/nowhere", "/nowhere"], 1),
-        (["concepts", "--data", "/nowhere", "--", "--epochs", "3"], 2),
+        ["filter", "--input", "/nowhere"],
+        ["select", "--output", "/nowhere", "--samples", "9"],
+        ["compare", "/nowhere", "/nowhere"],
+        ["concepts", "--data", "/nowhere", "--head-epochs", "3"],
     ],
 )
-def test_a_command_line_is_parsed_once(
-    words: list[str], times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of `concepts` once for each half."""
+def test_a_command_line_is_parsed_once(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     parse = Parser.parse_known_args
 
@@ -82,7 +79,7 @@ def test_a_command_line_is_parsed_once(
         return parse(self, args, namespace)
 
     monkeypatch.setattr(Parser, "parse_known_args", counted)
-    assert cli.main(words) == 2 and len(seen) == times
+    assert cli.main(words) == 2 and len(seen) == 1
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
@@ -104,14 +101,12 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
         return 1 if "--utterly-unheard-of" in words else 0
 
     monkeypatch.setattr(cli, "_run", run)
-    assert cli.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
+    assert cli.main(["concepts", "--data", "/data/cat", "--head-epochs", "3", "--head-k", "4"]) == 0
     (first, features), (second, heads) = calls
     assert (first, second) == ("open_diht.pipelines.teachers.cli", "open_diht.trainer.concepts.cli")
-    assert (features.data, heads.concepts, heads.settings.epochs) == (
-        "/data/cat",
-        "/data/cat/concepts",
-        3,
-    )
+    assert (features.data, heads.concepts) == ("/data/cat", "/data/cat/concepts")
+    assert (heads.settings.epochs, heads.settings.batch_size, heads.k) == (3, 256, 4)
+    assert features.device == "auto" and heads.settings.device == "cpu"
     calls.clear()
     assert cli.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
     assert (calls[1][1].concepts, calls[1][1].shard) == ("/data/cat/concepts", "0/4")
@@ -199,7 +194,7 @@ def run(*words):
 
 
 def test_no_slip_and_no_help_waits_for_imports():
-    code = f"{RUN}\nfor words in {[[name] for name in cli.COMMANDS] + [['concepts', '--']]!r}:\n"
+    code = f"{RUN}\nfor words in {[[name] for name in cli.COMMANDS]!r}:\n"
     code += (
         "    assert (run(*words, '--help') or 0, run(*words, '--no-such-option')) == (0, 2),"
         " words\n"
@@ -209,7 +204,7 @@ def test_no_slip_and_no_help_waits_for_imports():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0 and LOADING not in done.stderr, done.stderr
-    assert done.stdout.count("usage: ") == len(cli.COMMANDS) + 1
+    assert done.stdout.count("usage: ") == len(cli.COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from open_diht.common.command_line import Parser, WrongUse, add_fields, given_fields, number
+from open_diht.common.command_line import Parser, WrongUse, add_fields, given_fields
 from open_diht.common.fields import Above0, NotNegative, Positive, Range, check_fields
 from open_diht.common.spelling import spelled
 
@@ -42,6 +42,31 @@ class HeadSettings:
         check_fields(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """Settings of the targets that heads make."""
+
+    k: Positive = 10
+    """Concepts kept per image and head."""
+
+
+def add_heads(parser: argparse.ArgumentParser | argparse._ArgumentGroup, prefix: str = "") -> None:
+    """Add an option for each setting of heads and their targets. Names begin with `prefix`."""
+    add_fields(parser, TargetSettings, prefix=prefix)
+    add_fields(parser, HeadSettings, prefix=prefix)
+
+
+def with_heads(options: argparse.Namespace, prefix: str = "") -> argparse.Namespace:
+    """Return the options with `settings` and `k`, from what `add_heads` has added. Raises
+    `WrongUse`."""
+    try:
+        options.settings = HeadSettings(**given_fields(options, HeadSettings, prefix))
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    options.k = given_fields(options, TargetSettings, prefix)["k"]
+    return options
+
+
 def parse(
     arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts"
 ) -> argparse.Namespace:
@@ -60,16 +85,5 @@ def parse(
             " the others stop"
         ),
     )
-    parser.add_argument(
-        "--k",
-        type=number(Positive),
-        default=10,
-        help="concepts kept per image and head (default: 10)",
-    )
-    add_fields(parser, HeadSettings)
-    options = parser.parse_args(arguments)
-    try:
-        options.settings = HeadSettings(**given_fields(options, HeadSettings))
-    except ValueError as error:
-        raise WrongUse(str(error)) from error
-    return options
+    add_heads(parser)
+    return with_heads(parser.parse_args(arguments))

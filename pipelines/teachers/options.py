@@ -74,8 +74,13 @@ def parse(
     prog: str = "python -m open_diht.pipelines.teachers",
     **defaults: str,
 ) -> argparse.Namespace:
-    """Parse the command line of `make concepts`, see `open_diht.pipelines.options.parsed`. Options with `defaults` are
-    not required."""
+    """Parse the command line of this half of `make concepts`, see
+    `open_diht.pipelines.options.parsed`."""
+    return parsed(parser_of(prog, **defaults), arguments)
+
+
+def parser_of(prog: str, **defaults: str) -> Parser:
+    """Return the parser. Options with `defaults` are not required."""
     parser = Parser(
         prog=prog,
         description=(
@@ -127,4 +132,4 @@ def parse(
     add_where(parser)
     add_fields(parser, ShardOptions, "max_bad_share")
     parser.set_defaults(**defaults)
-    return parsed(parser, arguments)
+    return parser
