@@ -338,9 +338,7 @@ def command_help(command: str) -> Iterator[str]:
 
     known = COMMANDS[command]
     text = io.StringIO()
-    parse = (
-        import_module(known.parser).parse if known.parser else import_module(known.module).main
-    )
+    parse = import_module(known.parser).parse if known.parser else import_module(known.module).main
     # Lines are wrapped with the home in them, so it has the same length for everyone.
     here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="", HOME="/~")
     with here, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
