@@ -136,6 +136,10 @@ TABLES = {
     ),
     "weights-verdicts": Table("weights", (("score", "best"), ("cat", "kept"))),
     "weights-default": Table("weights", (("default", "strength-0"),)),
+    "weights-taught": Table(
+        "weights",
+        (("score-taught", "all-taught"), ("score-taught", "score"), ("all-taught", "all")),
+    ),
     "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
 }
 """The tables by their names on the pages, each a question with a correction of its own."""

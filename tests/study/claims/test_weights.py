@@ -55,3 +55,13 @@ def test_the_rule_is_tested_on_seeds_that_chose_nothing() -> None:
     strength = default_strength(400 / 200)
     of_rule = weights.readings(COLUMNS, "default", 400, 3)
     assert of_rule.tolist() == weights.readings(COLUMNS, f"strength-{strength}", 400, 3).tolist()
+
+
+def test_a_schedule_reads_by_strong_weights_first_and_then_all_alike() -> None:
+    times, rows = weights.scheduled(COLUMNS, "schedule-9", 800, 3)
+    assert np.bincount(rows, minlength=200).tolist() == times.tolist() and times.sum() == 800
+    early, late = rows[:400], rows[400:]
+    assert np.bincount(late, minlength=200).tolist() == [2] * 200
+    high = COLUMNS["score"] > np.median(COLUMNS["score"])
+    assert high[early].mean() > 0.8
+    assert not np.array_equal(np.sort(early), early), "each half is in random order"
