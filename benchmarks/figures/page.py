@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.figure import Figure, Side
+from open_diht.common.naming import listing
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "RESULTS.md"
@@ -58,35 +61,74 @@ def figure_of(stored: dict[str, Any]) -> Figure:
     return Figure(**{**stored, "sides": [Side(**side) for side in stored["sides"]]})
 
 
-def table(figure: Figure) -> Iterator[str]:
-    """Yield the lines of a figure's table; ratios are those to the base in the same repeat."""
-    yield f"| side | version | {figure.unit} | ratio | lowest | highest |"
-    yield "|---|---|--:|--:|--:|--:|"
-    base = next((side.values for side in figure.sides if side.name == figure.base), [])
-    for side in figure.sides:
-        # A base of 0, such as no failures, has no ratios.
-        numbers = map(shown, figure.ratios(side.name)) if base and all(base) else [""] * 3
-        low, middle, high = numbers
-        if len(side.values) == 1:
-            low, high = map(shown, side.interval) if side.interval else ("", "")
-        name = side.name.replace("|", "\\|")
-        yield (f"| {name} | {side.version} | {shown(side.median)} | {middle} | {low} | {high} |")
+def cell(figure: Figure, side: Side) -> str:
+    """Return a side's median; behind it the median ratio to the base in the same repeat, with the
+    lowest and the highest."""
+    base = next((one for one in figure.sides if one.name == figure.base), None)
+    # A base of 0, such as no failures, has no ratios.
+    if base is None or side is base or not all(base.values):
+        return shown(side.median)
+    low, middle, high = map(shown, figure.ratios(side.name))
+    about = f"{middle}x" if len(side.values) == 1 else f"{middle}x, {low} to {high}"
+    return f"{shown(side.median)} ({about})"
+
+
+def table(figures: Sequence[Figure]) -> Iterator[str]:
+    """Yield the lines of the table of figures with the same sides, a column for each."""
+    units = [f"{figure.name}, {figure.unit}" for figure in figures]
+    yield f"| side | version | {' | '.join(units)} |"
+    yield f"|---|---|{'--:|' * len(units)}"
+    for row in zip(*(figure.sides for figure in figures), strict=True):
+        name = row[0].name.replace("|", "\\|")
+        cells = [cell(figure, side) for figure, side in zip(figures, row, strict=True)]
+        yield f"| {name} | {row[0].version} | {' | '.join(cells)} |"
+
+
+def batched(group: list[Figure]) -> Iterator[list[Figure]]:
+    """Yield at most five figures at a time, so that a table has seven columns."""
+    rest = iter(group)
+    while some := list(islice(rest, 5)):
+        yield some
+
+
+def alike(figures: Iterable[Figure]) -> list[list[Figure]]:
+    """Return groups of at most five figures that have the same sides."""
+    groups: dict[tuple[tuple[str, str], ...], list[Figure]] = {}
+    for figure in figures:
+        sides = tuple((side.name, side.version) for side in figure.sides)
+        groups.setdefault(sides, []).append(figure)
+    return [some for group in groups.values() for some in batched(group)]
 
 
 def rendered(parts: dict[str, dict[str, Any]]) -> str:
     """Return the part of RESULTS.md that the command makes."""
     lines = []
-    for part in parts.values():
-        lines += [
-            "",
-            f"Measured {part['date']} at {part['commit']}: {part['cores']} cores,"
-            f" {part['processor']}, kernel {part['kernel']}, Python {part['python']},"
-            f" {part['BLAS']}; others took {part['others']:.2f} cores.",
-        ]
-        for figure in map(figure_of, part["figures"]):
-            lines += ["", f"### {figure.name}: {figure.unit}", "", figure.work, "", *table(figure)]
-            lines += ["", figure.note] if figure.note else []
+    for name, part in parts.items():
+        lines += ["", f"## {name.capitalize()}", "", *wrapped(circumstances(part))]
+        for figures in alike(map(figure_of, part["figures"])):
+            lines += ["", *table(figures), ""]
+            said = dict.fromkeys(figure.work for figure in figures)
+            for work in said:
+                names = listing([figure.name for figure in figures if figure.work == work])
+                lines += wrapped(f"- {names}: {work.removesuffix('.')}.")
+            for note in filter(None, dict.fromkeys(figure.note for figure in figures)):
+                lines += ["", *wrapped(note)]
     return "\n".join(lines) + "\n"
+
+
+def circumstances(part: dict[str, Any]) -> str:
+    """Return one sentence about when and where a part was measured."""
+    return (
+        f"Measured {part['date']} at {part['commit']}: {part['cores']} cores, {part['processor']},"
+        f" kernel {part['kernel']}, Python {part['python']}, {part['BLAS']}; others took"
+        f" {part['others']:.2f} cores."
+    )
+
+
+def wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 100, subsequent_indent="  " * text.startswith("- "), break_on_hyphens=False
+    )
 
 
 def write() -> None:

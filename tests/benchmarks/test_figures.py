@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,23 @@ def test_a_base_of_zero_has_no_ratios() -> None:
     none = Figure(
         "Failures", "failures", "", [Side("peer", "1", {}, [0]), Side("ours", "", {}, [2])], "peer"
     )
-    assert [*page.table(none)][2:] == [
-        "| peer | 1 | 0.00 |  |  |  |",
-        "| ours |  | 2.00 |  |  |  |",
+    assert [*page.table([none])][2:] == ["| peer | 1 | 0.00 |", "| ours |  | 2.00 |"]
+
+
+def test_figures_with_the_same_sides_share_a_table() -> None:
+    memory = replace(
+        TWO, name="Memory", unit="MiB", sides=[replace(side, values=[64]) for side in TWO.sides]
+    )
+    alone = replace(TWO, name="Alone", sides=TWO.sides[1:], base="")
+    groups = page.alike([TWO, alone, memory])
+    assert groups == [[TWO, memory], [alone]]
+    assert [*page.table(groups[0])] == [
+        "| side | version | Captions, captions/core-s | Memory, MiB |",
+        "|---|---|--:|--:|",
+        "| peer | 1.6.1 | 20.0 | 64.0 |",
+        "| ours |  | 40.0 (3.00x, 2.00 to 4.00) | 64.0 (1.00x) |",
     ]
+    assert [len(group) for group in page.alike([TWO] * 6)] == [5, 1]
 
 
 def test_a_part_that_was_not_measured_stays_as_published(folder: Path) -> None:
@@ -71,7 +84,7 @@ def test_a_part_that_was_not_measured_stays_as_published(folder: Path) -> None:
     assert commits == {"captions": "0123abcd", "people": "0123abcd", "ocr": "4567abcd"}
     text = page.RESULTS.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| ours |  | 40.0 | 3.00 | 2.00 | 4.00 |" in text
+    assert "| ours |  | 40.0 (3.00x, 2.00 to 4.00) |" in text
 
 
 def test_the_page_has_the_published_figures() -> None:
