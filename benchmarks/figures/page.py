@@ -75,24 +75,25 @@ def cell(figure: Figure, side: Side) -> str:
 
 def table(figures: Sequence[Figure]) -> Iterator[str]:
     """Yield the lines of the table of figures with the same sides, a column for each."""
+    versions = any(side.version for side in figures[0].sides)
     units = [f"{figure.name}, {figure.unit}" for figure in figures]
-    yield f"| side | version | {' | '.join(units)} |"
-    yield f"|---|---|{'--:|' * len(units)}"
+    yield f"| {' | '.join(['side', *['version'] * versions, *units])} |"
+    yield f"|{'---|' * (1 + versions)}{'--:|' * len(units)}"
     for row in zip(*(figure.sides for figure in figures), strict=True):
         name = row[0].name.replace("|", "\\|")
         cells = [cell(figure, side) for figure, side in zip(figures, row, strict=True)]
-        yield f"| {name} | {row[0].version} | {' | '.join(cells)} |"
+        yield f"| {' | '.join([name, *[row[0].version] * versions, *cells])} |"
 
 
 def batched(group: list[Figure]) -> Iterator[list[Figure]]:
-    """Yield at most five figures at a time, so that a table has seven columns."""
+    """Yield as many figures at a time as fit next to the columns of sides and versions."""
     rest = iter(group)
-    while some := list(islice(rest, 5)):
+    while some := list(islice(rest, 5 if any(side.version for side in group[0].sides) else 6)):
         yield some
 
 
 def alike(figures: Iterable[Figure]) -> list[list[Figure]]:
-    """Return groups of at most five figures that have the same sides."""
+    """Return groups of figures that have the same sides, at most seven columns each."""
     groups: dict[tuple[tuple[str, str], ...], list[Figure]] = {}
     for figure in figures:
         sides = tuple((side.name, side.version) for side in figure.sides)
@@ -109,7 +110,8 @@ def rendered(parts: dict[str, dict[str, Any]]) -> str:
             lines += ["", *table(figures), ""]
             said = dict.fromkeys(figure.work for figure in figures)
             for work in said:
-                names = listing([figure.name for figure in figures if figure.work == work])
+                named = dict.fromkeys(figure.name for figure in figures if figure.work == work)
+                names = listing(list(named))
                 lines += wrapped(f"- {names}: {work.removesuffix('.')}.")
             for note in filter(None, dict.fromkeys(figure.note for figure in figures)):
                 lines += ["", *wrapped(note)]

@@ -50,18 +50,24 @@ from open_diht.filters.presets import load_preset
 CELLS = "precision | recall | F1 | negatives rejected"
 
 
-def measure(found: Bools, truth: Truth) -> str:
-    """Return precision, recall, F1 and the fraction of negatives rejected, as table cells."""
+def numbers(found: Bools, truth: Truth) -> dict[str, float]:
+    """Return precision, recall, F1 and specificity, the fraction of negatives rejected."""
     found, says = found[truth.counted], truth.says[truth.counted]
     hits = int((found & says).sum())
-    precision = hits / max(int(found.sum()), 1)
-    recall = hits / max(int(says.sum()), 1)
-    f1 = 2 * hits / max(int(found.sum() + says.sum()), 1)
-    rejected = int((~found & ~says).sum()) / max(int((~says).sum()), 1)
-    return f"{precision:.2f} | {recall:.2f} | **{f1:.2f}** | {rejected:.2f}"
+    return {
+        "precision": hits / max(int(found.sum()), 1),
+        "recall": hits / max(int(says.sum()), 1),
+        "F1": 2 * hits / max(int(found.sum() + says.sum()), 1),
+        "specificity": int((~found & ~says).sum()) / max(int((~says).sum()), 1),
+    }
 
 
-def _has_subject(graph: CaptionGraph) -> bool:
+def measure(found: Bools, truth: Truth) -> str:
+    """Return `numbers` as table cells."""
+    return " | ".join(f"{one:.2f}" for one in numbers(found, truth).values())
+
+
+def has_subject(graph: CaptionGraph) -> bool:
     parse = graph.parse
     verbs = {action.token for action in graph.actions if action.tagged}
     return any(
@@ -69,7 +75,7 @@ def _has_subject(graph: CaptionGraph) -> bool:
     )
 
 
-def _has_children(graph: CaptionGraph) -> bool:
+def has_children(graph: CaptionGraph) -> bool:
     parse = graph.parse
     return any(
         head != token and parse.deps[token] != "punct" for token, head in enumerate(parse.heads)
@@ -269,12 +275,12 @@ def main() -> None:
         print(f"| `{name}` | {' | '.join(f'{100 * mask.mean():.1f}' for mask in passed)} |")
     simple = {
         "any verb (data-juicer)": each(lambda g: any(a.tagged for a in g.actions)),
-        "verb with an nsubj (Fondant)": each(_has_subject),
+        "verb with an nsubj (Fondant)": each(has_subject),
     }
     print_table(
         "action", actions, simple | {name: one.n_actions > 0 for name, one in found.items()}
     )
-    simple = {"a token with a child (dependency degree)": each(_has_children)}
+    simple = {"a token with a child (dependency degree)": each(has_children)}
     print_table(
         "complexity", complexity, simple | {name: one.complexity > 0 for name, one in found.items()}
     )

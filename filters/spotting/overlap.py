@@ -13,7 +13,7 @@ everywhere. Ours (`TOLERANT`) needs evidence:
 3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters
    or makes up two fifths of the caption.
 
-Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table
+Measured by benchmarks/figures/parts/overlap.py on odd rows of a LAION-400M sample (the word table
 was counted on the even ones), plain rule / ours:
 
 - accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text,

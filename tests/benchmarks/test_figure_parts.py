@@ -9,7 +9,7 @@ from benchmarks.figures.__main__ import PARTS
 from benchmarks.figures.peers import is_made
 from benchmarks.figures.turns import PROGRAMS, Process, locked
 
-SHORT = ("copies", "download")
+SHORT = ("overlap", "copies", "download")
 """Others take a minute each, or need more weights of OCR; CI measures two of them with their
 peers by `make figures`."""
 

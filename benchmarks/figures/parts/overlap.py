@@ -1,8 +1,6 @@
 """How often the overlap rule is wrong, in both directions: the plain window rule of the paper
 compared with ours.
 
-    python -m benchmarks.overlap_false_positives [--captions FOLDER]
-
 1. Strings of random LAION rows against 5,000 captions: nearly every match is an accident.
 2. A piece of the caption with typical OCR errors (joined, cut, one or two wrong letters): every
    miss is a loss.
@@ -15,9 +13,10 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from benchmarks.measuring import parser_of, print_table
+from benchmarks.figures.figure import Figure, Side
 from benchmarks.weights.label_set import cc3m_captions, laion_captions, samples_folder
 from open_diht.filters.spotting.folding import fold
 from open_diht.filters.spotting.overlap import (
@@ -28,7 +27,13 @@ from open_diht.filters.spotting.overlap import (
     overlap_lengths,
 )
 
-RULES: dict[str, OverlapRule] = {"plain": PAPER, "ours": TOLERANT}
+KIND = "quality"
+MINUTES = 1
+PEERS = None
+RULES: dict[str, OverlapRule] = {
+    "the rule of `paper`": PAPER,
+    "that of `strict` and `balanced`": TOLERANT,
+}
 SCORE = 0.95
 LEAST_PIECE = 8  # letters and digits of the shortest piece of a caption that is drawn
 
@@ -76,7 +81,7 @@ def wrong_letters(piece: str, count: int, rng: random.Random) -> str:
 
 
 ERRORS: dict[str, Callable[[str, random.Random], str]] = {
-    "none": lambda piece, rng: piece,
+    "no error": lambda piece, rng: piece,
     "upper case, words joined": lambda piece, rng: piece.upper().replace(" ", ""),
     "last letter lost": lambda piece, rng: piece[:-1],
     "one letter too many": lambda piece, rng: piece + rng.choice("nIl1"),
@@ -86,58 +91,50 @@ ERRORS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
-    """Print table 1. The text comes from the first sample."""
-    texts = next(iter(samples.values()))
-    rows = []
-    for name, captions in samples.items():
-        for amount, blocks in (("a few lines", 1), ("a page of lines", 5)):
-            pairs = []
-            for caption in captions[:5000]:
-                drawn = [text for _ in range(blocks) if (text := rng.choice(texts)) != caption]
-                if lines := [line for text in drawn for line in as_lines(text, rng, 6)]:
-                    pairs.append((caption, lines))
-            columns = [caption for caption, _ in pairs], [lines for _, lines in pairs]
-            rows.append(
-                [
-                    name,
-                    amount,
-                    str(len(pairs)),
-                    *(f"{rate(*columns, rule):.2f}" for rule in RULES.values()),
-                ]
-            )
-    print("Accidents, in percent: text of other rows\n")
-    print_table(["captions", "text in the image", "rows", *RULES], rows)
+Read = Sequence[tuple[str, Sequence[SpottedText]]]
+"""Captions, each with the text in its image."""
 
 
-def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
-    pieces = [(caption, piece) for caption in captions[:3000] if (piece := piece_of(caption, rng))]
-    rows = []
-    for name, damage in ERRORS.items():
-        spotted = [[(damage(piece, rng), SCORE)] for _, piece in pieces]
-        rates = [
-            f"{rate([caption for caption, _ in pieces], spotted, rule):.1f}"
-            for rule in RULES.values()
+def rates(name: str, work: str, cases: Mapping[str, Read]) -> list[Figure]:
+    """Return how many captions of each case each rule drops."""
+    figures = []
+    for rule, how in RULES.items():
+        sides = [
+            Side(case, "", {}, [rate([text for text, _ in read], [line for _, line in read], how)])
+            for case, read in cases.items()
         ]
-        rows.append([name, str(len(pieces)), *rates])
-    print("\nHits, in percent: a piece of the caption with errors\n")
-    print_table(["errors", "rows", *RULES], rows)
+        figures.append(Figure(name, f"% dropped by {rule}", work, sides, ""))
+    return figures
 
 
-def main() -> None:
-    parser = parser_of("benchmarks.overlap_false_positives", __doc__)
-    parser.add_argument("--captions", help="folder of the caption samples")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    folder = samples_folder(options.captions)
-    rng = random.Random(options.seed)
+def measure(quick: bool, work: Path) -> list[Figure]:
+    rng = random.Random(1)
+    folder = samples_folder(None)
+    count = 200 if quick else 5_000
     samples = {
-        name: [" ".join(caption.split()) for caption in captions[1::2] if caption]
+        name: [" ".join(caption.split()) for caption in captions[1::2] if caption][:count]
         for name, captions in (("LAION", laion_captions(folder)), ("CC3M", cc3m_captions(folder)))
     }
-    false_positives(samples, rng)
-    synthetic_hits(samples["LAION"], rng)
-
-
-if __name__ == "__main__":
-    main()
+    accidents: dict[str, Read] = {}
+    for name, captions in samples.items():
+        for amount, blocks in (("a few lines", 1), ("a page", 5)):
+            read = []
+            for caption in captions:
+                texts = samples["LAION"]
+                drawn = [text for _ in range(blocks) if (text := rng.choice(texts)) != caption]
+                if lines := [line for text in drawn for line in as_lines(text, rng, 6)]:
+                    read.append((caption, lines))
+            accidents[f"captions of {name}, {amount} of others"] = read
+    pieces = [
+        (caption, piece)
+        for caption in samples["LAION"][:3_000]
+        if (piece := piece_of(caption, rng))
+    ]
+    hits: dict[str, Read] = {
+        damage: [(caption, [(change(piece, rng), SCORE)]) for caption, piece in pieces]
+        for damage, change in ERRORS.items()
+    }
+    return [
+        *rates("accidents", "captions next to text of other captions, which is wrong", accidents),
+        *rates("hits", f"{len(pieces):,} captions of LAION next to a piece of them", hits),
+    ]
