@@ -28,8 +28,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Figure:
-    """One table, or one column of a table: figures of a part that have the same name and sides
-    stand next to each other, told apart by their units.
+    """One column of a table: figures of a part that have the same sides stand next to each other,
+    told apart by their names and units.
 
     `base` is the side that ratios are taken to; "" where ratios say nothing. `work` is one
     sentence about what all sides did, and `note` says how a user of the peers would set them, and
