@@ -403,6 +403,32 @@ def _signature(found: Any, indent: str = "") -> Iterator[str]:
             yield from _signature(one, indent + "  ")
 
 
+def weights(which: str) -> Iterator[str]:
+    """Yield the changes of the rank in a table of the study's claim weights by an arm: "TABLE ARM"."""
+    from study.rows import CPU, Rows
+    from study.tables import TABLES, lines
+    from study.words import difference, signed
+
+    table, _, arm = which.partition(" ")
+    rows = Rows(REPOSITORY / "study/results")
+    per_row = {
+        (row.arm.pool, row.arm.budget): row.notes["samples_per_pair"]
+        for row in rows.read("weights")
+        if row.arm.arm == "all"
+    }
+    cells = {}
+    for line in lines(rows, TABLES[table], CPU):
+        if line.b == arm:
+            one = line.found[0]
+            interval = f"[{signed(one.low)}, {signed(one.high)}]"
+            cells[line.pool, line.budget, line.items] = f"{difference(one)} {interval}"
+    yield "| pool | samples per row | photographs | web pairs |"
+    yield "|---|--:|--:|--:|"
+    for (pool, budget), times in sorted(per_row.items()):
+        both = (cells[pool, budget, f"{test}/t2i"] for test in ("flickr8k-test", "web-held"))
+        yield f"| `{pool}` | {times:.1f} | {' | '.join(both)} |"
+
+
 MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "settings": settings,
     "sections": sections,
@@ -414,6 +440,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "help": command_help,
     "make": make_help,
     "signatures": signatures,
+    "weights": weights,
 }
 
 

@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import chart
 from benchmarks.figures.figure import Figure, Side
 from open_diht.common.naming import listing
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "RESULTS.md"
+CHART = FOLDER.parents[1] / "docs/images/figures.svg"
 BEGIN = "<!-- make figures -->\n"
 END = "<!-- end of make figures -->\n"
 
@@ -134,10 +136,13 @@ def wrapped(text: str) -> list[str]:
 
 
 def write() -> None:
-    """Write the tables between their marks in RESULTS.md."""
+    """Write the tables between their marks in RESULTS.md, and README's chart."""
     text = RESULTS.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"error: {RESULTS} has no line {BEGIN!r} and after it {END!r}; add both")
-    RESULTS.write_text(f"{before}{BEGIN}{rendered(published())}{END}{after}", encoding="utf-8")
+    parts = published()
+    RESULTS.write_text(f"{before}{BEGIN}{rendered(parts)}{END}{after}", encoding="utf-8")
+    if {part for part, _ in chart.SHOWN} <= parts.keys():
+        CHART.write_text(chart.drawn(parts), encoding="utf-8")

@@ -30,8 +30,7 @@ scale, times ||W_0||_F, so that radii are comparable between tasks of 10 and 100
 between models."""
 RADIUS_OF_ONE_SHOT = RADII.index(8.0)
 """Index of the radius for one shot, which by default is also the minimum for several. It was found
-on Fashion-MNIST and the stamps, so figures of these sets in benchmarks/RESULTS.md are too
-favorable."""
+on Fashion-MNIST and the stamps, so figures of these sets are too favorable."""
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)

@@ -8,7 +8,8 @@ shot per class leaves nothing to validate on, so the candidate is fixed in advan
 A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. For
 this reason there is no one-standard-error rule by default: it would stay too near the text, above
 all with few shots. And several shots get at least the freedom of one shot (`floor`).
-benchmarks/RESULTS.md has the figures.
+The figures are in benchmarks/RESULTS.md of commit b655a113.
+
 
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """

@@ -9,7 +9,7 @@ Three sets are photographs of groceries. `grocery-inside` has the kinds that are
 ImageNet, on which the image encoder was trained. `grocery-packages` has cartons and bottles, whose
 names tell little about their looks. `grocery-produce` has the other fruit and vegetables, for which
 ImageNet has only one class, all bell peppers. Two more sets are CIFAR-10 and Fashion-MNIST. The
-rule for the radius was developed on Fashion-MNIST (benchmarks/RESULTS.md).
+rule for the radius was developed on Fashion-MNIST.
 """
 
 from __future__ import annotations

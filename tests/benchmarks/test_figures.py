@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.figures import __main__ as command
-from benchmarks.figures import page
+from benchmarks.figures import chart, page
 from benchmarks.figures.figure import Figure, Side
 
 TWO = Figure(
@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of published figures, with a page."""
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     monkeypatch.setattr(page, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(page, "CHART", tmp_path / "figures.svg")
     page.RESULTS.write_text(f"before\n{page.BEGIN}old\n{page.END}after\n", encoding="utf-8")
     return tmp_path
 
@@ -90,7 +91,9 @@ def test_a_part_that_was_not_measured_stays_as_published(folder: Path) -> None:
 def test_the_page_has_the_published_figures() -> None:
     text = page.RESULTS.read_text(encoding="utf-8")
     made = text.partition(page.BEGIN)[2].partition(page.END)[0]
-    assert made == page.rendered(page.published()), "run python -m benchmarks.figures --write"
+    parts = page.published()
+    assert made == page.rendered(parts), "run python -m benchmarks.figures --write"
+    assert not parts or page.CHART.read_text(encoding="utf-8") == chart.drawn(parts)
 
 
 def test_nothing_is_published_from_a_machine_that_others_use(

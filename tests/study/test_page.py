@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -544,3 +545,32 @@ def test_rows_of_a_changed_tree_are_named(make_rows: MakeRows) -> None:
     (rows.folder / "cat.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     page = render(Rows(rows.folder))["study-details.md"]
     assert "commits `abc` `abc-dirty`; 1 of the rows" in page
+
+
+def test_the_page_of_soft_weights_counts_what_wins_and_loses() -> None:
+    page = " ".join((DOCS / "howto/select.md").read_text(encoding="utf-8").split())
+
+    def verdicts(table: str, arm: str) -> Counter[str]:
+        return Counter(line.verdict for line in committed(table) if line.b == arm)
+
+    default = verdicts("weights-default", "default")
+    assert not default["worse"]
+    said = f"better in {default['better']} of {default.total()} comparisons and worse in none."
+    assert said in page
+    kept = [line for line in committed("weights") if (line.b, line.verdict) == ("cat", "worse")]
+    assert [(line.pool, line.items, line.budget) for line in kept] == [
+        ("natural", "web-held/t2i", 51_200)
+    ]
+    against = verdicts("weights-verdicts", "cat")
+    most = max(-line.found[0].difference for line in committed("weights-verdicts"))
+    assert against["worse"] == 1
+    assert (
+        f"better in {against['better']} of {against.total()} comparisons, by up to {most:.0f} %,"
+        in page
+    )
+    clean = next(
+        line.found[0]
+        for line in committed("weights-default")
+        if (line.pool, line.items, line.budget) == ("natural", "web-held/t2i", 51_200)
+    )
+    assert f"a loss of {clean.low:.1f} to {clean.high:.1f} % is not excluded" in page
