@@ -116,7 +116,7 @@ lock: setup ## Resolve requirements.lock again: versions and hashes for Python 3
 	@.venv/bin/uv pip compile setup.py --universal --python-version 3.11 --all-extras --upgrade --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file requirements.lock
 figures: setup ## Measure our parts next to their peers, and publish the figures (ONLY KIND QUICK)
-	@$(PY) -m benchmarks.figures$(call option,only=ONLY)$(call option,kind=KIND)$(if $(QUICK), --quick) $(ARGS)
+	@$(PY) -m benchmarks.figures$(call option,only ONLY)$(call option,kind KIND)$(if $(QUICK), --quick) $(ARGS)
 s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
 	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 clean: ## Remove .venv, builds and caches; results in out/ and the OCR weights stay

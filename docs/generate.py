@@ -404,7 +404,7 @@ def _signature(found: Any, indent: str = "") -> Iterator[str]:
 
 
 def weights(which: str) -> Iterator[str]:
-    """Yield the changes of the rank in a table of the study's claim weights by an arm: "TABLE ARM"."""
+    """Yield the changes of the rank by an arm in a table of the study, given as "TABLE ARM"."""
     from study.rows import CPU, Rows
     from study.tables import TABLES, lines
     from study.words import difference, signed

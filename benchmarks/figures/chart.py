@@ -27,6 +27,7 @@ SHOWN = {
         {
             "PaddleOCR, defaults, small": "PaddleOCR's defaults",
             "PaddleOCR, our sizes": "PaddleOCR, our sizes",
+            "faster-paddle, our sizes": "faster-paddle, our sizes",
             "ours, medium": "Open DiHT",
         },
     ),

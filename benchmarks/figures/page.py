@@ -64,15 +64,14 @@ def figure_of(stored: dict[str, Any]) -> Figure:
 
 
 def cell(figure: Figure, side: Side) -> str:
-    """Return a side's median; behind it the median ratio to the base in the same repeat, with the
-    lowest and the highest."""
+    """Return a side's median; behind it, if there are repeats, the median ratio to the base in the
+    same repeat, with the lowest and the highest."""
     base = next((one for one in figure.sides if one.name == figure.base), None)
     # A base of 0, such as no failures, has no ratios.
-    if base is None or side is base or not all(base.values):
+    if base is None or side is base or len(side.values) == 1 or not all(base.values):
         return shown(side.median)
     low, middle, high = map(shown, figure.ratios(side.name))
-    about = f"{middle}x" if len(side.values) == 1 else f"{middle}x, {low} to {high}"
-    return f"{shown(side.median)} ({about})"
+    return f"{shown(side.median)} ({middle}x, {low} to {high})"
 
 
 def table(figures: Sequence[Figure]) -> Iterator[str]:
@@ -105,9 +104,12 @@ def alike(figures: Iterable[Figure]) -> list[list[Figure]]:
 
 def rendered(parts: dict[str, dict[str, Any]]) -> str:
     """Return the part of RESULTS.md that the command makes."""
-    lines = []
+    lines = [""]
+    for about in dict.fromkeys(map(circumstances, parts.values())):
+        names = [name for name, part in parts.items() if circumstances(part) == about]
+        lines += wrapped(f"- {listing(names)}: {about}")
     for name, part in parts.items():
-        lines += ["", f"## {name.capitalize()}", "", *wrapped(circumstances(part))]
+        lines += ["", f"## {name.capitalize()}"]
         for figures in alike(map(figure_of, part["figures"])):
             lines += ["", *table(figures), ""]
             said = dict.fromkeys(figure.work for figure in figures)
@@ -123,9 +125,8 @@ def rendered(parts: dict[str, dict[str, Any]]) -> str:
 def circumstances(part: dict[str, Any]) -> str:
     """Return one sentence about when and where a part was measured."""
     return (
-        f"Measured {part['date']} at {part['commit']}: {part['cores']} cores, {part['processor']},"
-        f" kernel {part['kernel']}, Python {part['python']}, {part['BLAS']}; others took"
-        f" {part['others']:.2f} cores."
+        f"{part['date']} at {part['commit']}, {part['cores']} cores, {part['processor']}, kernel"
+        f" {part['kernel']}, Python {part['python']}, {part['BLAS']}."
     )
 
 

@@ -68,7 +68,7 @@ def test_figures_with_the_same_sides_share_a_table() -> None:
         "| side | version | Captions, captions/core-s | Memory, MiB |",
         "|---|---|--:|--:|",
         "| peer | 1.6.1 | 20.0 | 64.0 |",
-        "| ours |  | 40.0 (3.00x, 2.00 to 4.00) | 64.0 (1.00x) |",
+        "| ours |  | 40.0 (3.00x, 2.00 to 4.00) | 64.0 |",
     ]
     assert [len(group) for group in page.alike([TWO] * 6)] == [5, 1]
 
@@ -93,7 +93,7 @@ def test_the_page_has_the_published_figures() -> None:
     made = text.partition(page.BEGIN)[2].partition(page.END)[0]
     parts = page.published()
     assert made == page.rendered(parts), "run python -m benchmarks.figures --write"
-    assert not parts or page.CHART.read_text(encoding="utf-8") == chart.drawn(parts)
+    assert page.CHART.read_text(encoding="utf-8") == chart.drawn(parts)
 
 
 def test_nothing_is_published_from_a_machine_that_others_use(

@@ -35,7 +35,7 @@ from open_diht.trainer.model import build_student
 from open_diht.trainer.step import Stepper
 from open_diht.trainer.transforms import Pixels
 
-MINUTES = 4
+MINUTES = 16
 PEERS = None
 MODEL = "ViT-B-32"
 CONCEPTS = 10_000
