@@ -106,17 +106,16 @@ def rendered(parts: dict[str, dict[str, Any]]) -> str:
     """Return the part of RESULTS.md that the command makes."""
     lines = [""]
     for about in dict.fromkeys(map(circumstances, parts.values())):
-        names = [name for name, part in parts.items() if circumstances(part) == about]
-        lines += wrapped(f"- {listing(names)}: {about}")
+        alike_parts = [name for name, part in parts.items() if circumstances(part) == about]
+        lines += wrapped(f"- {listing(alike_parts)}: {about}")
     for name, part in parts.items():
         lines += ["", f"## {name.capitalize()}"]
         for figures in alike(map(figure_of, part["figures"])):
             lines += ["", *table(figures), ""]
             said = dict.fromkeys(figure.work for figure in figures)
             for work in said:
-                named = dict.fromkeys(figure.name for figure in figures if figure.work == work)
-                names = listing(list(named))
-                lines += wrapped(f"- {names}: {work.removesuffix('.')}.")
+                names = dict.fromkeys(figure.name for figure in figures if figure.work == work)
+                lines += wrapped(f"- {listing(list(names))}: {work.removesuffix('.')}.")
             for note in filter(None, dict.fromkeys(figure.note for figure in figures)):
                 lines += ["", *wrapped(note)]
     return "\n".join(lines) + "\n"
