@@ -1,5 +1,5 @@
 """Measurements. Those next to peers are parts of `benchmarks.figures`; run the others as modules:
-`python -m benchmarks.scale`."""
+`python -m benchmarks.people`."""
 
 import logging
 import os
