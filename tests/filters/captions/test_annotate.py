@@ -1,11 +1,21 @@
 """Captions to rows: in order, of one schema, equal captions alike, spans in the parsed text."""
 
 import gc
+from typing import Any
 
+import numpy as np
 import pytest
 
-from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, table_of
+from open_diht.filters.captions import annotate
+from open_diht.filters.captions.annotate import (
+    SCHEMA,
+    CaptionAnnotator,
+    Moves,
+    provenance,
+    table_of,
+)
 from open_diht.filters.captions.normalize import normalize
+from open_diht.filters.captions.opinion import Revised
 from open_diht.filters.captions.verifier import load_verifier
 
 CAPTIONS = [
@@ -130,3 +140,14 @@ def test_lean_rows_are_the_same_where_spacy_parses_itself(lean_annotator, monkey
     expected = lean_annotator.annotate(captions)
     monkeypatch.setattr(lean_annotator._parser, "_numpy", None)
     assert lean_annotator.annotate(captions) == expected
+
+
+def test_scores_that_a_second_opinion_leaves_alone_are_neither_raised_nor_lowered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = np.array([0.25, 0.0, -0.5, 0.125])
+    monkeypatch.setattr(annotate, "revise", lambda scores, *_: Revised(scores, 3, changes))
+    moves = Moves()
+    second: Any = object()
+    table_of([], [], [], load_verifier(), second, moves)
+    assert moves == Moves(asked=3, raised=2, lowered=1, total=0.875)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.common.files import temporary_beside
+from open_diht.pipelines.store import commit
 from open_diht.pipelines.store.commit import (
     _TRIES,
     TableFile,
@@ -336,3 +338,22 @@ def test_a_unit_without_its_record_is_done_again(stage, copy, pairs, paper, filt
     }
     found = {path.name: path.read_bytes() for path in (copy / "shards").iterdir() if path.is_file()}
     assert found == shards
+
+
+def test_only_a_store_without_conditions_gets_requests_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any other error says nothing about conditions: without one, a paused run could replace the
+    object of the run that has taken over."""
+    monkeypatch.setattr(commit, "_unchanged", lambda path: {"IfMatch": '"a"'})
+    monkeypatch.setattr(commit, "_unconditional", set())
+    path: Any = SimpleNamespace(protocol="s3", path="bucket/output/kept/a.parquet")
+    given: list[dict[str, str]] = []
+
+    def request(_: object, **condition: str) -> None:
+        given.append(condition)
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        commit._guarded(path, request)
+    assert given == [{"IfMatch": '"a"'}] and not commit._unconditional
