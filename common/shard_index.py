@@ -23,6 +23,7 @@ from typing import IO, Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from open_diht.common import npz
 from open_diht.common.files import published
 from open_diht.common.image_formats import EXTENSIONS
 from open_diht.common.tar_stream import BrokenTar, TarStream
@@ -383,7 +384,7 @@ def load(path: Path | str, content: bytes | None = None) -> ShardIndex:
     """Return a stored index. With its `content`, which the caller has read, `path` is only named in
     messages. Raise BadIndex if the index is missing, unreadable or of another version."""
     try:
-        with np.load(path if content is None else io.BytesIO(content)) as arrays:
+        with npz.opened(path if content is None else io.BytesIO(content)) as arrays:
             about = _about(arrays)
             found = ShardIndex(**about, rows=arrays["rows"], keys=unpacked_keys(arrays["keys"]))
             found.starts = arrays["starts"]
@@ -399,7 +400,7 @@ def is_current(path: Path, stamp: str) -> bool:
     """Return whether an index of this version exists for a stamp of `stamp_of`. Only its metadata
     are read."""
     try:
-        with np.load(path) as content:
+        with npz.opened(path) as content:
             about = _about(content)
             return bool(about["stamp"] == stamp)
     except _UNREADABLE:

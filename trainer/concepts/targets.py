@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from open_diht.common import npz
 from open_diht.common.shard_index import ShardIndex, packed_keys, unpacked_keys
 from open_diht.common.spelling import spelled
 from open_diht.trainer.errors import UNREADABLE, ConceptMismatch
@@ -239,7 +240,7 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
     """Return the provenance in a targets file. It is empty if the file is damaged or has other
     heads."""
     try:
-        with np.load(io.BytesIO(content)) as arrays:
+        with npz.opened(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
         # Reading an array checks its CRC-32.
         return found if set(unpacked(content).ids) == set(heads) else {}
@@ -252,7 +253,7 @@ def about(content: bytes, heads: Collection[str]) -> dict[str, Any]:
 
 
 def unpacked(content: bytes) -> ShardTargets:
-    with np.load(io.BytesIO(content)) as arrays:
+    with npz.opened(io.BytesIO(content)) as arrays:
         heads = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]
         return ShardTargets(
             shard=json.loads(arrays["about"].tobytes())["shard"],

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from open_diht.common import npz
 from open_diht.common.crops import cropped
 from open_diht.common.shard_index import ShardIndex, halves, uid_of_json, uid_of_key
 from open_diht.common.stores import many_at_once
@@ -290,7 +291,7 @@ class ReinforcedTargets(EmbeddingTargets):
 def _arrays(content: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return image_emb and text_emb of a sample's .npz or .pth.gz."""
     if not content.startswith(_GZIP):
-        with np.load(io.BytesIO(content)) as arrays:
+        with npz.opened(io.BytesIO(content)) as arrays:
             return arrays["image_emb"], arrays["text_emb"]
     import torch
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from open_diht.common import npz
 from open_diht.common.crops import crop_box, crop_of, cropped, middle
 from open_diht.common.shard_index import ShardIndex, unpacked_keys
 from open_diht.trainer.concepts.targets import StoredTargets
@@ -121,7 +122,7 @@ class EmbeddingTargets(StoredTargets):
             return None
         path = f"{self._folder}/{self._shards[name]['file']}"
         try:
-            with file, np.load(file) as arrays:
+            with file, npz.opened(file) as arrays:
                 keys = unpacked_keys(arrays["keys"])
                 content = mapped(file)
                 image, text = (_array(arrays, content, each) for each in ("image", "text"))

@@ -254,7 +254,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(("size", "name"), [(1_000, "plan.json"), (12_000, "report.html")])
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(1_000, "plan.json"), (12_000, "croissant.json"), (16_000, "report.html")],
+)
 def test_a_file_that_the_driver_cannot_write(size, name, tmp_path, filtering):
     path = write(tmp_path / "a.tsv", "A", 100)
     output = tmp_path / "out"
