@@ -110,14 +110,17 @@ def rendered(parts: dict[str, dict[str, Any]]) -> str:
         lines += wrapped(f"- {listing(alike_parts)}: {about}")
     for name, part in parts.items():
         lines += ["", f"## {name.capitalize()}"]
+        notes = set[str]()
         for figures in alike(map(figure_of, part["figures"])):
             lines += ["", *table(figures), ""]
             said = dict.fromkeys(figure.work for figure in figures)
             for work in said:
                 names = dict.fromkeys(figure.name for figure in figures if figure.work == work)
                 lines += wrapped(f"- {listing(list(names))}: {work.removesuffix('.')}.")
-            for note in filter(None, dict.fromkeys(figure.note for figure in figures)):
-                lines += ["", *wrapped(note)]
+            for note in {figure.note: None for figure in figures if figure.note}:
+                if note not in notes:  # once in each part
+                    lines += ["", *wrapped(note)]
+                    notes.add(note)
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ from benchmarks.figures.turns import Entrant, Process, sides_of, take_turns
 from benchmarks.weights.label_set import laion_captions, numbered, samples_folder
 from open_diht.common.cpu_time import cpu_seconds
 
-MINUTES = 4
+MINUTES = 5
 PEERS = None
 RUN = "open-diht filter, 1 worker"
 LOOP = "Cat, a loop"
