@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +85,17 @@ def table(figures: Sequence[Figure]) -> Iterator[str]:
         yield f"| {' | '.join([name, *[row[0].version] * versions, *cells])} |"
 
 
-def batched(group: list[Figure]) -> Iterator[list[Figure]]:
-    """Yield as many figures at a time as fit next to the columns of sides and versions."""
-    rest = iter(group)
-    while some := list(islice(rest, 5 if any(side.version for side in group[0].sides) else 6)):
-        yield some
-
-
 def alike(figures: Iterable[Figure]) -> list[list[Figure]]:
     """Return groups of figures that have the same sides, at most seven columns each."""
     groups: dict[tuple[tuple[str, str], ...], list[Figure]] = {}
     for figure in figures:
         sides = tuple((side.name, side.version) for side in figure.sides)
         groups.setdefault(sides, []).append(figure)
-    return [some for group in groups.values() for some in batched(group)]
+    found = []
+    for sides, group in groups.items():
+        most = 5 if any(version for _, version in sides) else 6
+        found += [group[first : first + most] for first in range(0, len(group), most)]
+    return found
 
 
 def rendered(parts: dict[str, dict[str, Any]]) -> str:

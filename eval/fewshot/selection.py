@@ -10,7 +10,6 @@ this reason there is no one-standard-error rule by default: it would stay too ne
 all with few shots. And several shots get at least the freedom of one shot (`floor`).
 The figures are in benchmarks/RESULTS.md of commit b655a113.
 
-
 Hits are not used: with 20 held-out shots they are too coarse, and the choice jumps between draws.
 """
 

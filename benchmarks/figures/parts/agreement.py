@@ -6,7 +6,6 @@ One language model made all annotations, so agreement with them proves nothing a
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,22 @@ import numpy as np
 from benchmarks.figures.figure import Figure, Side
 from benchmarks.weights.label_set import Bools, Truth, laion_labels, samples_folder, truths
 from benchmarks.weights.train_verifier import graphs_of
-from benchmarks.weights.verifier import Remembering, annotated, has_children, has_subject, numbers
+from benchmarks.weights.verifier import (
+    PRESETS,
+    Remembering,
+    annotated,
+    has_children,
+    has_subject,
+    numbers,
+)
 from open_diht.filters.captions.opinion import WEIGHTS, Opinion
 from open_diht.filters.captions.rules import decide_captions
-from open_diht.filters.captions.verifier import Scorer, Verifier
+from open_diht.filters.captions.verifier import load_verifier
 from open_diht.filters.presets import load_preset
 
 KIND = "quality"
 MINUTES = 2
 PEERS = None
-PRESETS = ("paper", "balanced", "strict", "precise")
 THRESHOLDS = (0.2, 0.3, 0.5)
 SIMPLE = "a verb with an nsubj; a token with a child"
 Found = dict[str, tuple[Bools, Bools]]
@@ -37,8 +42,7 @@ def found_by_sides(quick: bool) -> tuple[Found, dict[str, Truth], dict[str, Trut
     labelled = [one for one in laion_labels(samples_folder(None)) if one.part == "test"]
     labelled = labelled[:300] if quick else labelled
     parser = Remembering()
-    tables = json.loads((WEIGHTS.parent / "verifier.json").read_text(encoding="utf-8"))
-    verifier = Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
+    verifier = load_verifier()
     by_opinion = {
         False: annotated(labelled, parser, verifier),
         True: annotated(labelled, parser, verifier, Opinion(WEIGHTS)),
