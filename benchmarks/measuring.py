@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
+from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.run_command import ONE_THREAD
 
 
@@ -64,6 +67,11 @@ def apart(*words: object, given: str = "", **environment: str) -> str:
         env={**os.environ, **ONE_THREAD, **environment},
     )
     return done.stdout
+
+
+def cpu_of_all() -> float:
+    """Return the CPU seconds of this process and of all that work for it."""
+    return cpu_seconds(child.pid for child in psutil.Process().children(recursive=True))
 
 
 def start_peak() -> None:

@@ -67,7 +67,7 @@ the tuning of constant strengths were known:
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -193,8 +193,8 @@ def readings(
         strengths = known[arm]
     else:
         strengths = {"score": float(arm.removeprefix("strength-"))}
-    weights = [weight_of(ranks(columns[name]), value) for name, value in strengths.items()]
-    return _by_weights(weights, budget, seed)
+    each = [weight_of(ranks(columns[name]), value) for name, value in strengths.items()]
+    return _by_weights(np.prod(each, axis=0), budget, seed)
 
 
 def scheduled(
@@ -203,23 +203,19 @@ def scheduled(
     """Return how often an arm schedule-N reads each pair of a pool, (m,), and the pairs in the
     order of its readings, (budget,): half by strength N, then half by strength 0."""
     score = columns["score"]
-    strong = _by_weights(
-        [weight_of(ranks(score), float(arm.rpartition("-")[2]))], budget // 2, seed
-    )
-    even = _by_weights([np.ones(len(score))], budget - budget // 2, seed + 1)
+    strength = float(arm.rpartition("-")[2])
+    strong = _by_weights(weight_of(ranks(score), strength), budget // 2, seed)
+    even = _by_weights(np.ones(len(score)), budget - budget // 2, seed + 1)
     random = np.random.default_rng(seed)
     rows = [random.permutation(np.repeat(np.arange(len(score)), times)) for times in (strong, even)]
     return strong + even, np.concatenate(rows)
 
 
-def _by_weights(
-    weights: Sequence[NDArray[np.float64]], budget: int, seed: int
-) -> NDArray[np.int64]:
-    """Return the readings (m,) of pairs by the product of weights (m,)."""
-    product = np.prod(weights, axis=0)
-    numbers = np.zeros(len(product), UID_PAIR)
-    numbers["f1"] = np.arange(len(product))
-    return whole(expected(product, budget, _CAP), numbers, seed)
+def _by_weights(weights: NDArray[np.float64], budget: int, seed: int) -> NDArray[np.int64]:
+    """Return the readings (m,) of pairs by their weights (m,)."""
+    numbers = np.zeros(len(weights), UID_PAIR)
+    numbers["f1"] = np.arange(len(weights))
+    return whole(expected(weights, budget, _CAP), numbers, seed)
 
 
 @lru_cache(maxsize=4)

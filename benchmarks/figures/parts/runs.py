@@ -16,15 +16,14 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.figures.answering import peak_mib
 from benchmarks.figures.figure import Figure, Side
 from benchmarks.figures.turns import Entrant, Process, sides_of, take_turns
+from benchmarks.measuring import cpu_of_all
 from benchmarks.weights.label_set import laion_captions, numbered, samples_folder
-from open_diht.common.cpu_time import cpu_seconds
 
 MINUTES = 5
 PEERS = None
@@ -93,11 +92,8 @@ def engine(
             captions = pq.read_table(rows)["caption"].to_pylist()
             list(CatStage(cat, image=None)({"txt": caption.encode()} for caption in captions))
 
-    def clock() -> float:
-        return cpu_seconds(child.pid for child in psutil.Process().children(recursive=True))
-
     cat = Cat()
-    return decide, clock, peak_mib
+    return decide, cpu_of_all, peak_mib
 
 
 def engines(quick: bool, work: Path) -> Figure:

@@ -19,15 +19,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PIL import Image
 
 from benchmarks.figures.answering import peak_mib
 from benchmarks.figures.figure import Figure
 from benchmarks.figures.parts.ocr import SAMPLE, readable
 from benchmarks.figures.turns import Entrant, Process, sides_of, take_turns
+from benchmarks.measuring import cpu_of_all
 from benchmarks.weights.label_set import laion_captions, samples_folder
-from open_diht.common.cpu_time import cpu_seconds
 from open_diht.common.devices import has_bf16
 
 MINUTES = 5
@@ -96,10 +95,7 @@ def cat(preset: str) -> tuple[Callable[[Pairs], Any], Callable[[], float], Calla
         captions, files = zip(*pairs, strict=True)
         return decide(captions, files).keep
 
-    def clock() -> float:
-        return cpu_seconds(child.pid for child in psutil.Process().children(recursive=True))
-
-    return keep, clock, peak_mib
+    return keep, cpu_of_all, peak_mib
 
 
 def measure(quick: bool, work: Path) -> list[Figure]:
