@@ -91,16 +91,18 @@ def server() -> Iterator[str]:
         finally:
             writer.close()
 
+    # The loop lives in its thread alone: the caller's thread may have a loop of its own.
     loop = asyncio.new_event_loop()
-    listening = loop.run_until_complete(asyncio.start_server(answer, "127.0.0.1", 0, backlog=512))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
+    start = asyncio.start_server(answer, "127.0.0.1", 0, backlog=512)
+    listening = asyncio.run_coroutine_threadsafe(start, loop).result()
     try:
         yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     finally:
+        loop.call_soon_threadsafe(listening.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        listening.close()
 
 
 def downloading(side: str, place: str, work: str) -> Callable[[int], int]:
