@@ -278,3 +278,52 @@ def test_what_each_effort_finds_is_quoted_as_measured() -> None:
         and "they find {}, {} and {}.".format(*legible) in page
     )
     assert f"take {rows[1][10]} and {rows[2][10]} times as long" in page
+
+
+def test_pages_quote_the_times_of_the_committed_figures() -> None:
+    cost = prose("docs/cost.md")
+    low, reduced = (
+        ratio("ocr", f"ocr-{images}", "ours, medium", "ours, low")
+        for images in ("as-is", "reduced")
+    )
+    assert f"OCR takes {low:.2f} of this time (on images reduced to 256 px {reduced:.2f})" in cost
+    page = tables("docs/cost.md")
+    rate, downloads = (
+        number(page[f"{what} per core-second"][0]) for what in ("captions", "downloads")
+    )
+    without, with_text = (
+        number(page[f"OCR, image {kind} text (ms)"][0]) + 1e3 / downloads
+        for kind in ("without", "with")
+    )
+    half = (without + with_text) / 2  # the high end of the table: half of the images have text
+    assert (
+        f"A caption costs {1e3 / rate:.1f} ms, an image that is read {without:.0f} to {half:.0f} ms"
+        " with its download" in cost
+    )
+    ten_million = tables("benchmarks/RESULTS.md", "\n## Ten million pairs\n")
+    decisions, index = (ten_million[step][1] for step in ("decisions", "index of the tars"))
+    assert f"decisions took {decisions} ms a pair" in cost
+    assert f"the index of the tars {index} ms" in cost
+
+    mine = median(figure("copies", "copies-ms")["ours"])
+    theirs = ratio("copies", "copies-ms", "imagehash, phash", "ours")
+    assert (
+        f"costs {mine:.1f} ms of one core; `imagehash` takes {theirs:.2f} times as long"
+        in prose("docs/howto/duplicates.md")
+    )
+    assert median(figure("copies", "copies-mirrored")["imagehash, phash"]) == 0
+    check = ratio("runs", "runs", "verify", "Beam, 2 workers")
+    assert f"took {check:.2f} of the time of its run on two workers" in prose(
+        "docs/howto/verify.md"
+    )
+
+    stored = tables("benchmarks/RESULTS.md", "\n## Stored teachers\n")
+    step, loader = (
+        sorted(row[1] for name, row in stored.items() if name.startswith(what))
+        for what in ("step", "loader")
+    )
+    teachers = prose("docs/howto/teachers.md")
+    assert f"a step takes {step[0]} to {step[1]} times as long" in teachers
+    assert f"the loader {loader[0]} to {loader[1]} times" in teachers
+    asking = stored["asking the teacher, against a step"][1]
+    assert f"takes {asking} of the time of a step" in teachers
