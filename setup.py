@@ -26,6 +26,7 @@ ENCODER = [
     "safetensors",
 ]
 FILTER = [  # captions and the text in images, without torch
+    "argcomplete>=3.6,<4",
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
     "numpy",

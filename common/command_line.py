@@ -10,23 +10,27 @@ import dataclasses
 import errno
 import hashlib
 import importlib
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from open_diht.common.fields import BadValue, converted, field_docstrings
-from open_diht.common.files import DISK_REMEDIES
+from open_diht.common.files import DISK_REMEDIES, publish_json
 from open_diht.common.naming import nearest
+from open_diht.common.run_command import QUIET
 from open_diht.common.spelling import spelled_option
 
 OK = 0
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+COMPLETING = "_ARGCOMPLETE"
+"""Environment variable with which a shell asks for completions, see `argcomplete`."""
 
 
 class WrongUse(ValueError):
@@ -34,10 +38,43 @@ class WrongUse(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `WrongUse` for errors and accepts no abbreviated options."""
+    """An argument parser that raises `WrongUse` for errors and accepts no abbreviated options. It
+    answers a shell that completes a command line (see `open_diht.cli`)."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+
+    def first_group(self, title: str) -> argparse._ArgumentGroup:
+        """Return a new group of options that the help shows before all others."""
+        group = self.add_argument_group(title)
+        self._action_groups.insert(0, self._action_groups.pop())
+        return group
+
+    def add_script_options(self, numbers: str | None = None) -> None:
+        """Add --quiet and, for a command that ends with `numbers`, --json; see `command` and
+        `write_numbers`."""
+        self.add_argument(
+            "--quiet",
+            action=_Quiet,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="print only errors and what --json - prints" if numbers else "print only errors",
+        )
+        if numbers:
+            self.add_argument(
+                "--json",
+                metavar="FILE",
+                help=(
+                    f"write {numbers} as JSON; - prints only that on standard output, and other"
+                    " lines on standard error"
+                ),
+            )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments as argparse does, or answer the shell and end the process."""
+        if COMPLETING in os.environ and type(self) is Parser:  # argcomplete changes the class
+            importlib.import_module("argcomplete").autocomplete(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise `WrongUse`. For an unknown option the message suggests the nearest one, if any is
@@ -51,6 +88,11 @@ class Parser(argparse.ArgumentParser):
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
+
+
+class _Quiet(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        os.environ[QUIET] = "1"
 
 
 class GivenOnce(argparse.Action):
@@ -175,13 +217,38 @@ def command(
 ) -> Callable[..., int]:
     """Return the function `main` of a command. `main` takes the arguments of `parse`, by default
     the process's, or the result of `parse` as keyword `options`. `main` returns the exit status
-    that `ended(..., **ends)` gives.
+    that `ended(..., **ends)` gives. With --json -, lines go to standard error, and only
+    `write_numbers` writes to standard output.
     """
 
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
-        return ended(lambda: do(options or parse(*arguments, **defaults)), **ends)
+        def parse_and_do() -> int:
+            chosen = options or parse(*arguments, **defaults)
+            if getattr(chosen, "json", None) != "-":
+                return do(chosen)
+            chosen.numbers_to = sys.stdout
+            with redirect_stdout(sys.stderr):
+                return do(chosen)
+
+        return ended(parse_and_do, **ends)
 
     return main
+
+
+def write_numbers(options: argparse.Namespace, numbers: Any) -> None:
+    """Write what a command found, as --json asks: to a file, to standard output, or not at all.
+    Raises `WrongUse` for a file that cannot be written."""
+    if options.json == "-":
+        with redirect_stdout(options.numbers_to):
+            _print(json.dumps(numbers, indent=1))
+    elif options.json is not None:
+        try:
+            publish_json(Path(options.json), numbers)
+        except OSError as error:
+            raise WrongUse(
+                f"--json {options.json} cannot be written ({error.strerror or error}); name another"
+                " file, and run the same command again"
+            ) from error
 
 
 def _unprinted(message: str) -> bool:
@@ -272,6 +339,12 @@ def check_folder(called: str, folder: Path) -> None:
 
 
 def say(line: str) -> None:
+    """Print a line, unless the command is quiet. See `_print`."""
+    if QUIET not in os.environ:
+        _print(line)
+
+
+def _print(line: str) -> None:
     """Print a line and flush it, so that pipes receive it at once. If the reader has closed the
     pipe, as with `| head`, exit with the status of SIGPIPE. After other write errors exit with
     1."""

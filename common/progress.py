@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from open_diht.common.run_command import QUIET
+
 # A terminal overwrites its line; in a pipe each line stays, so there are fewer.
 EVERY_S = 1.0
 EVERY_ON_A_PIPE_S = 10.0
@@ -39,6 +41,7 @@ class ProgressBar(tqdm):
         self.exact = True
         out = out or sys.stderr
         terminal = out.isatty()
+        disable = disable or QUIET in os.environ
         every = EVERY_S if terminal else EVERY_ON_A_PIPE_S
         super().__init__(
             work,
@@ -55,6 +58,7 @@ class ProgressBar(tqdm):
             leave=False,
             bar_format="{desc:<9} |{bar:16}| {running}" if terminal else "{desc:<9} {running}",
         )
+        self.mininterval = every  # a disabled bar of tqdm has none
 
     @property
     def format_dict(self) -> dict[str, Any]:

@@ -27,6 +27,9 @@ SAID = {
 """Signal that ends a command -> the message to the user."""
 LOADING = "loading libraries"
 """The first line of a command whose imports take seconds."""
+QUIET = "OPEN_DIHT_QUIET"
+"""Environment variable that --quiet sets, for the processes that a command starts too: nothing is
+printed but errors, and what --json - prints."""
 _remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""
@@ -80,7 +83,8 @@ def run_command(
             from open_diht.common.command_line import parsed_by
 
             named["options"] = parsed_by(parser, *arguments, **named)
-        _write(f"{LOADING}\n")
+        if QUIET not in os.environ:
+            _write(f"{LOADING}\n")
     command = importlib.import_module(module)
     if hasattr(command, "before_main"):
         command.before_main()

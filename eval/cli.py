@@ -26,6 +26,7 @@ from open_diht.common.command_line import (
     command,
     complain,
     say,
+    write_numbers,
 )
 from open_diht.common.fields import Count, Positive
 from open_diht.common.lease import LeaseLost, held
@@ -102,6 +103,7 @@ def parse(
         ),
     )
     add_fields(parser, BenchOptions)
+    parser.add_script_options("the content of results.json")
     return parser.parse_args(arguments)
 
 
@@ -206,6 +208,7 @@ def _bench(options: argparse.Namespace) -> int:
         rows = [result.row() for result in run.results]
         if group.first:
             write_report(rows, output, suites=own, examples=examples)
+            write_numbers(options, rows)
         measured = [task for task, row in main_rows(rows).items() if row["value"] is not None]
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")

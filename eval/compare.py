@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from open_diht.common.command_line import OK, WrongUse, command, complain, say
+from open_diht.common.command_line import OK, WrongUse, command, complain, say, write_numbers
 from open_diht.common.files import publish_bytes, publish_json
 from open_diht.common.html.charts import difference_bar
 from open_diht.common.html.page import render_page
@@ -52,6 +52,7 @@ def _compare(options: argparse.Namespace) -> int:
     except OSError as error:  # a full disk, a folder without write permission
         return complain(f"{error.filename or output}: {error.strerror or error}; check --output")
     say(text)
+    write_numbers(options, asdict(comparison))
     tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
     if all(p is None for p in tested):
         return complain("no task could be tested; the table says why")

@@ -27,4 +27,5 @@ def parse(
     parser.add_argument(
         "--output", type=Path, help="folder for compare.json, .md and .html (default: B's)"
     )
+    parser.add_script_options("the content of compare.json")
     return parser.parse_args(arguments)

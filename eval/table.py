@@ -19,18 +19,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.command_line import OK, command, say
 from open_diht.common.html.charts import interval_bar
 from open_diht.common.html.page import render_page
-from open_diht.common.spelling import spelled
 from open_diht.eval.comparison import main_rows, rows_of
 from open_diht.eval.errors import EvalError
 from open_diht.eval.report.across import across
 from open_diht.eval.report.data import group_tasks
 from open_diht.eval.report.text import cell
 from open_diht.eval.results import SAME_DATA, rules_of, version_of
+from open_diht.eval.table_options import parse
 
-FORMATS = ("markdown", "csv", "latex", "html")
 MARK = "*"
 
 
@@ -211,28 +210,7 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
 
 
-def main(
-    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table"
-) -> int:
-    """Run the command line and return the exit status."""
-    # The description is the second paragraph of the module's docstring.
-    parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="OUTPUT",
-        help=f"results of a model (`{spelled('bench')}`)",
-    )
-    parser.add_argument(
-        "--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})"
-    )
-    return exit_status(lambda: _print(parser.parse_args(arguments)), failed=(EvalError,))
-
-
 def _print(options: argparse.Namespace) -> int:
-    if options.format not in FORMATS:
-        raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
     lines = lines_of(options.folders)
     written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[
         options.format
@@ -244,6 +222,9 @@ def _print(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return OK
+
+
+main = command(parse, _print, failed=(EvalError,))
 
 
 if __name__ == "__main__":

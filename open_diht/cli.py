@@ -104,10 +104,35 @@ COMMANDS = {
         parser="open_diht.eval.compare_options",
         resumes=False,
     ),
+    "table": Command(
+        "put the results of several models into one table",
+        "open_diht.eval.table",
+        ("eval",),
+        parser="open_diht.eval.table_options",
+        resumes=False,
+    ),
+    "check-shards": Command(
+        "check shards for errors before a training",
+        "open_diht.trainer.data.cli",
+        ("train",),
+        parser="open_diht.trainer.check_options",
+        resumes=False,
+    ),
+    "publish": Command(
+        "publish an exported model on the Hugging Face hub",
+        "open_diht.trainer.hub",
+        ("train",),
+        parser="open_diht.trainer.publish_options",
+    ),
     "deploy": Command("write the recipes for a cluster", "open_diht.recipes", resumes=False),
     "weights": Command(
         "fetch the OCR weights, before a command needs them",
         "open_diht.filters.spotting.weights",
+        resumes=False,
+    ),
+    "completion": Command(
+        "print what makes a shell complete these commands: bash, zsh, fish",
+        "open_diht.completion",
         resumes=False,
     ),
 }
@@ -116,7 +141,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    if "_ARGCOMPLETE" in os.environ:
+        words = import_module("open_diht.completion").command_to_complete(list(COMMANDS))
+    if not words:
+        print(_usage(), file=sys.stderr)
+        return WRONG_USE
+    if words[0] in ("-h", "--help"):
         print(_usage())
         return OK
     if words[0] == "--version":

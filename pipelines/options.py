@@ -263,25 +263,27 @@ def filter_parser(prog: str) -> Parser:
     )
 
 
-def command_parser(prog: str, description: str) -> Parser:
-    """Return a parser with the options of a run, to which other commands add theirs."""
+def command_parser(prog: str, description: str, numbers: str = "the funnel") -> Parser:
+    """Return a parser with the options of a run, to which other commands add theirs. `numbers` is
+    what --json writes."""
     parser = Parser(prog=prog, description=description)
-    parser.add_argument(
+    data = parser.first_group("input and output")
+    data.add_argument(
         "--dataset",
         help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)",
     )
-    parser.add_argument(
+    data.add_argument(
         "--input",
         help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)",
     )
-    parser.add_argument(
+    data.add_argument(
         "--output",
         help=(
             "folder of the results, or hf://datasets/owner/name[@branch] to publish them at the end"
             " (default: out/<dataset>)"
         ),
     )
-    parser.add_argument(
+    data.add_argument(
         "--work",
         metavar="FOLDER",
         help=(
@@ -289,12 +291,12 @@ def command_parser(prog: str, description: str) -> Parser:
             f"{WORK}/owner/name[@branch])"
         ),
     )
-    parser.add_argument(
+    data.add_argument(
         "--private",
         action="store_true",
         help="with --output hf://...: keep a new repository private",
     )
-    add_fields(parser, RunOptions, "license")
+    add_fields(data, RunOptions, "license")
     parser.add_argument(
         "--preset",
         action=GivenOnce,
@@ -329,6 +331,7 @@ def command_parser(prog: str, description: str) -> Parser:
     add_fields(columns, ColumnOptions, "images_root", "delimiter", "columns")
     _add_score(parser)
     _add_download(parser)
+    parser.add_script_options(numbers)
     return parser
 
 

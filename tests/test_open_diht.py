@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from open_diht import cli
 from open_diht.common.command_line import Parser
 from open_diht.common.installation import remedy
 from open_diht.common.run_command import LOADING
+from open_diht.completion import SHELLS
 from tests.command_lines import of_make, understood
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -85,8 +87,9 @@ def test_a_command_line_is_parsed_once(words: list[str], monkeypatch: pytest.Mon
 def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "verify", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
-    assert set(cli.COMMANDS) == wanted | {"average", "deploy", "weights"}, (
-        "a checkout has the recipes, targets fetch the weights, and averaging has no defaults to"
+    others = {"average", "check-shards", "completion", "deploy", "publish", "table", "weights"}
+    assert set(cli.COMMANDS) == wanted | others, (
+        "a checkout has the recipes, targets fetch the weights, and the others have no defaults to"
         " share"
     )
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -177,7 +180,45 @@ def test_what_needs_no_command_loads_no_library(words):
             and f"`make {words[0]}`" in done.stderr
         )
     else:
-        assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+        # A script that forgets the command must not take the answer for a success.
+        status, shown = (0, done.stdout) if words else (2, done.stderr)
+        assert done.returncode == status and all(f"  {name} " in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("open-diht fi", ["filter"]),
+        ("open-diht comp", ["compare", "completion"]),
+        ("open-diht filter --in", ["--input"]),
+        ("open-diht filter --export ", ["shards", "index"]),
+        ("open-diht concepts --head-ep", ["--head-epochs"]),
+        ("open-diht nonsense --", []),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(line: str, offered: list[str]) -> None:
+    script = f"""
+eval "$(open-diht completion bash)"
+COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9 COMP_WORDBREAKS=' '
+_python_argcomplete open-diht
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert [word.strip() for word in done.stdout.replace("\v", "\n").split()] == offered
+
+
+def test_every_shell_gets_the_code_that_its_users_are_told_to_load(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for shell in SHELLS:
+        assert cli.main(["completion", shell]) == 0
+        assert "open-diht" in capsys.readouterr().out
+    assert cli.main(["completion", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(how.split()) in shown for how in SHELLS.values())
 
 
 HEAVY = ("apache_beam", "torch", "spacy", "timm", "open_clip", "transformers")

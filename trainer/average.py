@@ -56,6 +56,7 @@ def parse(
     parser.add_argument(
         "--output", type=_on_disk, required=True, help="folder of the average, which must not exist"
     )
+    parser.add_script_options()
     return parser.parse_args(arguments)
 
 

@@ -7,10 +7,12 @@ gives 130 or 143, but then nothing is saved.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from open_diht.common.command_line import OK, Parser, command, say
+from open_diht.common.command_line import OK, Parser, command, say, write_numbers
 from open_diht.common.lease import LeaseLost
 from open_diht.common.run_command import ended_at_once
 from open_diht.common.spelling import spelled
@@ -55,6 +57,7 @@ def parse(
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="override settings, as in loss.beta=0.5"
     )
+    parser.add_script_options("the step, the samples and the last check")
     parser.set_defaults(default_data=defaults.pop("data", None), **defaults)
     return parser.parse_args(arguments)
 
@@ -81,6 +84,9 @@ def _train(options: argparse.Namespace) -> int:
         from open_diht.trainer.loop import train
 
     outcome = train(config, options.workdir, say)
+    if os.environ.get("RANK", "0") == "0":  # one process of torchrun
+        checks = {name: asdict(share) for name, share in outcome.checks.items()}
+        write_numbers(options, {"step": outcome.step, "samples": outcome.samples, "checks": checks})
     return OK if outcome.finished else 128 + (outcome.signal or 15)  # as shells report signals
 
 

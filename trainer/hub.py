@@ -6,15 +6,16 @@ loads `hf-hub:owner/name`, if the towers are open_clip's. The environment provid
 (`HF_TOKEN`) and the address of another hub (`HF_ENDPOINT`).
 """
 
+import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.command_line import OK, WrongUse, command, say
 from open_diht.common.encoders import loading
 from open_diht.common.hub import client, explained, parse_address
 from open_diht.trainer.errors import TrainingError
 from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
+from open_diht.trainer.publish_options import parse
 from open_diht.trainer.stores import on_disk
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz")
@@ -85,25 +86,12 @@ def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     return str(done.commit_url)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    parser = Parser(
-        prog="python -m open_diht.trainer.hub",
-        description="Publish an exported model on the Hugging Face hub.",
-    )
-    parser.add_argument(
-        "folder",
-        help="WORKDIR/export, its URL, or the output of python -m open_diht.trainer.released",
-    )
-    parser.add_argument("target", help="hf://owner/name")
-    parser.add_argument("--private", action="store_true", help="create the repository as private")
+def _publish(options: argparse.Namespace) -> int:
+    say(f"published: {push(options.folder, options.target, private=options.private)}")
+    return OK
 
-    def run() -> int:
-        options = parser.parse_args(arguments)
-        say(f"published: {push(options.folder, options.target, private=options.private)}")
-        return OK
 
-    return exit_status(run, failed=(TrainingError,))
+main = command(parse, _publish, failed=(TrainingError,))
 
 
 if __name__ == "__main__":

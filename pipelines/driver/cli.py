@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from open_diht.common import command_line
-from open_diht.common.command_line import OK, WrongUse, complain, given_fields, say
+from open_diht.common.command_line import OK, WrongUse, complain, given_fields, say, write_numbers
 from open_diht.common.fields import BadValue
 from open_diht.common.hub import SCHEME, parse_address
 from open_diht.common.installation import remedy
@@ -134,9 +134,13 @@ def exit_status(do: Callable[[], int]) -> int:
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
-main = command_line.command(
-    parse, lambda options: told(run(settings_of(options), say)), exit_status
-)
+def _filter(options: argparse.Namespace) -> int:
+    outcome = run(settings_of(options), say)
+    write_numbers(options, outcome.funnel)
+    return told(outcome)
+
+
+main = command_line.command(parse, _filter, exit_status)
 
 
 def told(outcome: FilterOutcome) -> int:

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from open_diht.common.command_line import WrongUse, command, complain, say
+from open_diht.common.command_line import WrongUse, command, complain, say, write_numbers
 from open_diht.common.naming import counted, listing
 from open_diht.common.spelling import spelled_option
 from open_diht.filters.spotting.settings import EFFORTS
@@ -133,6 +133,7 @@ def _pilot(options: argparse.Namespace) -> int:
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
+    write_numbers(options, content)
     of = f"{rows:,} of {counted(whole.rows, 'row')} ({rows / max(whole.rows, 1):.2%})"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of}\n")
     say(render(result))

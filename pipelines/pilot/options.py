@@ -21,6 +21,7 @@ def parse(
         prog,
         "Filter a random sample of units, and forecast the core-hours and bytes of the whole data"
         " set.",
+        "the forecast",
     )
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(

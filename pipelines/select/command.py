@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from open_diht.common.command_line import OK, WrongUse, command, number, say
+from open_diht.common.command_line import OK, WrongUse, command, number, say, write_numbers
 from open_diht.common.fields import NotNegative
 from open_diht.common.html.charts import Point, Series, histogram, line_chart
 from open_diht.common.html.page import render_page
@@ -127,6 +127,7 @@ def _select(options: argparse.Namespace) -> int:
     ):
         for line in select(layout, options):
             say(line)
+        write_numbers(options, read_json(root / FOLDER / "selection.json"))
     return OK
 
 

@@ -38,7 +38,8 @@ def parse(
     parser = Parser(
         prog, "Choose rows of a filter run, and how often a training of n samples reads each."
     )
-    parser.add_argument(
+    data = parser.first_group("input and output")
+    data.add_argument(
         "--output",
         default="out/sample",
         help=f"output of `{spelled('filter')}` (default out/sample)",
@@ -59,4 +60,5 @@ def parse(
         ),
     )
     add_fields(parser, SelectOptions, "soft", "seed", "rows")
+    parser.add_script_options("the content of selection.json")
     return parser.parse_args(arguments)

@@ -131,5 +131,6 @@ def parser_of(prog: str, **defaults: str) -> Parser:
     add_fields(parser, DeviceSettings)
     add_where(parser)
     add_fields(parser, ShardOptions, "max_bad_share")
+    parser.add_script_options()
     parser.set_defaults(**defaults)
     return parser

@@ -9,7 +9,6 @@ a store failed; 2 wrong use.
 from __future__ import annotations
 
 import argparse
-import json
 import posixpath
 import random
 from collections import defaultdict
@@ -19,8 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from open_diht.common.command_line import FAILED, OK, WrongUse, command, refuse_empty, say
-from open_diht.common.files import publish_json
+from open_diht.common.command_line import (
+    FAILED,
+    OK,
+    WrongUse,
+    command,
+    refuse_empty,
+    say,
+    write_numbers,
+)
 from open_diht.common.naming import counted
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.common.stores import in_words, translated
@@ -76,9 +82,8 @@ def _verify(options: argparse.Namespace) -> int:
             f"--json {target} is in OUTPUT, into which nothing is written; name another file"
         )
     found = verify(root, options)
-    if target:
-        publish_json(target, found.as_json())
-    for line in [json.dumps(found.as_json(), indent=1)] if options.json == "-" else found.lines():
+    write_numbers(options, found.as_json())
+    for line in found.lines():
         say(line)
     return FAILED if found.differences else OK
 

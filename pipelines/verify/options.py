@@ -53,13 +53,11 @@ def parse(
         "--seed", type=number(Count), default=0, metavar="N", help="seed of the sample (default 0)"
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write all that was found as JSON; - prints only that"
-    )
-    parser.add_argument(
         "--plugin",
         action="append",
         default=[],
         metavar="MODULE",
         help="a Python module with filters of your own",
     )
+    parser.add_script_options("all that was found")
     return parser.parse_args(arguments)

@@ -2,25 +2,32 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 from unittest.mock import Mock
 
 import pytest
 
 from open_diht.common.command_line import (
+    OK,
+    WRONG_USE,
     Parser,
     WrongUse,
     add_fields,
+    command,
     complain,
     exit_status,
     given_fields,
     number,
     say,
+    write_numbers,
 )
 from open_diht.common.fields import Count, Positive, Share
+from open_diht.common.run_command import QUIET
 
 
 def parser() -> Parser:
@@ -167,6 +174,49 @@ def test_a_command_ends_quietly_where_nobody_reads_any_more(
         with pytest.raises(SystemExit) as ended:
             say("a line")
         assert ended.value.code == 141
+
+
+def numbers_of(arguments: list[str]) -> int:
+    """Run a command that says a line and ends with numbers."""
+
+    def parse(words: list[str]) -> argparse.Namespace:
+        parser = Parser("count", "Count.")
+        parser.add_script_options("the number of rows")
+        return parser.parse_args(words)
+
+    def do(options: argparse.Namespace) -> int:
+        say("three rows")
+        write_numbers(options, {"rows": 3})
+        return OK
+
+    return command(parse, do)(arguments)
+
+
+def test_numbers_go_alone_to_standard_output_or_to_a_file_and_quiet_hides_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert numbers_of([]) == OK
+    assert capsys.readouterr() == ("three rows\n", "")
+    assert numbers_of(["--json", "-"]) == OK
+    alone = capsys.readouterr()
+    assert json.loads(alone.out) == {"rows": 3} and alone.err == "three rows\n"
+    assert numbers_of(["--json", str(tmp_path / "numbers.json")]) == OK
+    assert capsys.readouterr() == ("three rows\n", "")
+    assert json.loads((tmp_path / "numbers.json").read_text()) == {"rows": 3}
+
+    (tmp_path / "file").touch()
+    assert numbers_of(["--json", str(tmp_path / "file" / "numbers.json")]) == WRONG_USE
+    assert f"--json {tmp_path}/file/numbers.json" in capsys.readouterr().err
+
+    monkeypatch.setenv(QUIET, "")  # so that it is what it was after this test
+    monkeypatch.delenv(QUIET)
+    assert numbers_of(["--quiet"]) == OK
+    assert capsys.readouterr() == ("", "")
+    assert numbers_of(["--quiet", "--json", "-"]) == OK
+    quiet = capsys.readouterr()
+    assert json.loads(quiet.out) == {"rows": 3} and quiet.err == ""
+    assert numbers_of(["--quiet", "--no-such-option"]) == WRONG_USE
+    assert "--no-such-option" in capsys.readouterr().err, "errors are said"
 
 
 def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys):

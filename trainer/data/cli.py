@@ -9,7 +9,6 @@ cannot be used; 2 wrong use.
 import argparse
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
@@ -17,15 +16,13 @@ import numpy as np
 
 from open_diht.common.command_line import (
     OK,
-    Parser,
     WrongUse,
-    add_fields,
+    command,
     complain,
-    exit_status,
     say,
+    write_numbers,
 )
-from open_diht.common.fields import Count, Positive, Share
-from open_diht.common.spelling import spelled
+from open_diht.trainer.check_options import parse
 from open_diht.trainer.data.errors import Kind
 from open_diht.trainer.data.reader import UndecodableImage, columns_of, decode, without_targets
 from open_diht.trainer.data.settings import DataSettings, Source
@@ -73,44 +70,19 @@ def about_embeddings(path: str, source: OpenSource, settings: DataSettings) -> l
     return [f"embeddings: {sum(count for count, _ in found):,} samples have none{first}"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """Options of the check of shards."""
-
-    index_only: bool = False
-    """Do not decode images."""
-    workers: Count = 2
-    """Processes."""
-    max_bad_share: Share = 0.01
-    """Fraction of bad samples that is allowed."""
-    max_pixels: Positive = DataSettings.max_pixels
-    """Largest accepted width x height, data.max_pixels of the training."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    parser = Parser(prog="python -m open_diht.trainer.data", description="Check shards for errors.")
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        help=f"output folders of `{spelled('filter')}`, folders of tars, globs, URLs",
-    )
-    add_fields(parser, CheckOptions)
-    return exit_status(lambda: _look(parser.parse_args(arguments)))
-
-
 def _look(options: argparse.Namespace) -> int:
     if "" in options.paths:
         raise WrongUse(
             "a path is empty, perhaps from an unset variable; give it a value, or leave it out"
         )
     status = OK
+    numbers = {}
     for path in options.paths:
         settings = DataSettings(
             sources=(Source(path=path),),
             workers=options.workers,
             max_bad_share=1.0,
-            max_pixels=options.max_pixels,
+            max_pixels=options.max_pixels or DataSettings.max_pixels,
         )
         try:
             source = open_source(settings.sources[0], settings)
@@ -131,6 +103,7 @@ def _look(options: argparse.Namespace) -> int:
         good = sum(shard.samples for shard in source.shards) - len(found)
         bad = counts.total()
         kinds = "".join(f", {kind} {count:,}" for kind, count in sorted(counts.items()) if count)
+        numbers[path] = {"shards": len(source.shards), "ok": good, **dict(sorted(counts.items()))}
         say(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}")
         for line in (*about, *problems[:_NAMED]):
             say(f"  {line}")
@@ -140,4 +113,8 @@ def _look(options: argparse.Namespace) -> int:
             status = complain(
                 f"{path}: more than {options.max_bad_share:.1%} of the samples are bad"
             )
+    write_numbers(options, numbers)
     return status
+
+
+main = command(parse, _look)
