@@ -259,12 +259,12 @@ def families(tasks: Sequence[Task]) -> dict[str, list[Task]]:
         if len(members) < _FAMILY:
             found |= {task.name: [task] for task in members}
         else:
-            found[os.path.commonprefix([task.name for task in members]).rstrip("_")] = members
+            found[members[0].name.partition("_")[0]] = members
     return found
 
 
 def _title(tasks: Sequence[Task]) -> str:
-    return os.path.commonprefix([task.title for task in tasks]).rstrip(", ")
+    return tasks[0].title if len(tasks) == 1 else tasks[0].title.partition(",")[0]
 
 
 def task_pages() -> dict[str, str]:
