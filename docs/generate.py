@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -35,6 +36,8 @@ _MARK = re.compile(r"^<!-- (?!end -->).*$", re.MULTILINE)
 _LISTED = 8
 """Maximum number of class names or templates in a table's cell: enough to show what those of a task
 are like."""
+_FAMILY = 3
+"""Tasks that differ in nothing but language and direction share a page from this number on."""
 
 
 def main() -> int:
@@ -227,28 +230,61 @@ def tasks() -> Iterator[str]:
             "| task | data | kind | metric | items | license |",
         )
         yield "|---|---|---|---|--:|---|"
-        for task in suite.tasks:
+        for page, tasks in families(suite.tasks).items():
+            task, title = tasks[0], _title(tasks)
+            name = page if len(tasks) == 1 else f"{page}, {len(tasks)} tasks"
             items = "" if task.items is None else f"{task.items:,}"
-            cells = (task.title, KINDS[task.kind].heading, f"`{task.metric}`", items, task.license)
-            yield f"| [{task.name}]({task.name}.md) | {' | '.join(_cell(one) for one in cells)} |"
+            cells = (title, KINDS[task.kind].heading, f"`{task.metric}`", items, task.license)
+            yield f"| [{name}]({page}.md) | {' | '.join(_cell(one) for one in cells)} |"
         yield ""
 
 
+def families(tasks: Sequence[Task]) -> dict[str, list[Task]]:
+    """Return the tasks of each page, by the page's name: a task alone under its own name, and those
+    that differ only in language and direction under the beginning of their names."""
+    alike: list[tuple[Task, list[Task]]] = []
+    for task in tasks:
+        sources = tuple(dataclasses.replace(source, options={}) for source in task.sources)
+        same = dataclasses.replace(
+            task, name="", title="", direction=None, sources=sources, fetch={}
+        )
+        for other, members in alike:
+            if other == same:
+                members.append(task)
+                break
+        else:
+            alike.append((same, [task]))
+    found: dict[str, list[Task]] = {}
+    for _, members in alike:
+        if len(members) < _FAMILY:
+            found |= {task.name: [task] for task in members}
+        else:
+            found[members[0].name.partition("_")[0]] = members
+    return found
+
+
+def _title(tasks: Sequence[Task]) -> str:
+    return tasks[0].title if len(tasks) == 1 else tasks[0].title.partition(",")[0]
+
+
 def task_pages() -> dict[str, str]:
-    """Return the Markdown page of every task of the built-in suites, by name."""
+    """Return the Markdown page of every task of the built-in suites, by the page's name."""
     suites = [load_suite(name) for name in suite_names()]
     found: dict[str, Task] = {task.name: task for suite in suites for task in suite.tasks}
-    return {name: _task_page(task, suites) for name, task in sorted(found.items())}
+    return {
+        name: _task_page(tasks, suites)
+        for name, tasks in sorted(families(list(found.values())).items())
+    }
 
 
-def _task_page(task: Task, suites: Sequence[Suite]) -> str:
-    """Return the page of a task: data, terms, metric, pitfalls."""
+def _task_page(tasks: Sequence[Task], suites: Sequence[Suite]) -> str:
+    """Return the page of a task or of a family of tasks: data, terms, metric, pitfalls."""
+    task = tasks[0]
     kind = KINDS[task.kind]
     fetch = f"make bench-data TASK={task.name}"
+    direction = f", {task.direction}" if task.direction and len(tasks) == 1 else ""
     facts: Mapping[str, str] = {
-        "kind": (
-            f"{kind.heading} (`{task.kind}`)" + (f", {task.direction}" if task.direction else "")
-        ),
+        "kind": f"{kind.heading} (`{task.kind}`){direction}",
         "metric": f"`{task.metric}`, of {', '.join(f'`{one}`' for one in kind.metrics)}",
         "published": task.paper,
         "license": task.license,
@@ -263,7 +299,15 @@ def _task_page(task: Task, suites: Sequence[Suite]) -> str:
         "version of its kind's rules": str(kind.rules),
         "in the suites": ", ".join(f"`{suite.name}`" for suite in suites if task in suite.tasks),
     }
-    lines = [f"# {task.title}", "", f"`{task.name}`", "", "| | |", "|---|---|"]
+    lines = [f"# {_title(tasks)}", ""]
+    if len(tasks) == 1:
+        lines += [f"`{task.name}`", ""]
+    else:
+        lines += ["The commands and addresses of the first task stand for all.", ""]
+        lines += ["| task | data | direction |", "|---|---|---|"]
+        lines += [f"| `{one.name}` | {_cell(one.title)} | {one.direction} |" for one in tasks]
+        lines += [""]
+    lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said]
     if task.note or task.caution:
         caution = f"Reported next to the number: {task.caution}." if task.caution else ""
@@ -340,7 +384,7 @@ def command_help(command: str) -> Iterator[str]:
     text = io.StringIO()
     parse = import_module(known.parser).parse if known.parser else import_module(known.module).main
     # Lines are wrapped with the home in them, so it has the same length for everyone.
-    here = patch.dict(os.environ, COLUMNS="100", XDG_CACHE_HOME="", HOME="/~")
+    here = patch.dict(os.environ, COLUMNS="88", XDG_CACHE_HOME="", HOME="/~")
     with here, contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         parse(["--help"], f"open-diht {command}", **dict(known.defaults))
     yield from ("```text", text.getvalue().rstrip().replace("/~", "~"), "```")
@@ -356,32 +400,34 @@ def make_help() -> Iterator[str]:
     yield from ("```text", done.stdout.strip("\n"), "```")
 
 
-def signatures() -> Iterator[str]:
-    """Yield the signature and the first sentence of each name on the pages of the API, and of its
-    methods."""
+def api(named: str) -> Iterator[str]:
+    """Yield the signature and the first sentence of the public names of a module, and of their
+    methods.
+
+    On the site, `docs/hooks.py` puts the full docstrings in their place.
+
+    Args:
+        named: the path of a module or of a name, then the options of mkdocstrings, of which
+            `members` counts here.
+    """
+    path, _, options = named.partition(" ")
+    found = _package()[path.removeprefix("open_diht.")]
+    found = _target(found)
+    if not found.is_module:
+        yield from _signature(found)
+        return
+    members = (yaml.safe_load(options) or {}).get("members") if options else None
+    names = members or [name for name in found.members if _shown(found[name])]
+    yield from (f"**`{path}`**", "")
+    for name in names:
+        yield from _signature(_target(found[name]))
+
+
+@functools.cache
+def _package() -> Any:
     from griffe import load
 
-    package = load("open_diht", search_paths=[REPOSITORY])
-    for page in ("open_diht", "filters", "pipelines", "trainer", "eval"):
-        text = (REPOSITORY / f"docs/reference/api/{page}.md").read_text(encoding="utf-8")
-        yield from (f"## {page}", "")
-        for name, members in re.findall(
-            r"^::: open_diht\.(\S+)(?:\n +options: \{members: \[(.*?)\]\})?", text, re.M
-        ):
-            found = _target(package[name])
-            if found.is_module:
-                names = (
-                    members.split(", ")
-                    if members
-                    else [one for one in found.members if _shown(found[one])]
-                )
-                yield from (f"### {name}", "")
-                for one in names:
-                    yield from _signature(_target(found[one]))
-                yield ""
-            else:
-                yield from _signature(found)
-        yield ""
+    return load("open_diht", search_paths=[REPOSITORY])
 
 
 def _target(found: Any) -> Any:
@@ -439,7 +485,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "reasons": reasons,
     "help": command_help,
     "make": make_help,
-    "signatures": signatures,
+    "api": api,
     "weights": weights,
 }
 

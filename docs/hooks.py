@@ -23,16 +23,21 @@ logging.getLogger("mkdocs").setLevel(logging.WARNING)
 REPOSITORY = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
+_API = re.compile(
+    r"^<!-- api: (\S+)(?: ([^\n]+?))? -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages outside `docs/`.
+    """Add the pages outside `docs/`; README is the first page.
 
     Args:
         files: the files of the site; pages are added.
         config: the configuration of MkDocs.
     """
-    # Pages outside `docs/` are below `project/` on the site.
+    if files.get_file_from_path("index.md") is None:
+        files.append(File.generated(config, "index.md", abs_src_path=str(REPOSITORY / "README.md")))
+    # Other pages outside `docs/` are below `project/` on the site.
     for path in re.findall(r"'project/([^']+)'", str(config.nav)):
         if (REPOSITORY / path).is_file():
             files.append(
@@ -42,7 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Adapt the links of a page to the site. Raises PluginError for a dead link.
+    """Adapt the links of a page to the site, and put docstrings in the place of signatures. Raises
+    PluginError for a dead link.
 
     Args:
         markdown: the text of the page.
@@ -51,6 +57,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         files: the files of the site.
     """
     where = page.file.src_uri
+    markdown = _API.sub(
+        lambda found: f"::: {found[1]}" + (f"\n    options: {found[2]}" if found[2] else ""),
+        markdown,
+    )
     parts = _FENCE.split(markdown)  # code, which is every other part, does not change
     parts[::2] = [
         _LINK.sub(lambda found: _linked(found, where, files), part) for part in parts[::2]
@@ -62,7 +72,10 @@ def _linked(found: re.Match[str], where: str, files: Files) -> str:
     before, target, anchor, after = found.groups()
     if "://" in target or target.startswith("mailto:"):
         return found.group(0)
-    here = where.removeprefix("project/") if where.startswith("project/") else f"docs/{where}"
+    if where == "index.md":
+        here = "README.md"
+    else:
+        here = where.removeprefix("project/") if where.startswith("project/") else f"docs/{where}"
     path = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
     if path == "README.md":
         uri = "index.md"

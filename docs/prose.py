@@ -2,7 +2,8 @@
 
 Docstrings, comments, messages and Markdown are searched for archaic or translated turns, for
 British spelling and for tables of more than eight columns. Docstrings and comments are also
-searched for fragments at their beginning, and all files for the marks of merge conflicts.
+searched for fragments at their beginning, pages for sentences of more than thirty words, and all
+files for the marks of merge conflicts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,21 @@ EXEMPT = ("tests/", "data/", "benchmarks/labels/")
 WORDS = ("docs/prose.py", "filters/captions/normalize.py", "filters/captions/parse.py")
 """Files whose texts are lists of words, so that only their docstrings and comments are checked."""
 MOST_COLUMNS = 8
+MOST_WORDS = 30
+LONG = (
+    "README.md",
+    "CHANGELOG.md",
+    "benchmarks/",
+    "docs/claims",
+    "docs/reference/api/",
+    "docs/reference/training-settings.md",
+    "docs/study",
+    "docs/tasks/",
+    "docs/when-",
+    "docs/which-",
+)
+"""Pages whose sentences are not counted: those made from rows of the study or from docstrings,
+figures, the list of changes, and README."""
 FRAGMENT = re.compile(r"(Of|Those|The same|What|As|Its|Who|Whether) ")
 TURN = re.compile(
     r"\b(anew|at hand|beside|besides|goes on|go on|is said|are said|set aside|sets aside|who"
@@ -30,6 +46,8 @@ TURN = re.compile(
     r"recognis\w+|behaviours?)\b",
     re.IGNORECASE,
 )
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|(?<=[:;])\s+")
+"""The gap behind a sentence. What stands behind a colon or a semicolon is read on its own."""
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|\"[^\"]*\"")
 
 
@@ -62,10 +80,18 @@ def odd(path: Path, messages: bool = True) -> Iterator[str]:
         messages: whether to check the texts in Python code.
     """
     text = path.read_text(encoding="utf-8")
+    name = str(path.relative_to(ROOT))
+    if path.suffix == ".md" and not name.startswith(LONG):
+        for number, sentence in sentences(text):
+            words = len(re.findall(r"\S*\w\S*", re.sub(r"`[^`]*`", "x", sentence)))
+            if words > MOST_WORDS:
+                yield f"{name}:{number}: a sentence of {words} words; make it two: {sentence[:60]}"
+            if turn := re.search(r"(?<!each |some |both |most )\bof which\b", sentence):
+                yield f"{name}:{number}: {turn.group()!r}: {sentence[:60]}"
     lines = ((number, line, False) for number, line in of_markdown(text))
     for number, prose, begins in lines if path.suffix == ".md" else of_python(text, messages):
         prose = CODE.sub("", prose)
-        where = f"{path.relative_to(ROOT)}:{number}: "
+        where = f"{name}:{number}: "
         if begins and FRAGMENT.match(prose):
             yield f"{where}begins with a fragment: {prose[:60]}"
         for turn in TURN.finditer(prose):
@@ -76,6 +102,22 @@ def odd(path: Path, messages: bool = True) -> Iterator[str]:
         columns = len(re.findall(r"(?<!\\)\|", prose)) - 1
         if prose.startswith("|") and columns > MOST_COLUMNS:
             yield f"{where}a table of {columns} columns; make it two"
+
+
+def sentences(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the sentences of a page, each with the line at which its paragraph begins. Tables,
+    headings and code are left out."""
+    paragraph: list[tuple[int, str]] = []
+    for number, line in [*of_markdown(text), (0, "")]:
+        begins = re.match(r"\s*(?:[-*]|\d+\.) |\s*\||#|<!--|    |\s*$", line)
+        follows = paragraph and number == paragraph[-1][0] + 1
+        if paragraph and (begins or not follows):
+            words = " ".join(part.strip() for _, part in paragraph)
+            plain = re.sub(r"\]\([^)]*\)", "]", words)
+            yield from ((paragraph[0][0], sentence) for sentence in SENTENCE.split(plain))
+            paragraph = []
+        if line.strip() and not re.match(r"\s*\||#|<!--|    ", line):
+            paragraph.append((number, line))
 
 
 def of_python(text: str, messages: bool) -> Iterator[tuple[int, str, bool]]:

@@ -23,7 +23,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -418,23 +420,31 @@ def test_a_site_with_a_fault_is_not_built(nav, text, named, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_site_that_is_opened_as_a_file_is_searched_and_dark(tmp_path, browser):
+def test_a_site_is_searched_from_a_file_and_from_a_server_and_dark(tmp_path, browser):
     done = build_site(
         tmp_path,
-        {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus.\n"},
+        {"index.md": "# Start\n", "other.md": "# Animals\n\nA platypus, by `--animal-effort`.\n"},
         ["index.md", "other.md"],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = browser.new_page(color_scheme="dark", viewport={"width": 1200, "height": 900})
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto((tmp_path / "site/index.html").as_uri())
-    assert page.get_attribute("body", "data-md-color-scheme") == "slate"
-    page.click(".md-search__input")
-    page.keyboard.type("platypus")
-    page.click(".md-search-result__link")
-    page.wait_for_url("**/other.html*")
-    page.close()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        served = f"http://127.0.0.1:{server.server_port}/index.html"
+        for start in ((tmp_path / "site/index.html").as_uri(), served):
+            # A dash before a word would mean "without it"; options are found as they are written.
+            for words in ("platypus", "--animal-effort"):
+                page.goto(start)
+                assert page.get_attribute("body", "data-md-color-scheme") == "slate"
+                page.click(".md-search__input")
+                page.keyboard.type(words)
+                page.click(".md-search-result__link")
+                page.wait_for_url("**/other.html*")
+        page.close()
+        server.shutdown()
     assert not wrong
 
 
@@ -459,6 +469,10 @@ def test_links_of_the_repository_become_links_of_the_site(link, shown):
     for lost in ("[lost](lost.md)", "[a page that nav does not name](../examples/README.md)"):
         with pytest.raises(hooks.PluginError, match="leads"):
             hooks.on_page_markdown(lost, page, None, files)
+    page.file.src_uri = "index.md"  # the README
+    assert hooks.on_page_markdown("[a](docs/howto/train.md)", page, None, files) == (
+        "[a](howto/train.md)"
+    )
 
 
 @pytest.mark.slow
@@ -503,13 +517,51 @@ def test_every_task_has_a_page_that_its_suite_links() -> None:
     tables = "\n".join(generate.tasks())
     for name in suite_names():
         assert f"## {name}" in tables
-        for task in load_suite(name).tasks:
-            assert f"[{task.name}]({task.name}.md)" in tables
-            page = pages[task.name]
-            assert (
-                task.title in page and f"`{task.metric}`" in page and f"TASKS={task.name}" in page
-            )
-            assert " ".join(task.note.split()).replace("<", "&lt;") in page
+        tasks = load_suite(name).tasks
+        of_pages = generate.families(tasks)
+        assert sorted(task.name for each in of_pages.values() for task in each) == sorted(
+            task.name for task in tasks
+        )
+        for page, each in of_pages.items():
+            assert f"({page}.md)" in tables
+            for task in each:
+                assert f"`{task.name}`" in pages[page] and task.title in pages[page]
+                assert f"`{task.metric}`" in pages[page]
+                assert " ".join(task.note.split()).replace("<", "&lt;") in pages[page]
+            assert f"TASKS={each[0].name}" in pages[page]
+
+
+def test_tasks_that_differ_only_in_language_and_direction_share_a_page() -> None:
+    shared = {
+        page: len(tasks)
+        for page, tasks in generate.families(load_suite("multilingual").tasks).items()
+    }
+    assert shared == {"xtd": 22, "multi30k": 8}
+    assert "| `xtd_jp_i2t` | XTD, Japanese | image_to_text |" in generate.task_pages()["xtd"]
+    demo = load_suite("demo").tasks
+    assert set(generate.families(demo)) == {task.name for task in demo}
+
+
+@pytest.mark.slow
+def test_the_api_is_in_the_repository_as_on_the_site() -> None:
+    """A page shows signatures; the site gets what mkdocstrings makes docstrings of."""
+    hooks = pytest.importorskip(
+        "docs.hooks", reason="mkdocs is not installed: pip install '.[dev]'"
+    )
+    lines = "\n".join(generate.api("open_diht.eval.run {members: [run_tasks, Run]}"))
+    assert "- `run_tasks(suite: Suite, session: Session, say: Say) -> Run`: " in lines
+    text = (
+        f"# eval\n\n<!-- api: open_diht.eval.run {{members: [Run]}} -->\n\n{lines}\n\n<!-- end -->"
+    )
+    text += "\n\n<!-- api: open_diht.run -->\n\n- `run`\n\n<!-- end -->\n"
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="reference/api/eval.md"))
+    assert hooks.on_page_markdown(text, page, None, None) == (
+        "# eval\n\n::: open_diht.eval.run\n    options: {members: [Run]}\n\n::: open_diht.run\n"
+    )
+    for path in sorted((REPOSITORY / "docs/reference/api").glob("*.md")):
+        shown = path.read_text(encoding="utf-8")
+        marks = re.findall(r"^<!-- api: (\S+)", shown, re.M)
+        assert marks and not re.search(r"^ *- `_|^::: ", shown, re.M), path
 
 
 def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> None:

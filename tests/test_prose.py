@@ -20,6 +20,15 @@ from docs import prose
         ("a.md", "```\nIt goes on.\n```\nIt continues.\n", 0),
         ("a.md", "|" + "a|" * 9 + "\n|" + "a|" * 8 + "\n", 1),
         ("a.md", "|" + "a|" * 7 + "a \\| b|\n", 0),
+        ("a.md", "It is" + " so" * 28 + ".\n", 0), ("a.md", "It is" + " so" * 29 + ".\n", 1),
+        ("a.md", "It is" + " so" * 15 + "\nand it is" + " so" * 15 + ".\n", 1),
+        ("a.md", "It is" + " so" * 15 + ".\nIt is" + " so" * 15 + ".\n", 0),
+        ("a.md", "- It is" + " so" * 15 + "\n- and it is" + " so" * 15 + "\n", 0),
+        ("a.md", "It is so: " + "so " * 28 + "`is it not so`.\n", 0),
+        ("a.md", "| It is" + " so" * 40 + " |\n", 0),
+        ("README.md", "It is" + " so" * 40 + ".\n", 0),
+        ("a.md", "A list of which one is taken.\n", 1),
+        ("a.md", "Lists, each of which is read.\n", 0),
     ],
 )  # fmt: skip
 def test_odd_sentences(name, text, found, tmp_path, monkeypatch):
