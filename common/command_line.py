@@ -19,7 +19,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from open_diht.common.fields import BadValue, converted, field_docstrings
+from open_diht.common.fields import BadValue, converted, field_docstrings, shown
 from open_diht.common.files import DISK_REMEDIES, publish_json
 from open_diht.common.naming import nearest
 from open_diht.common.run_command import QUIET
@@ -115,7 +115,7 @@ class GivenOnce(argparse.Action):
 
 def number(hint: Any) -> Callable[[str], Any]:
     """Return a function for `type=` of argparse that parses a number of the type `hint`, such as
-    `Positive`."""
+    `Positive`. Messages show the number as it was typed, such as 1e400."""
     kind = get_args(hint)[0]
 
     def parse(text: str) -> Any:
@@ -126,7 +126,9 @@ def number(hint: Any) -> Callable[[str], Any]:
         try:
             return converted(hint, value, "the value")
         except BadValue as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+            typed = shown(text) if isinstance(value, str) else shown(text.strip())[1:-1]
+            must = str(error).rpartition("; ")[2]
+            raise argparse.ArgumentTypeError(f"the value is {typed}; {must}") from error
 
     return parse
 

@@ -284,6 +284,15 @@ def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], -(-rows // (UNITS_PER_CORE * cores))))
 
 
+def units_of(plan: Plan, rows: int | None, cores: int, unit_rows: int | None) -> int:
+    """Return the number of units that `make_plan` would make of `rows` rows, by default those of
+    the plan, in files like those of the plan."""
+    rows = rows or plan.rows
+    size = unit_rows or _size(rows, cores, UNIT_ROWS)
+    units = sum(len(split(info, unit_rows=size)) for info in plan.infos)
+    return max(1, round(units * rows / max(1, plan.rows)))
+
+
 def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
     """Return a plan of some of the units. Its fingerprint differs, so that `keep_plan` never mixes
     the two plans."""

@@ -12,18 +12,27 @@ from open_diht.filters.spotting.settings import EFFORTS
 from open_diht.pipelines.driver.cli import exit_status, settings_of, spotter_of, told
 from open_diht.pipelines.driver.run import run
 from open_diht.pipelines.manifests import in_words
-from open_diht.pipelines.manifests.plan import known_plan
+from open_diht.pipelines.manifests.plan import known_plan, units_of
 from open_diht.pipelines.pilot.efforts import sample_images, seconds_by_effort, shown
-from open_diht.pipelines.pilot.forecast import Measured, Whole, forecast, render
+from open_diht.pipelines.pilot.forecast import (
+    Forecast,
+    Measured,
+    Whole,
+    add_run,
+    forecast,
+    render,
+    render_run,
+)
 from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.pilot.options import parse
-from open_diht.pipelines.pilot.probe import add_probe, probe, render_probe
+from open_diht.pipelines.pilot.page import render_pilot
+from open_diht.pipelines.pilot.probe import add_probe, probe, probe_of, render_probe
 from open_diht.pipelines.pilot.sample import FOLDER, Sampling, sampling
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.runners.fork_server import ForkServer
 from open_diht.pipelines.stages.dedup.findings import KINDS
 from open_diht.pipelines.stages.download import NetworkDown
-from open_diht.pipelines.store.commit import RunFailed, publish_json, read_json
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_json, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import Models
 from open_diht.pipelines.store.storage import store_path
@@ -54,6 +63,15 @@ def _pilot(options: argparse.Namespace) -> int:
             f" {whole_plan.files[0]['path']} has columns {listing(columns)}; name one"
             " with --url-column, or leave --probe out"
         )
+    if options.for_rows and options.for_rows < plan.rows:
+        raise WrongUse(
+            f"--for-rows is {options.for_rows:,}, and the sample alone has {plan.rows:,} rows; give"
+            f" at least as many, draw fewer with {spelled_option('units')}, or leave it out"
+        )
+    units = len(whole_plan.units)
+    if options.for_rows or options.cores:
+        cores = options.cores or settings.workers
+        units = units_of(whole_plan, options.for_rows, cores, settings.unit_rows)
     layout = Layout(settings.output)
     before = known_plan(layout.plan)
     if before is not None and before["fingerprint"] != plan.fingerprint:
@@ -89,8 +107,8 @@ def _pilot(options: argparse.Namespace) -> int:
         has_images=whole_plan.images,
         score_on_gpu=score_on_gpu,
     )
-    result = forecast(sample, whole)
-    notes = _notes(whole, chosen, sample, outcome.funnel)
+    of_run = replace(whole, rows=options.for_rows or whole.rows, units=units)
+    notes = _notes(whole, of_run.rows, chosen, sample, outcome.funnel)
     probed = None
     if options.probe:
         asked = min(options.probe, rows)
@@ -101,10 +119,19 @@ def _pilot(options: argparse.Namespace) -> int:
             )
         except NetworkDown as error:
             status = complain(f"the probe is left out of the forecast: {error}")
-        if probed and not whole.has_images and "download" not in whole.stages:
-            add_probe(result, probed, sample, whole, settings.download.threads)
-        elif not probed and not status:
+        if not probed and not status:
             notes.append("the probe asked nothing: no row of the sample has an address")
+
+    def forecast_of(data: Whole) -> Forecast:
+        forecasted = forecast(sample, data)
+        if probed and not data.has_images and "download" not in data.stages:
+            answers = probe_of(probed.answers, probed.seconds, data.rows)
+            add_probe(forecasted, answers, sample, data, settings.download.threads)
+        return forecasted
+
+    result = forecast_of(whole)
+    for_run = forecast_of(of_run)
+    add_run(for_run, of_run, options.cores, options.price)
     images = (
         sample_images(layout, plan, settings.dataset, names)
         if "spotting" in settings.stages
@@ -128,22 +155,33 @@ def _pilot(options: argparse.Namespace) -> int:
         },
         "whole": asdict(whole),
         "forecast": result.as_dict(),
+        "run": {
+            "rows": of_run.rows,
+            "units": of_run.units,
+            "cores": options.cores,
+            "price": options.price,
+            "forecast": for_run.as_dict(),
+        },
         "efforts": costs,
         "probe": probed.as_dict() if probed else None,
         "notes": notes,
     }
     publish_json(layout.root / "pilot.json", content)
+    page = render_pilot(content, for_run, probed, outcome.funnel)
+    publish_bytes(layout.root / "pilot.html", page.encode("utf-8", "replace"))
     write_numbers(options, content)
     of = f"{rows:,} of {counted(whole.rows, 'row')} ({rows / max(whole.rows, 1):.2%})"
     say(f"\nsample: {counted(len(sample), 'unit')}, {of}\n")
     say(render(result))
+    if options.for_rows or options.cores or options.price:
+        say(f"\n{render_run(for_run, of_run.rows)}")
     if probed:
         say(f"\n{render_probe(probed)}\n")
     if efforts:
         say(f"\n{efforts}\n")
     for note in notes:
         say(f"- {note}")
-    say(f"details: {layout.root / 'pilot.json'}")
+    say(f"details: {layout.root / 'pilot.json'}; a page to send: {layout.root / 'pilot.html'}")
     return status
 
 
@@ -151,11 +189,11 @@ main = command(parse, _pilot, exit_status)
 
 
 def _notes(
-    whole: Whole, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord
+    whole: Whole, rows: int, chosen: Sampling, sample: Sequence[Measured], funnel: FunnelRecord
 ) -> list[str]:
     units = len(sample)
     is_all = units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows
-    if is_all:
+    if is_all and rows <= whole.rows:
         notes = ["the sample is all of the data, so fractions of its rows are exact"]
     else:
         notes = [
@@ -171,6 +209,11 @@ def _notes(
             notes.append(
                 f"{units} units make wide intervals; draw more with {spelled_option('units')}"
             )
+    if rows > whole.rows:
+        notes.append(
+            f"the forecast for {rows:,} rows takes them to be like those of the input, in files"
+            " of the same size; no interval shows how other rows differ"
+        )
     if not whole.exact_rows:
         notes.append("the number of rows is estimated from the bytes of the manifests")
     if chosen.recut:

@@ -2,9 +2,10 @@
 bytes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from open_diht.common.naming import counted
 from open_diht.pipelines.pilot.estimate import Estimate, per_row, product, recut, share, total
 
 KEPT = "kept"
@@ -82,12 +83,14 @@ class Forecast:
     core_hours: dict[str, ForecastLine] = field(default_factory=dict)
     stored: dict[str, ForecastLine] = field(default_factory=dict)
     """Bytes by place."""
+    run: dict[str, ForecastLine] = field(default_factory=dict)
+    """Rows kept, core-hours, hours, bytes and money of a run, once `add_run` has added them."""
 
     def as_dict(self) -> dict[str, object]:
         content: dict[str, object] = {
             "rates": {name: asdict(rate) for name, rate in self.rates.items()}
         }
-        for section in ("rows", "core_hours", "images", "stored"):
+        for section in ("rows", "core_hours", "images", "stored", *(["run"] if self.run else [])):
             content[section] = {
                 name: {
                     **(
@@ -173,6 +176,34 @@ def forecast(sample: Sequence[Measured], whole: Whole) -> Forecast:
     return result
 
 
+def add_run(result: Forecast, whole: Whole, cores: int | None, price: float | None) -> None:
+    """Add `Forecast.run`. Without a number of cores there are no hours, and without the price of a
+    core-hour no money."""
+    work = result.core_hours["all"]
+    if whole.score_on_gpu and "score" in result.core_hours:
+        work = replace(work, note=joined(work.note, "without the GPU"))
+
+    def worth(factor: float, note: str) -> ForecastLine:
+        estimate = work.estimate and work.estimate.times(factor)
+        return replace(work, estimate=estimate, note=joined(note, work.note))
+
+    result.run["kept"] = result.rows.get("kept, alive", result.rows[KEPT])
+    result.run["core_hours"] = work
+    if cores is not None:
+        note = f"on {counted(cores, 'core')}"
+        if whole.units < cores:
+            note += f", with units for {whole.units:,}"
+        result.run["hours"] = worth(1 / min(cores, whole.units), note)
+    result.run["bytes"] = result.stored["all"]
+    if price is not None:
+        result.run["money"] = worth(price, f"{price:.10g} a core-hour")
+
+
+def joined(*notes: str) -> str:
+    """Return the notes in one, without empty ones."""
+    return ", ".join(filter(None, notes))
+
+
 def _sum(lines: Iterable[ForecastLine]) -> ForecastLine:
     """Return the sum of the lines. It is unknown if one of them is."""
     lines = list(lines)
@@ -187,12 +218,8 @@ def render(forecast: Forecast) -> str:
     """Return the forecast as plain text: name, value, interval and, except for proportions,
     basis."""
     lines = ["proportion of all rows         estimate   95 % interval", "-" * 76]
-    lines += [_row(outcome, rate, _percent) for outcome, rate in forecast.rates.items()]
-    lines += [
-        "",
-        "the whole data set             estimate   95 % interval         rests on",
-        "-" * 76,
-    ]
+    lines += [_row(outcome, *in_words(rate, percent)) for outcome, rate in forecast.rates.items()]
+    lines += ["", *_head("the whole data set")]
     for title, section, shown in (
         ("rows", forecast.rows, _count),
         ("images", forecast.images, _count),
@@ -200,27 +227,45 @@ def render(forecast: Forecast) -> str:
         ("bytes stored", forecast.stored, _bytes),
     ):
         for name, line in section.items():
-            basis = line.basis + (f" ({line.note})" if line.note else "")
-            lines.append(
-                _row(f"{title}: {name}", line.estimate, _bytes if name == "bytes" else shown, basis)
-            )
+            words = in_words(line.estimate, _bytes if name == "bytes" else shown)
+            lines.append(_row(f"{title}: {name}", *words, _basis(line)))
     return "\n".join(lines)
 
 
-def _row(
-    name: str, estimate: Estimate | None, shown: Callable[[float], str], basis: str = ""
-) -> str:
-    value = "?"
-    interval = ""
-    if estimate is not None:
-        value = shown(estimate.value)
-        interval = "(too few units)"
-        if estimate.low is not None and estimate.high is not None:
-            interval = f"{shown(estimate.low)} to {shown(estimate.high)}"
+def render_run(forecast: Forecast, rows: int) -> str:
+    """Return `Forecast.run` as plain text, for a run of `rows` rows."""
+    lines = [_row(*line) for line in run_in_words(forecast)]
+    return "\n".join([*_head(f"a run of {counted(rows, 'row')}"), *lines])
+
+
+def run_in_words(forecast: Forecast) -> list[tuple[str, str, str, str]]:
+    """Return (name, value, interval, basis) of each line of `Forecast.run`."""
+    named = [(*_RUN[name], line) for name, line in forecast.run.items()]
+    return [(title, *in_words(line.estimate, show), _basis(line)) for title, show, line in named]
+
+
+def in_words(estimate: Estimate | None, shown: Callable[[float], str]) -> tuple[str, str]:
+    """Return an estimate and its interval."""
+    if estimate is None:
+        return "?", ""
+    if estimate.low is None or estimate.high is None:
+        return shown(estimate.value), "(too few units)"
+    return shown(estimate.value), f"{shown(estimate.low)} to {shown(estimate.high)}"
+
+
+def _basis(line: ForecastLine) -> str:
+    return line.basis + (f" ({line.note})" if line.note else "")
+
+
+def _head(title: str) -> list[str]:
+    return [f"{title:<29}  estimate   95 % interval         rests on", "-" * 76]
+
+
+def _row(name: str, value: str, interval: str, basis: str = "") -> str:
     return f"{name:<29} {value:>9}   {interval:<21} {basis}".rstrip()
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value >= 0.0095 or not value else f"{100 * value:.2g} %"
 
 
@@ -239,3 +284,13 @@ def _prefixed(value: float, unit: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+_RUN = {
+    "kept": ("rows kept", _count),
+    "core_hours": ("core-hours", _number),
+    "hours": ("hours", _number),
+    "bytes": ("bytes stored", _bytes),
+    "money": ("money", _number),
+}
+"""Name and spelling of each line of `Forecast.run`."""

@@ -24,7 +24,7 @@ from open_diht.pipelines.fetch.urls import parse_url
 from open_diht.pipelines.manifests import UnreadableFile, read
 from open_diht.pipelines.manifests.plan import Plan
 from open_diht.pipelines.pilot.estimate import Estimate, per_row, product, share, total
-from open_diht.pipelines.pilot.forecast import KEPT, Forecast, ForecastLine, Measured, Whole
+from open_diht.pipelines.pilot.forecast import KEPT, Forecast, ForecastLine, Measured, Whole, joined
 from open_diht.pipelines.stages.captions import BATCH_ROWS
 from open_diht.pipelines.stages.download import NetworkDown, is_outage
 
@@ -119,6 +119,11 @@ def probe(
     unreached = sum(answer.outcome in UNREACHED for answer in answers)
     if is_outage(unreached, len(answers)):
         raise NetworkDown(unreached, len(answers), f"by the probe of {len(by_host):,} hosts")
+    return probe_of(answers, (time.monotonic() - began) / len(answers), rows)
+
+
+def probe_of(answers: Sequence[Answer], seconds: float, rows: int) -> Probe:
+    """Return what answers say of a data set of `rows` rows, of which each took `seconds`."""
     asked = Counter(answer.unit for answer in answers)
     found = Counter((answer.unit, answer.outcome) for answer in answers)
     outcomes = Counter(answer.outcome for answer in answers)
@@ -135,7 +140,7 @@ def probe(
         if sizes
         else None
     )
-    return Probe(answers, rates, of_image, (time.monotonic() - began) / len(answers))
+    return Probe(answers, rates, of_image, seconds)
 
 
 def _addresses(plan: Plan, units: Sequence[str], dataset: Dataset) -> Iterator[_Address]:
@@ -224,7 +229,11 @@ def add_probe(
         result.images["bytes"] = size
     kept = result.rows[KEPT]
     if kept.estimate:
-        result.rows["kept, alive"] = replace(kept, estimate=product(kept.estimate, alive))
+        result.rows["kept, alive"] = replace(
+            kept,
+            estimate=product(kept.estimate, alive),
+            note=joined(kept.note, "alive by the probe"),
+        )
     hours = fetch.times(found.seconds / 3600)
     result.core_hours["download"] = ForecastLine(
         hours, note=f"by the clock of the probe: {threads} threads, without the bodies"

@@ -246,6 +246,10 @@ def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys)
         (Positive, "\u00b2", "it must be a whole number"),
         (Share, "nan", "the value is nan; it must be a number"),
         (Share, "inf", "it must be at least 0 and at most 1"),
+        (Share, "1e400", "the value is 1e400; it must be at least 0 and at most 1"),
+        (Count, "-1_0", "the value is -1_0; it must be at least 0"),
+        (Share, " -1\n", "the value is -1; it must be"),
+        (Share, "-" + "1" * 300, "it must be at least 0 and at most 1"),
         (Share, "few", "the value is 'few'; it must be a number"),
     ],
 )

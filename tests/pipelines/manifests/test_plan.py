@@ -23,6 +23,7 @@ from open_diht.pipelines.manifests.plan import (
     load_plan,
     make_plan,
     part_of,
+    units_of,
 )
 from open_diht.pipelines.store.layout import Layout
 
@@ -256,3 +257,23 @@ def test_a_plan_holds_what_was_seen_once_a_file(inputs: Path) -> None:
     assert len(content["inspected"]["alike"]) == 1
     assert all("info" not in entry["span"] for entry in content["units"])
     assert part_of(plan, plan.units[:1]).infos == plan.infos
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "unit_rows", "units"),
+    [
+        (None, 1, 1_000, 9 + 1),
+        (None, 1, None, 4 + 1),  # at most 2,500 rows, by cores
+        (None, 64, None, 5 + 1),  # no fewer than 2,000 rows
+        (1_000_000, 1, None, 200),  # a hundred times two files, each smaller than a unit
+        (1_000, 1, 100, 10),
+        (1, 1, None, 1),
+    ],
+)
+def test_units_of_more_rows_are_those_of_more_such_files(rows, cores, unit_rows, units, tmp_path):
+    pq.write_table(pa.table({"caption": ["a"] * 9_000}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"caption": ["a"] * 1_000}), tmp_path / "b.parquet")
+    plan = make_plan(str(tmp_path), CUSTOM, 2)
+    assert units_of(plan, rows, cores, unit_rows) == units
+    if rows is None:
+        assert len(make_plan(str(tmp_path), CUSTOM, cores, unit_rows).units) == units

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from open_diht.pipelines.pilot.forecast import Forecast, Measured, Whole, forecast, render
+from open_diht.pipelines.pilot.forecast import (
+    Forecast,
+    Measured,
+    Whole,
+    add_run,
+    forecast,
+    render,
+    render_run,
+)
 
 WHOLE = Whole(
     units=100,
@@ -118,3 +126,65 @@ def test_the_table_is_plain_and_json_is_json() -> None:
     assert (
         content["rows"]["kept"]["basis"] == "measured" and content["core_hours"]["all"]["value"] > 0
     )
+
+
+def _run(whole: Whole, cores: int | None, price: float | None) -> Forecast:
+    units = [replace(_unit(n), seconds={**_unit(n).seconds, "score": 7.0}) for n in range(5)]
+    found = _forecast(*units, whole=whole)
+    add_run(found, whole, cores, price)
+    return found
+
+
+def test_a_run_is_answered_by_rows_hours_bytes_and_money() -> None:
+    found = _run(replace(WHOLE, rows=10**9, units=10**4), 64, 0.04)
+    values = {name: line.estimate.value for name, line in found.run.items() if line.estimate}
+    hours = 18.5 * 10**6 / 3600
+    assert values == pytest.approx(
+        {
+            "kept": 2e8,
+            "core_hours": hours,
+            "hours": hours / 64,
+            "bytes": 12_000 * 10**6,
+            "money": hours * 0.04,
+        }
+    )
+    money = found.run["money"].estimate
+    all_hours = found.core_hours["all"].estimate
+    assert money and all_hours and all_hours.low is not None and all_hours.high is not None
+    assert (money.low, money.high) == pytest.approx((all_hours.low * 0.04, all_hours.high * 0.04))
+    assert "1,000,000,000 rows" in render_run(found, 10**9)
+    assert list(_run(WHOLE, None, None).run) == ["kept", "core_hours", "bytes"]
+
+
+@pytest.mark.parametrize(("cores", "working"), [(99, 99), (100, 100), (101, 100)])
+def test_cores_without_a_unit_save_no_hours(cores: int, working: int) -> None:
+    found = _run(WHOLE, cores, None).run
+    assert found["hours"].estimate and found["core_hours"].estimate
+    assert found["hours"].estimate.value == pytest.approx(
+        found["core_hours"].estimate.value / working
+    )
+    assert ("units for 100" in found["hours"].note) is (cores > 100)
+
+
+def test_hours_of_a_gpu_are_not_in_the_answer_and_it_says_so() -> None:
+    found = _run(replace(WHOLE, score_on_gpu=True), 2, 1.0).run
+    values = [found[name].estimate for name in ("core_hours", "hours", "money")]
+    assert [one.value * 36 for one in values if one] == pytest.approx([11.5, 5.75, 11.5])
+    assert all("GPU" in found[name].note for name in ("core_hours", "hours", "money"))
+    assert "GPU" not in found["bytes"].note
+
+
+def test_an_answer_without_its_unknown_parts_is_unknown() -> None:
+    found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=URLS)
+    add_run(found, URLS, 2, 3.0)
+    assert {line.basis for line in found.run.values()} == {"unknown"}
+
+
+def test_a_sample_of_all_rows_is_exact_for_them_alone() -> None:
+    units = [_unit(n, 190 + n) for n in range(5)]
+    exact, larger = (
+        _forecast(*units, whole=replace(WHOLE, rows=rows)).rates["kept"] for rows in (5_000, 10_000)
+    )
+    assert exact.low == exact.high == exact.value == larger.value
+    assert larger.low is not None and larger.high is not None
+    assert larger.low < larger.value < larger.high

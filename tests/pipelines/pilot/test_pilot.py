@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.pilot.command import main
+from tests.common.html_tags import Tags
 
 pytestmark = pytest.mark.usefixtures("here")
 ROWS = 3_000
@@ -128,6 +129,40 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
     assert [hours["low"], hours["high"]] == [pytest.approx(hours["value"])] * 2
 
 
+def test_a_larger_run_is_answered_on_the_terminal_in_json_and_on_a_page(manifest, tmp_path, capsys):
+    more = ["--units", "4", "--for-rows", "100_000_000", "--cores", "64", "--price", "0.5"]
+    assert main(_arguments(manifest, tmp_path / "out", *more)) == 0
+    content = _forecast(tmp_path / "out")
+    run = content["run"]
+    found = run["forecast"]["run"]
+    assert (run["rows"], run["units"]) == (10**8, 10**6) and content["whole"]["rows"] == ROWS
+    rates = content["forecast"]["rates"]["kept"]["value"]
+    assert found["kept"]["value"] == pytest.approx(rates * 10**8)
+    whole = content["forecast"]["core_hours"]["all"]["value"]
+    hours = found["core_hours"]["value"]
+    assert hours == pytest.approx(whole * 10**8 / ROWS)
+    assert found["hours"]["value"] == pytest.approx(hours / 64)
+    assert found["money"]["value"] == pytest.approx(hours / 2)
+    assert found["bytes"] == run["forecast"]["stored"]["all"]
+    for line in found.values():
+        assert line["low"] < line["value"] < line["high"]
+    said = capsys.readouterr().out
+    assert "a run of 100,000,000 rows" in said and "0.5 a core-hour" in said
+
+    page = (tmp_path / "out" / "pilot" / "pilot.html").read_text()
+    tags = Tags(page)
+    loading = {"src", "href", "srcset"}
+    assert not tags.open and not any(loading & attributes.keys() for _, attributes in tags.tags)
+    assert {tag for tag, _ in tags.tags}.isdisjoint({"script", "img", "iframe", "link"})
+    begin = " ".join(tags.text.split("What it rests on")[0].split())
+    assert "Of 100,000,000 rows" in begin and "on 64 cores" in begin
+    kept = float(f"{found['kept']['value']:.3g}")
+    assert f"{kept:,.0f} would be kept" in begin and "at 0.5 for an hour" in begin.lower()
+    funnel = json.loads((tmp_path / "out" / "pilot" / "funnel.json").read_text())
+    assert f"{funnel['rejected']['action']:,}" in tags.text.split("Funnel of the sample")[1]
+    assert "addresses alive" not in tags.text and content["notes"][2][1:40] in tags.text
+
+
 def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys):
     table = pq.read_table(manifest)
     paths = pa.array([f"{row}.jpg" for row in range(len(table))])  # of files that are not there
@@ -185,6 +220,16 @@ def test_shards_share_the_sample_and_the_last_forecasts(manifest, tmp_path, caps
         (["--share", "2"], "--share is 2.0; it must be above 0"),
         (["--share", "nan"], "--share: the value is nan; it must be a number"),
         (["--shard", "2/2"], "is not i/n"),
+        (["--for-rows", "0"], "--for-rows: the value is 0;"),
+        (["--for-rows", "1_000_000_000_000_001"], "the value is 1_000_000_000_000_001;"),
+        (["--for-rows", "many"], "--for-rows: the value is 'many'; it must be a whole number"),
+        (["--cores", "-1"], "--cores: the value is -1; it must be at least 1"),
+        (["--cores", "0.5"], "--cores: the value is '0.5'; it must be a whole number"),
+        (["--price", "0"], "--price: the value is 0; it must be above 0"),
+        (["--price", "nan"], "--price: the value is nan; it must be a number"),
+        (["--price", "1e400"], "--price: the value is 1e400; it must be above 0 and at most"),
+        (["--price", "1_000_000.5"], "--price: the value is 1_000_000.5; it must be"),
+        (["--units", "4", "--for-rows", "399"], "give at least as many, draw fewer with --units"),
     ],
 )
 def test_wrong_use_writes_nothing(more, message, manifest, tmp_path, capsys):

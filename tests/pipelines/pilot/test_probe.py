@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_diht.pipelines.pilot.command import main
+from open_diht.pipelines.pilot.probe import ALIVE, Answer, probe_of
+from tests.common.html_tags import Tags
 from tests.pipelines.fetch.conftest import jpeg, silent_port, web
 
 __all__ = ["silent_port", "web"]
@@ -60,7 +62,19 @@ def test_living_and_dead_addresses_are_counted_and_forecast(web, tmp_path, capsy
     assert content["forecast"]["images"]["alive"]["value"] == pytest.approx(29)
     assert content["forecast"]["core_hours"]["download"]["value"] > 0
     assert "48.3%" in capsys.readouterr().out
+    page = Tags((tmp_path / "out" / "pilot" / "pilot.html").read_text()).text
+    assert "48.3 % of 60 random addresses" in page and "still have an image" in page
+    run = content["run"]["forecast"]["run"]
+    assert run["kept"] == rows["kept, alive"]
+    assert run["core_hours"] == content["forecast"]["core_hours"]["all"]
     assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.tar"))
+
+
+def test_answers_of_all_addresses_are_exact_for_them_alone() -> None:
+    answers = [Answer("a", "h", "", ALIVE if n % 2 else "http_status", 1_000) for n in range(60)]
+    exact, larger = (probe_of(answers, 1.0, rows).rates[ALIVE] for rows in (60, 6_000))
+    assert exact.low == exact.value == exact.high == larger.value == 0.5
+    assert larger.low is not None and larger.high is not None and larger.low < 0.5 < larger.high
 
 
 def test_a_host_that_never_answers_is_given_up_and_costs_no_other(
