@@ -239,7 +239,7 @@ def _notes(
     if "spotting" in whole.stages and not any(unit.images for unit in sample):
         notes.append(
             "OCR read no image of the sample: what depends on images is unknown; images are at most"
-            " those above, multiply them by what your images take"
+            " those that are forecast, multiply them by what your images take"
         )
     notes.append(
         "hours are for the cores of the pilot's workers, without starting workers or other"

@@ -181,6 +181,9 @@ def test_without_images_it_says_what_it_does_not_know(manifest, tmp_path, capsys
         found["images"]["read"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
     )
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
+    page = Tags((tmp_path / "out" / "pilot" / "pilot.html").read_text()).text
+    begin = " ".join(page.split("What it rests on")[0].split())
+    assert "at most" in begin and "take at least" in begin and "a rate of" not in begin
 
 
 @pytest.mark.slow

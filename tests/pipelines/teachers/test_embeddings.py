@@ -223,7 +223,7 @@ def test_embeddings_of_stage_score_are_taken_over_where_model_and_crop_agree(
         (["--crops", "2"], "add --store concepts,embeddings"),
         (
             ["--store", "embeddings", "--crop-scale", "0", "1"],
-            "the value is 0.0; it must be above 0",
+            "the value is 0; it must be above 0",
         ),
         (
             ["--store", "embeddings", "--captions", "a", "--datacompdr"],
