@@ -71,6 +71,8 @@ filter: ## Filter a data set (DATASET INPUT OUTPUT PRESET STAGES RUNNER WORKERS 
 	$(call run,filter,$(DOWNLOAD) $(SCORE),$(WHAT))
 view: ## Look at an output, finished or not, on a local web page (OUTPUT PRESET)
 	$(call run,view,view,output=OUTPUT preset=PRESET)
+rows: ## Print the rows of an output that fit, in an order (OUTPUT)
+	$(call run,rows$(if $(OUTPUT), $(call quote,$(OUTPUT))))
 verify: ## Check an output against its records, its preset and its input (OUTPUT INPUT)
 	$(call run,verify$(if $(OUTPUT), $(call quote,$(OUTPUT))),,input=INPUT)
 pilot: ## Filter a random sample and forecast the whole (as filter; UNITS)

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -55,9 +55,7 @@ class Parser(argparse.ArgumentParser):
         `write_numbers`."""
         self.add_argument(
             "--quiet",
-            action=_Quiet,
-            nargs=0,
-            default=argparse.SUPPRESS,
+            action="store_true",
             help="print only errors and what --json - prints" if numbers else "print only errors",
         )
         if numbers:
@@ -88,11 +86,6 @@ class Parser(argparse.ArgumentParser):
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
-
-
-class _Quiet(argparse.Action):
-    def __call__(self, *_: Any) -> None:
-        os.environ[QUIET] = "1"
 
 
 class GivenOnce(argparse.Action):
@@ -226,10 +219,13 @@ def command(
     def main(*arguments: Any, options: argparse.Namespace | None = None, **defaults: str) -> int:
         def parse_and_do() -> int:
             chosen = options or parse(*arguments, **defaults)
-            if getattr(chosen, "json", None) != "-":
-                return do(chosen)
-            chosen.numbers_to = sys.stdout
-            with redirect_stdout(sys.stderr):
+            with ExitStack() as until_done:
+                if getattr(chosen, "quiet", False) and QUIET not in os.environ:
+                    os.environ[QUIET] = "1"
+                    until_done.callback(os.environ.pop, QUIET)
+                if getattr(chosen, "json", None) == "-":
+                    chosen.numbers_to = sys.stdout
+                    until_done.enter_context(redirect_stdout(sys.stderr))
                 return do(chosen)
 
         return ended(parse_and_do, **ends)

@@ -83,7 +83,7 @@ def run_command(
             from open_diht.common.command_line import parsed_by
 
             named["options"] = parsed_by(parser, *arguments, **named)
-        if QUIET not in os.environ:
+        if not getattr(named["options"], "quiet", False) and QUIET not in os.environ:
             _write(f"{LOADING}\n")
     command = importlib.import_module(module)
     if hasattr(command, "before_main"):

@@ -56,6 +56,12 @@ COMMANDS = {
         parser="open_diht.pipelines.view.options",
         resumes=False,
     ),
+    "rows": Command(
+        "print the rows of an output that fit, in an order",
+        "open_diht.pipelines.rows.command",
+        parser="open_diht.pipelines.rows.options",
+        resumes=False,
+    ),
     "verify": Command(
         "check an output against its records, its preset and its input",
         "open_diht.pipelines.verify.command",

@@ -42,6 +42,9 @@ def as_module(module: str, *arguments: str) -> None:
         ("view", [], []),
         ("view", ["OUTPUT=/data/cat", "PRESET=strict", "ARGS=--port 8000"],
          ["--output", "/data/cat", "--preset", "strict", "--port", "8000"]),
+        ("rows", [], []),
+        ("rows", ["OUTPUT=/data/cat", "ARGS=--end kept --order overlap"],
+         ["/data/cat", "--end", "kept", "--order", "overlap"]),
         ("verify", [], []),
         ("verify", ["OUTPUT=/data/cat", "INPUT=/data/*.tsv", "ARGS=--sample 9"],
          ["/data/cat", "--input", "/data/*.tsv", "--sample", "9"]),
@@ -85,7 +88,7 @@ def test_a_command_line_is_parsed_once(words: list[str], monkeypatch: pytest.Mon
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
-    wanted = {"filter", "view", "verify", "pilot", "select", "concepts", "train"}
+    wanted = {"filter", "view", "rows", "verify", "pilot", "select", "concepts", "train"}
     wanted |= {"bench", "bench-data", "compare"}
     others = {"average", "check-shards", "completion", "deploy", "publish", "table", "weights"}
     assert set(cli.COMMANDS) == wanted | others, (

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,6 +86,11 @@ def make_app(bench: Workbench) -> Starlette:
             raise HTTPException(404, str(why)) from why
         return Response(found.data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
+    def uids(request: Request) -> Response:
+        lines = pages.uids_of(bench, request.query_params)
+        saved = {"Content-Disposition": 'attachment; filename="uids.txt"'}
+        return StreamingResponse(lines, media_type="text/plain", headers=saved)
+
     def row_of_unit(request: Request) -> Response:
         place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
         if place is None:
@@ -105,15 +110,19 @@ def make_app(bench: Workbench) -> Starlette:
         routes=[
             Route("/", bare(page(pages.overview))),
             Route("/rows", page(pages.rows)),
+            Route("/uids", uids),
             Route("/row/{place}", bare(page(pages.row))),
             Route("/at/{unit}/{ordinal:int}", bare(row_of_unit)),
             Route("/image/{place}", bare(image)),
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
             Route("/style.css", _file(style_sheet(*reversed(_PACKAGES)), "text/css")),
-            Route(
-                "/view.js",
-                _file(files(__package__).joinpath("view.js").read_text("utf-8"), "text/javascript"),
+            *(
+                Route(
+                    f"/{name}",
+                    _file(files(__package__).joinpath(name).read_text("utf-8"), "text/javascript"),
+                )
+                for name in ("view.js", "rows.js")
             ),
         ],
         middleware=[

@@ -14,28 +14,32 @@ from open_diht.common.spelling import spelled
 from open_diht.filters.cascade import NOT_DECIDED, cascade
 from open_diht.filters.presets import Preset
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, TEXT_AREA
-from open_diht.pipelines.funnel import count
 from open_diht.pipelines.output import UNDECIDED, UNREADABLE, Output
 from open_diht.pipelines.report.card import draw_card
 from open_diht.pipelines.report.example import Example
-from open_diht.pipelines.report.funnel import reasons_of
+from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import draw_histograms
-from open_diht.pipelines.store.records import DecideRecord
-from open_diht.pipelines.store.storage import each
 from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
 from open_diht.pipelines.view.evidence import evidence_of
 from open_diht.pipelines.view.query import (
+    MOST_RANKED,
+    ORDERED_ROWS,
     BadAddress,
+    Choices,
     Hit,
     Place,
     Query,
     added_columns,
     address_of,
     check_parameters,
+    choices_of,
+    count_of,
     end_of,
-    numeric_columns,
+    every,
+    parameters_of,
     query_of,
     random_place,
+    ranked,
     row_at,
     search,
 )
@@ -48,9 +52,6 @@ _CHANGED = 6
 no longer keep. These suffice to see a kind of caption, and fit on one screen with the controls."""
 _SCORES = (CLIP_SCORE, MASKED_SCORE, TEXT_AREA, NEG_CLIP_LOSS)
 """Columns with the values that stage `score` measured."""
-_UNITS_COUNTED = 2_000
-"""Maximum number of commit records that are summed for an output whose run has not ended. So the
-page loads within seconds, from a store too."""
 
 
 class Workbench:
@@ -62,6 +63,17 @@ class Workbench:
         self._rows = sample_rows
         self._lock = threading.Lock()
         self._drawn: tuple[object, Sample, Decided] | None = None
+        self._counted: tuple[object, tuple[FunnelRecord, int | None]] | None = None
+
+    def counts(self) -> tuple[FunnelRecord, int | None]:
+        """Return `count_of`. Units are counted again if the funnel or the commits of units have
+        changed."""
+        # Without the lock, for which a page would wait while a sample is drawn.
+        about = self.output.listing(), self.output.funnel()
+        known = self._counted
+        if known is None or known[0] != about:
+            known = self._counted = about, count_of(self.output)
+        return known[1]
 
     def sample(self, seed: int) -> tuple[Sample, Decided]:
         """Return the sample of a seed, and what the output's preset decides on it. The sample is
@@ -87,16 +99,7 @@ class Workbench:
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show where the rows went, with links to them."""
     output = bench.output
-    run = funnel = output.funnel() if output.state().finished else None
-    counted = None
-    if run is None:  # a run that has not ended: sum up what it has committed
-        units = output.listing().decided[:_UNITS_COUNTED]
-        decisions: Iterator[DecideRecord | None] = each(
-            output.decide_record, units, output.layout.root
-        )
-        records = ((record["rows"], record) for record in decisions if record is not None)
-        run = count(records, output.preset, output.stages, cascade(output.preset))
-        counted = len(units)
+    run, counted = bench.counts()
 
     def link(reason: str) -> str:
         end = reason if reason in ("kept", "dead_letter") else "rejected"
@@ -114,7 +117,7 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "preset": output.preset.name,
         "preset_from": output.preset_from,
         "stages": output.stages,
-        "histograms": draw_histograms(funnel) if funnel else "",
+        "histograms": draw_histograms(run) if counted is None else "",
     }
 
 
@@ -124,45 +127,91 @@ def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
 def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Show a page of rows that fit the query of `query.query_of`."""
     output = bench.output
-    columns = numeric_columns(output)
-    query = query_of(given, columns)
-    start = Place.parse(given["from"]) if given.get("from") else None
-    if start is not None and start.unit != UNREADABLE and start.unit not in output.plan:
-        raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
-    page = search(output, query, start)
+    choices, query, start, skip = _asked(bench, given)
+    page = (
+        ranked(output, query, start, skip, most=ORDERED_ROWS)
+        if query.order
+        else search(output, query, start)
+    )
+    shown = skip + len(page.hits)
+    more = page.fit is not None and page.fit > shown
     return "rows.html.j2", {
         "here": "rows",
         "query": query,
         "given": given,
-        "ends": _ends(output),
+        "ends": _ends(choices),
         "end": end_of(query.end, query.reason),
-        "columns": columns,
+        "columns": choices.columns,
+        "orders": choices.orders,
         "more_filters": any((query.read, query.complexity, query.overlap, query.values)),
         "page": page,
+        "total": page.fit if query.order else choices.rows(query),
+        "skip": skip,
         "hits": [(one.place, one.row, _caption(one, query)) for one in page.hits],
-        "next": address_of(query, page.after) if page.after else None,
-        "first": address_of(query) if start else None,
+        "more": more,
+        "next": address_of(query, start, shown)
+        if more
+        else address_of(query, page.after)
+        if page.after
+        else None,
+        "first": address_of(query) if start or skip else None,
         "random": address_of(query, random_place(output)),
+        "link": address_of(query, start, skip),
+        "uids": "\n".join(one.row["uid"] for one in page.hits if one.row["uid"]),
+        "uids_file": address_of(query, start, page="/uids"),
+        "most": MOST_RANKED,
+        "command": _rows_command(output, query),
     }
 
 
-def _ends(output: Output) -> list[tuple[str, str]]:
-    """Return the ends that can be chosen, each as parameter of the address and as label."""
-    reasons = [step.reason for step in cascade(output.preset) if not step.rare]
-    funnel = output.funnel()
-    if funnel:
-        reasons = list(dict.fromkeys([*reasons_of(funnel), *reasons]))
-    ends = [("", "all rows"), ("kept", "kept"), ("rejected", "rejected")]
-    ends += [(end_of("rejected", reason), f"rejected: {words(reason)}") for reason in reasons]
-    ends += [("dead_letter", "dead letter")]
-    if funnel:
-        ends += [
-            (end_of("dead_letter", error), f"dead letter: {words(error)}")
-            for error in funnel["dead_letter"]["by_error"]
-        ]
-    if output.listing().undecided:
-        ends.append((UNDECIDED, "not decided yet"))
-    return ends
+def uids_of(bench: Workbench, given: Mapping[str, str]) -> Iterator[str]:
+    """Yield the uids of all rows of a list, each on a line; with an order the first `MOST_RANKED`
+    of the rows that its page ranks. Dead letters of whole files have no uid."""
+    _, query, start, _ = _asked(bench, given)
+    if query.order:
+        most = {"rows": MOST_RANKED, "most": ORDERED_ROWS}
+        hits = iter(ranked(bench.output, query, start, columns=["uid"], **most).hits)
+    else:
+        hits = every(bench.output, query, start, columns=["uid"])
+    return (f"{hit.row['uid']}\n" for hit in hits if hit.row["uid"])
+
+
+def _asked(bench: Workbench, given: Mapping[str, str]) -> tuple[Choices, Query, Place | None, int]:
+    """Return what an address asks for: the choices, the query, the place where it begins, and how
+    many rows of an order come before the page. Raise BadAddress as `query_of` does."""
+    choices = choices_of(bench.output, bench.counts())
+    query = query_of(given, choices)
+    start = Place.parse(given["from"]) if given.get("from") else None
+    if start is not None and start.unit != UNREADABLE and start.unit not in bench.output.plan:
+        raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
+    skip = given.get("skip") or "0"
+    if not skip.isdecimal() or len(skip) > 9 or int(skip) > (MOST_RANKED if query.order else 0):
+        raise BadAddress(
+            f"skip is {skip[:40]!r}; it must be a whole number of at most {MOST_RANKED:,}, and only"
+            " a list with an order has it"
+        )
+    return choices, query, start, int(skip)
+
+
+def _rows_command(output: Output, query: Query) -> str:
+    """Return the command that lists the rows of a query in a shell."""
+    said = parameters_of(query)
+    end, _, reason = said.pop("end", "").partition(":")
+    said |= {name: word for name, word in (("end", end), ("reason", reason)) if word}
+    flags = ["--ascending"] if said.pop("ascending", "") else []
+    return spelled("rows", *flags, str(output.layout.root), **said)
+
+
+def _ends(choices: Choices) -> list[tuple[str, str]]:
+    """Return the ends that can be chosen, each as parameter of the address and as label with its
+    number of rows."""
+    named = {"": "all rows", UNDECIDED: "not decided yet"}
+    labels = []
+    for one, rows in choices.ends.items():
+        end, _, reason = one.partition(":")
+        label = named.get(end, words(end)) + (f": {words(reason)}" if reason else "")
+        labels.append((one, label if rows is None else f"{label} ({rows:,})"))
+    return labels
 
 
 def _caption(hit: Hit, query: Query) -> str:

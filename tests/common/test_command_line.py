@@ -193,7 +193,7 @@ def numbers_of(arguments: list[str]) -> int:
 
 
 def test_numbers_go_alone_to_standard_output_or_to_a_file_and_quiet_hides_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert numbers_of([]) == OK
     assert capsys.readouterr() == ("three rows\n", "")
@@ -208,8 +208,6 @@ def test_numbers_go_alone_to_standard_output_or_to_a_file_and_quiet_hides_the_re
     assert numbers_of(["--json", str(tmp_path / "file" / "numbers.json")]) == WRONG_USE
     assert f"--json {tmp_path}/file/numbers.json" in capsys.readouterr().err
 
-    monkeypatch.setenv(QUIET, "")  # so that it is what it was after this test
-    monkeypatch.delenv(QUIET)
     assert numbers_of(["--quiet"]) == OK
     assert capsys.readouterr() == ("", "")
     assert numbers_of(["--quiet", "--json", "-"]) == OK
@@ -217,6 +215,7 @@ def test_numbers_go_alone_to_standard_output_or_to_a_file_and_quiet_hides_the_re
     assert json.loads(quiet.out) == {"rows": 3} and quiet.err == ""
     assert numbers_of(["--quiet", "--no-such-option"]) == WRONG_USE
     assert "--no-such-option" in capsys.readouterr().err, "errors are said"
+    assert QUIET not in os.environ
 
 
 def test_full_standard_files_are_named_and_end_nothing_else(monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """The pages: guarded, escaped, bounded; and errors that say what is wrong."""
 
+import html
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -9,7 +11,16 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines.output import Output
-from open_diht.pipelines.view.query import Bounds, Place, Query, address_of, query_of, search
+from open_diht.pipelines.view.query import (
+    Bounds,
+    Place,
+    Query,
+    address_of,
+    choices_of,
+    count_of,
+    query_of,
+    search,
+)
 from tests.common.html_tags import Tags
 from tests.pipelines.view.conftest import HOSTILE
 
@@ -25,7 +36,7 @@ def get(address: str, **headers: str) -> tuple[int, str, Any]:
 
 
 ADDRESSES = ["/", "/rows", "/rows?caption=script", "/thresholds", "/style.css"]
-ADDRESSES.append("/thresholds/kept?captions.min_actions=2")
+ADDRESSES += ["/thresholds/kept?captions.min_actions=2", "/uids?end=kept", "/rows.js"]
 
 
 @pytest.mark.parametrize("address", [*ADDRESSES, "/view.js", "/nowhere", "/rows?end=elsewhere"])
@@ -64,8 +75,9 @@ def test_pages_are_well_formed_and_load_only_their_own(address: str, site: str) 
     )
     loaded = [one.get("src") or one.get("href") or one.get("action") or "/" for _, one in page.tags]
     assert all(one.startswith("/") or one == "data:," for one in loaded)
-    assert [one.get("src") for tag, one in page.tags if tag == "script"] == (
-        ["/view.js"] if "thresholds" in address else []
+    scripts = {"/thresholds": ["/view.js"], "/rows": ["/rows.js"]}
+    assert [one.get("src") for tag, one in page.tags if tag == "script"] == scripts.get(
+        address.partition("?")[0], []
     )
 
 
@@ -89,9 +101,14 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
         ("/row/00000-00000.kept.999", 404, "There is no such row"),
         ("/at/00000-00000/999", 404, "There is no such row"),
         ("/image/00000-00000.kept.999", 404, "the row is missing"),
-        ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
+        ("/rows?end=elsewhere", 400, "no end 'elsewhere'; choose one of kept, rejected"),
         ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is not a number"),
         ("/rows?column=secret", 400, "no numeric column 'secret'; choose one of n, similarity"),
+        ("/rows?end=rejected:actoin", 400, "'actoin' (did you mean 'action'?)"),
+        ("/rows?order=overlp", 400, "no order 'overlp' (did you mean 'overlap'?)"),
+        ("/rows?order=overlap&skip=100001", 400, "a whole number of at most 100,000"),
+        ("/rows?skip=1", 400, "only a list with an order has it"),
+        ("/uids?end=elsewhere", 400, "no end 'elsewhere'"),
         ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
         ("/rows?captoin=dog", 400, "no parameter 'captoin' (did you mean 'caption'?)"),
         ("/?end=kept", 400, "no parameter 'end'; this page has none"),
@@ -112,6 +129,50 @@ def test_hostile_captions_are_text(site: str, output: Output) -> None:
 def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
     found, text, _ = get(site + address)
     assert (found, said in Tags(text).text) == (status, True), text
+
+
+def links_of(text: str) -> dict[str, str]:
+    """The addresses of a page's links, by their text."""
+    links = re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', text)
+    return {name: html.unescape(address) for address, name in links}
+
+
+def test_the_pages_of_an_order_go_on_to_its_end(site: str, finished: Any) -> None:
+    address, seen, pages = "/rows?order=complexity", list[int](), 0
+    while address:
+        pages += 1
+        text = get(site + address)[1]
+        found = [int(number) for number in re.findall(r"complexity <b>(\d+)</b>", text)]
+        seen += found
+        address = links_of(text).get("Next rows", "")
+    rows = [row for end in ("kept", "rejected") for row in finished.rows(end)]
+    assert pages > 1 and seen == sorted((row["complexity"] for row in rows), reverse=True)
+
+
+def test_the_uids_of_a_list_are_a_file_and_its_link_is_the_list(site: str, finished: Any) -> None:
+    rejected = [row for row in finished.rows("rejected") if row["reason"] == "action"]
+    asked = "/rows?end=rejected%3Aaction&caption=a&complexity_high=&order=action_score"
+    text = get(site + asked)[1]
+    links = links_of(text)
+    assert (
+        get(site + links["link to this list"])[1].partition("looked at")[0]
+        == (text.partition("looked at")[0])
+    )
+    status, lines, headers = get(site + links["all uids as a file"])
+    expected = {row["uid"] for row in rejected if "a" in row["caption"].lower()}
+    assert status == 200 and "attachment" in headers["Content-Disposition"]
+    assert expected and len(lines.splitlines()) == len(expected) == len({*lines.splitlines()})
+    assert {*lines.splitlines()} == expected
+    plain = get(f"{site}/uids?end=rejected%3Aaction")[1].split()
+    assert sorted(plain) == sorted(row["uid"] for row in rejected)
+
+
+def test_each_end_is_listed_with_its_rows(site: str, finished: Any) -> None:
+    text = get(site + "/rows")[1]
+    labels = dict(re.findall(r'<option value="([^"]*)"[^>]*>([^<]*)</option>', text))
+    for reason, rows in finished.funnel["rejected"].items():
+        assert labels[f"rejected:{reason}"].endswith(f"({rows})")
+    assert labels["kept"] == f"kept ({finished.funnel['kept']})"
 
 
 def test_a_threshold_that_the_preset_refuses_is_said_on_the_page(site: str) -> None:
@@ -239,7 +300,7 @@ def test_a_record_of_images_in_another_shape_is_named(
             )
 
 
-def test_an_address_is_its_query() -> None:
+def test_an_address_is_its_query(output: Output) -> None:
     query = Query(
         end="rejected",
         reason="action",
@@ -248,7 +309,11 @@ def test_an_address_is_its_query() -> None:
         overlap=Bounds(low=0.5, high=2),
         column="n",
         values=Bounds(low=-12_345.678_9, high=1_234_567),
+        order="action_score",
+        ascending=True,
     )
     place = Place("00000-00003", "kept", 7)
-    given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))
-    assert query_of(given, ["n"]) == query and Place.parse(given["from"]) == place
+    given = dict(urllib.parse.parse_qsl(address_of(query, place, 48).partition("?")[2]))
+    choices = choices_of(output, count_of(output))
+    assert query_of(given, choices) == query
+    assert (Place.parse(given["from"]), given["skip"]) == (place, "48")

@@ -9,7 +9,7 @@ import pytest
 from open_diht.pipelines.output import Output
 from open_diht.pipelines.store.storage import store_path
 from open_diht.pipelines.view.evidence import evidence_of
-from open_diht.pipelines.view.query import Query, search
+from open_diht.pipelines.view.query import Query, ranked, search
 from open_diht.pipelines.view.thresholds import decide, draw
 
 
@@ -28,6 +28,9 @@ def test_all_that_is_shown_is_the_same(remote: Output, output: Output) -> None:
     assert units[0] == units[1] and remote.state() == output.state()
     found, expected = (search(one, Query(end="rejected", caption="a")) for one in (remote, output))
     assert found.hits == expected.hits and found.looked_at == expected.looked_at
+    asked = Query(end="rejected", order="action_score")
+    best, expected = (ranked(one, asked, rows=5) for one in (remote, output))
+    assert best.hits == expected.hits and best.fit == expected.fit
     place = found.hits[0].place
     assert evidence_of(remote, place) == evidence_of(output, place)
     strict = Output(remote.layout.root, "strict").preset

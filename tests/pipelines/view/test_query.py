@@ -1,6 +1,8 @@
 """A search finds what a look at every row finds, in pages, within its time."""
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,17 @@ import pytest
 from open_diht.pipelines.output import Output
 from open_diht.pipelines.stages.decide import broken_unit
 from open_diht.pipelines.store.commit import publish_table
+from open_diht.pipelines.view.evidence import evidence_of
 from open_diht.pipelines.view.query import (
     Bounds,
     Place,
     Query,
     QueryResult,
+    choices_of,
+    count_of,
+    every,
     numeric_columns,
+    ranked,
     row_at,
     search,
 )
@@ -35,6 +42,67 @@ def everything(output: Output, query: Query, **options: Any) -> list[Any]:
 def numbers(output: Output, hits: list[Any]) -> list[int]:
     found = [row_at(output, hit.place) for hit in hits]
     return sorted(int(row["n"]) for row in found if row is not None)
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("name", ["complexity", "overlap", "similarity", "action_score"])
+def test_an_order_is_the_sort_of_all_rows(
+    name: str, ascending: bool, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without a number are last, and equal ones stay in the order of the plan."""
+    monkeypatch.setattr("open_diht.pipelines.view.query._GROUP_ROWS", 1)
+    query = Query(order=name, ascending=ascending)
+    whole = ranked(output, query, rows=1_000)
+    expected = []
+    for hit in every(output, Query(), columns=["uid", name]):
+        value = hit.row.get(name)
+        if name == "action_score":
+            actions = (evidence_of(output, hit.place) or {}).get("actions", [])
+            value = max((one["score"] for one in actions), default=None)
+        number = math.inf if value is None else float(value) * (1 if ascending else -1)
+        expected.append((number, hit.place))
+    expected.sort(key=lambda one: one[0])
+    assert [hit.place for hit in whole.hits] == [place for _, place in expected]
+    assert whole.fit == whole.looked_at == len(expected) and whole.after is None
+    parts = [ranked(output, query, skip=skip, rows=9).hits for skip in range(0, len(expected), 9)]
+    assert [hit for part in parts for hit in part] == [*whole.hits]
+
+
+def test_an_order_ranks_so_many_rows_and_goes_on_behind_them(output: Output) -> None:
+    query = Query(end="rejected", order="overlap")
+    seen, start = list[Place](), None
+    whole = ranked(output, query, rows=1_000)
+    while True:
+        part = ranked(output, query, start, rows=1_000, most=1)
+        assert part.fit == len(part.hits) == part.looked_at < len(whole.hits)
+        seen += [hit.place for hit in part.hits]
+        if (start := part.after) is None:
+            break
+    assert sorted(seen) == sorted(hit.place for hit in whole.hits)
+
+
+def test_the_number_of_a_lists_rows_comes_from_records(copied: Path) -> None:
+    output = Output(copied)
+    funnel = output.funnel()
+    assert funnel is not None
+    choices = choices_of(output, count_of(output))
+    ends = ["kept", "rejected", "dead_letter"]
+    queries = [Query(end="rejected", reason=reason) for reason in funnel["rejected"]]
+    queries += [Query(end=end) for end in ends]
+    for query in queries:
+        assert choices.rows(query) == len(everything(output, query))
+    assert choices.rows(Query(end="kept", caption="a")) is None
+    assert choices.rows(Query(end="rejected", overlap=Bounds(low=0))) is None
+    for folder in ("kept", "rejected"):  # no file is counted
+        shutil.rmtree(copied / folder)
+    (copied / "funnel.json").unlink()
+    records = sorted((copied / "work/decide/commits").glob("*.json"))
+    records[0].unlink()
+    output = Output(copied)
+    running = choices_of(output, count_of(output))
+    kept = sum(json.loads(record.read_text())["kept"] for record in records[1:])
+    assert running.rows(Query(end="kept")) == kept and not running.sure
+    assert running.rows(Query(end="undecided")) is None
 
 
 Fits = Callable[[str, dict[str, Any]], bool]
