@@ -78,6 +78,26 @@ def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
     assert all(int(re.search(r"overlap\s+(\d+)", text)[1]) >= 9 for text in shown)  # type: ignore[index]
 
 
+def test_choose_an_order_and_copy_the_uids(page: Any, site: str, finished: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{site}/rows")
+    page.select_option("[name=end]", "rejected:action")
+    page.select_option("[name=order]", "action_score")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url(re.compile("order=action_score"))
+    rows = [row for row in finished.rows("rejected") if row["reason"] == "action"]
+    assert f"of {len(rows)}, highest action score first" in page.inner_text(".found")
+    page.click(".take summary")
+    page.click("#copy")
+    page.locator("#copy", has_text="copied").wait_for()
+    uids = page.evaluate("navigator.clipboard.readText()").split()
+    assert len(uids) == min(24, len(rows)) and {*uids} <= {row["uid"] for row in rows}
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="all uids as a file").click()
+    lines = saved.value.path().read_text().split()
+    assert lines[: len(uids)] == uids and sorted(lines) == sorted(row["uid"] for row in rows)
+
+
 def test_a_moved_threshold_shows_what_a_run_then_keeps(page, manifest, copied, filtering):
     page.get_by_role("link", name="Thresholds").click()
     page.wait_for_selector("html.scripted")
@@ -131,7 +151,7 @@ def test_a_hostile_caption_stays_text(caption: str, page: Any, site: str) -> Non
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_their_window(width: int, scheme: str, site: str, browser: Any) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for address in ("/", "/rows", "/thresholds", "/row/00000-00000.kept.0"):
+    for address in ("/", "/rows", "/rows?order=overlap", "/thresholds", "/row/00000-00000.kept.0"):
         tab.goto(site + address)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, address
     tab.close()

@@ -57,8 +57,9 @@ def test_an_order_is_the_sort_of_all_rows(
     for hit in every(output, Query(), columns=["uid", name]):
         value = hit.row.get(name)
         if name == "action_score":
-            actions = (evidence_of(output, hit.place) or {}).get("actions", [])
-            value = max((one["score"] for one in actions), default=None)
+            evidence = evidence_of(output, hit.place)
+            assert evidence is not None
+            value = max((one["score"] for one in evidence["actions"]), default=None)
         number = math.inf if value is None else float(value) * (1 if ascending else -1)
         expected.append((number, hit.place))
     expected.sort(key=lambda one: one[0])
