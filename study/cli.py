@@ -42,8 +42,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     parser.add_argument(
         "--output", help="folder of the results (default out/study; of tiny, out/study-tiny)"
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR"
+    )
+    instead.add_argument(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        help=(
+            "run nothing: print which changes between arms of the results lie outside the intervals"
+            " of those in DIR, such as study/results; status 1 if there is any"
+        ),
     )
 
     def run() -> int:
@@ -61,10 +71,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
         # error.
         from study import synthetic
         from study.data import DRAWN, Data
-        from study.run import make_pages, study
+        from study.run import compare_rows, make_pages, study
 
         if options.page:
             return make_pages(Rows(output), options.page)
+        if options.compare:
+            return compare_rows(Rows(output), Rows(options.compare))
         track = _runnable(options.track, options.study)
         folder = Path(options.data or "out/study-data")
         if tiny:

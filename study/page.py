@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,22 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
 from study import figures, words
-from study.claims import rivals
+from study.claims import negatives, rivals
 from study.claims.described import described
 from study.claims.negatives import ranks_by_scale
 from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
-from study.tables import TABLES, Line, lines
+from study.tables import TABLES, Line, lines, pool_sizes
 
-PAGES = (
-    "study.md",
-    "study-details.md",
-    "when-filtering-pays.md",
-    "which-filter-when.md",
-    "which-beta.md",
-)
-"""Names of the pages in the documentation. The templates in this folder end in `.j2`."""
-
-
+PAGES = ("study.md", "study-details.md", "which-filter-when.md", "which-beta.md")
+"""Names of the pages in the documentation. The templates in this folder end in `.j2`. Each claim
+also has a page and a CSV file in the folder `claims`, from `claim.md.j2`."""
 TITLES = {
     "cat": "CAT",
     "rivals": "Rivals",
@@ -40,6 +35,34 @@ TITLES = {
     "select": "Selection for a budget",
     "weights": "Weights instead of verdicts",
 }
+HEADINGS = {
+    "cat": "CAT's subset",
+    "rivals": "Each filter and a random part of its size",
+    "combined": "What a score adds to CAT, and CAT to a score",
+    "score-against-cat": "A score and CAT at one size",
+    "masking": "Masked scores and Text-spotting",
+    "reading": "Which models read text",
+    "mix": "The fit without labels and the score",
+    "mix-rivals": "The fit without labels and its rivals",
+    "negcliploss-against-score": "negCLIPLoss and the score",
+    "mix-sizes": "Other sizes",
+    "mix-without": "The fit without one of its features",
+    "concepts": "Predictions as targets",
+    "teachers": "Embeddings and no teacher",
+    "teachers-both": "Concepts on top of embeddings",
+    "teachers-concepts": "Concepts and no teacher",
+    "teachers-negatives": "HN-NCE and InfoNCE",
+    "teachers-more": "Embeddings and the teacher's own pairs",
+    "negatives": "HN-NCE and InfoNCE",
+    "fewshot": "The paper's probe and others",
+    "weak-text": "A probe that may leave out the text",
+    "select": "A selection and all or the kept pairs",
+    "weights": "Weights and all pairs",
+    "weights-verdicts": "Weights and verdicts by the same values",
+    "weights-default": "The default strength and all pairs",
+    "weights-taught": "Weights with a teacher",
+}
+"""Headings of the tables on the pages of the claims."""
 GUESS = math.exp(math.lgamma(1001) / 1000)
 """Geometric-mean rank of a guess among the thousand test photographs."""
 
@@ -73,6 +96,8 @@ def render(rows: Rows) -> dict[str, str]:
         "signed": words.signed,
         "results": words.results,
         "significant": words.significant,
+        "tests": words.tests,
+        "pool": words.pool_in_words,
     }
     content = {
         **tracks[CPU],
@@ -81,11 +106,13 @@ def render(rows: Rows) -> dict[str, str]:
         "claims": CLAIMS,
         "titles": TITLES,
         "tables": TABLES,
-        "in_table": words.table_in_markdown,
         "in_story": words.story_in_markdown,
         "recall": words.recall_in_markdown,
         "matrix": words.matrix,
-        "means": words.means_in_markdown,
+        "summary": words.summary_in_markdown,
+        "headings": HEADINGS,
+        "sizes": {claim: pool_sizes(each) for claim, each in found.items()},
+        "scales_chosen": described(negatives.ABOUT)["chosen"],
         "arm": words.arm_in_words,
         "separations": words.separations_in_markdown,
         "held_by_seeds": words.held_by_seeds(trainings),
@@ -94,11 +121,45 @@ def render(rows: Rows) -> dict[str, str]:
         "planned": len(rivals.planned(CPU, "full")),
     }
     pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
+    for claim in CLAIMS:
+        page = environment.get_template("claim.md.j2").render(**content, claim=claim)
+        pages[f"claims/{claim}.md"] = page
+    pages = {name: _wrapped(page) for name, page in pages.items()}
+    for claim in CLAIMS:
+        compared = {
+            (track, name): of["lines"][name]
+            for track, of in tracks.items()
+            for name, table in TABLES.items()
+            if table.claim == claim
+        }
+        pages[f"claims/{claim}.csv"] = words.lines_in_csv(compared)
     return pages | {f"images/study-{name}.svg": svg for name, svg in plots.items()}
 
 
+def _wrapped(page: str) -> str:
+    """Return a page of Markdown with its paragraphs and list items wrapped at 100 characters, and
+    with no more than one empty line in a row."""
+    # Code, which is every other part, and tables, headings and indented lines do not change.
+    parts = re.split(r"(^```.*?^```$)", page, flags=re.MULTILINE | re.DOTALL)
+    for number in range(0, len(parts), 2):
+        text = re.sub(r"\n{3,}", "\n\n", parts[number])
+        parts[number] = re.sub(
+            r"^(?![|#!<]|    )(- )?\S.*(?:\n(?![|#!<]|- |\n).+)*",
+            lambda found: textwrap.fill(
+                " ".join(found[0].split()),
+                100,
+                subsequent_indent="  " if found[1] else "",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ),
+            text,
+            flags=re.MULTILINE,
+        )
+    return "".join(parts)
+
+
 def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
-    """Return the tables, plots and sentences of one track by claim, and the suffix of its plots'
+    """Return the tables and plots of one track by claim, and the suffix of its plots'
     names."""
     of_track = {
         claim: [row for row in each if row.arm.track == track] for claim, each in found.items()
@@ -109,9 +170,6 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
     return {
         "track": track,
         "rows": of_track,
-        "verdicts": {
-            name: words.verdicts_in_words(made) for name, made in compared.items() if made
-        },
         "lines": compared,
         "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
         "figures": {f"{claim}{suffix}": svg_file(svg) for claim, svg in plots.items()},

@@ -43,6 +43,8 @@ class Line:
     repeats: float | None
     """How often B saw each of its pairs (for `select`, each kept pair). It is None if the row of B
     lacks this."""
+    pairs: int | None
+    """Pairs in the pool, if the rows have their number."""
 
     @property
     def verdict(self) -> str:
@@ -150,6 +152,7 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     values."""
     of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
     found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]
+    pairs = pool_sizes(found)
     made = [
         line
         for pool in _unique(row.arm.pool for row in found)
@@ -169,7 +172,27 @@ def lines(rows: Rows, table: Table, track: str) -> list[Line]:
     )
     # One correction covers all cells of the table.
     cells = iter(corrected([cell for line in made for cell in line.found]))
-    return [replace(line, found=tuple(itertools.islice(cells, len(line.found)))) for line in made]
+    return [
+        replace(
+            line,
+            found=tuple(itertools.islice(cells, len(line.found))),
+            pairs=pairs.get(line.pool),
+        )
+        for line in made
+    ]
+
+
+def pool_sizes(found: Sequence[Row]) -> dict[str, int]:
+    """Return the number of pairs in each pool whose rows have it, without rows that chose
+    something."""
+    sizes: dict[str, int] = {}
+    for row in found:
+        pairs = row.notes.get("pool", row.notes.get("pairs"))
+        # The arms `more-` of the claim teachers also learn from pairs of other pools.
+        tuning = row.arm.settings.get("stage") == TUNING
+        if pairs and not tuning and not row.arm.arm.startswith("more-"):
+            sizes[row.arm.pool] = max(pairs, sizes.get(row.arm.pool, 0))
+    return sizes
 
 
 def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
@@ -208,6 +231,7 @@ def _compared(
                 a=a,
                 found=tuple(cell for cell in cells if cell is not None),
                 repeats=first.notes.get("repeats"),
+                pairs=None,
             )
 
 

@@ -1,13 +1,15 @@
-"""Tables and lines in words: Markdown for the page and the terminal."""
+"""Tables and lines in words: Markdown for pages and the terminal, CSV for downloads."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from study.comparison import Compared
-from study.rows import TUNING, Row
-from study.tables import Line, Table
+from study.rows import Row
+from study.tables import Line, Table, pool_sizes
 
 MINUS = "\u2212"
 ARMS = {
@@ -45,12 +47,28 @@ ARMS = {
     "more": "both halves without a teacher",
     "imagenet": "ImageNet logits",
     "beta-0": "InfoNCE",
+    "beta-0.25": "beta 0.25",
+    "beta-0.5": "beta 0.5",
+    "beta-1": "beta 1",
     "probe": "probe",
     "random-init": "random init",
     "text-or-zero": "text or zero",
     "zero-shot": "zero-shot",
 }
 """Names of arms on the page. Arms that are not listed keep their names."""
+TESTS = {
+    "flickr8k-test": "photographs",
+    "web-held": "web pairs",
+    "lettered-test": "photographs with text",
+    "rendered": "captions as images",
+}
+"""Names of test sets on the page. Test sets that are not listed keep their names."""
+CSV = (
+    *("track", "table", "test_set", "pool", "pool_pairs", "samples_seen", "repeats", "first"),
+    *("second", "measure", "first_mean", "second_mean", "change", "low", "high", "p"),
+    *("p_corrected", "p_corrected_of_seeds", "detectable", "seeds", "items", "verdict"),
+)
+"""Columns of `lines_in_csv`. Changes of ranks are in percent, others in points."""
 ENDS = {**{size: f"{size} %" for size in ("10", "30", "60")}, "infonce": "InfoNCE", "hn": "HN-NCE"}
 """Ends of the names of arms: percentages of a pool that arms of the claim mix learn from, and
 losses."""
@@ -62,8 +80,16 @@ NEEDS = {
     "all": "nothing",
 }
 """The arms that readers ask for first, and what choosing their pairs needs at scale."""
-PAIRS = {"injected": "noisy", "natural": "clean"}
-"""Pools of web pairs, in words."""
+POOLS = {
+    "natural": "clean",
+    "injected": "noisy",
+    "natural-all": "clean",
+    "injected-all": "noisy",
+    "natural-kept": "clean-kept",
+    "injected-kept": "noisy-kept",
+    "flickr8k": "Flickr8k",
+}
+"""Names of pools on the page, before their size. Pools that are not listed keep their names."""
 
 
 def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> str:
@@ -78,7 +104,7 @@ def table_in_markdown(table: Table, lines: Sequence[Line], measure: int = 0) -> 
     for line, counts in zip(lines, seen, strict=True):
         one = line.found[measure]
         arms = f"{arm_in_words(line.b)} {MINUS} {arm_in_words(line.a)}"
-        cells = [line.items.rpartition("/")[0], line.pool, *counts, arms]
+        cells = [test_set(line), _pool(line), *counts, arms]
         rows.append([*cells, difference(one), signed(one.low), signed(one.high)])
     return _markdown(heads, rows)
 
@@ -91,14 +117,13 @@ def story_in_markdown(lines: Sequence[Line]) -> str:
         "pool",
         "samples seen",
         *["repeats"] * any(len(counts) > 1 for counts in seen),
-        "first arm",
-        "second arm",
+        "first arm against second",
     ]
     heads += ["R@10 of first, %", "R@10 of second, %", "rank, %"]
     rows = []
     for line, counts in zip(lines, seen, strict=True):
         rank, recall = line.found
-        cells = [line.pool, *counts, arm_in_words(line.b), arm_in_words(line.a)]
+        cells = [_pool(line), *counts, against(line)]
         rows.append(
             [*cells, marked(f"{recall.b:.1f}", recall), f"{recall.a:.1f}", difference(rank)]
         )
@@ -125,9 +150,10 @@ def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int)
         if (line.a, line.budget, line.verdict) == ("random", budget, "better")
     }
     rows = []
+    pools = {line.pool: _pool(line) for line in lines if line.pool in ("injected", "natural")}
     for arm, needs in NEEDS.items():
         cells = [arm_in_words(arm), needs]
-        for pool in PAIRS:
+        for pool in pools:
             group = [
                 row
                 for row in found
@@ -143,51 +169,66 @@ def recall_in_markdown(found: Sequence[Row], lines: Sequence[Line], budget: int)
                 one = better.get((arm, pool, items))
                 cells.append(marked(recall, one) if one else recall)
         rows.append(cells)
-    sets = [f"{pairs}, {test}" for pairs in PAIRS.values() for test in ("photographs", "web pairs")]
+    sets = [f"{pool}, {test}" for pool in pools.values() for test in ("photographs", "web pairs")]
     return _markdown(["trained on", "the choice needs", *sets], rows)
 
 
 def matrix(lines: Sequence[Line]) -> str:
-    """Return the change of each arm in each pool as a Markdown table with a row for each arm."""
-    pools = {line.pool: f"{line.pool}, {line.repeats or 0:.1f} times" for line in lines}
-    cells = {(line.b, line.pool): difference(line.found[0]) for line in lines}
+    """Return the changes of the rank as a Markdown table: a row for each pair of arms and budget, a
+    column for each pool. It names the budgets if they differ."""
+    pools = {line.pool: _pool(line) for line in lines}
+    cells = {(against(line), line.budget, line.pool): difference(line.found[0]) for line in lines}
+    several = len({line.budget for line in lines}) > 1
     rows = [
-        [arm_in_words(arm), *(cells.get((arm, pool), "") for pool in pools)]
-        for arm in dict.fromkeys(line.b for line in lines)
-    ]
-    return _markdown(["arm", *pools.values()], rows)
-
-
-def means_in_markdown(found: Sequence[Row]) -> str:
-    """Return the geometric-mean rank and mean R@10 over seeds, a row for each test set, pool,
-    budget and arm."""
-    groups: dict[tuple[str, str, int, str], list[Row]] = {}
-    for row in (row for row in found if row.arm.settings.get("stage") != TUNING):
-        for name in (
-            name.removesuffix("/t2i/gm_rank")
-            for name in row.metrics
-            if name.endswith("/t2i/gm_rank")
-        ):
-            groups.setdefault((name, row.arm.pool, row.arm.budget, row.arm.arm), []).append(row)
-    rows = []
-    for (name, pool, budget, arm), group in sorted(groups.items()):
-        rank = math.exp(
-            math.fsum(math.log(row.metrics[f"{name}/t2i/gm_rank"]) for row in group) / len(group)
-        )
-        recall = math.fsum(row.metrics.get(f"{name}/t2i/R@10", math.nan) for row in group) / len(
-            group
-        )
-        repeats = group[0].notes.get("repeats")
-        numbers = [
-            str(len(group)),
-            f"{repeats:.1f}" if repeats else "",
-            f"{rank:.1f}",
-            f"{recall:.1f}",
+        [
+            arms,
+            *[f"{budget:,}"] * several,
+            *(cells.get((arms, budget, pool), "") for pool in pools),
         ]
-        rows.append([name, pool, f"{budget:,}", arm_in_words(arm), *numbers])
-    return _markdown(
-        ["test set", "pool", "samples seen", "arm", "seeds", "repeats", "rank", "R@10, %"], rows
-    )
+        for arms, budget in dict.fromkeys(key[:2] for key in cells)
+    ]
+    heads = ["first arm against second", *["samples seen"] * several]
+    return _markdown([*heads, *pools.values()], rows)
+
+
+def summary_in_markdown(lines: Sequence[Line]) -> str:
+    """Return a Markdown table with a row for each pair of arms and test set: in how many
+    comparisons the first arm is better or worse, and the smallest and the largest change."""
+    first = lines[0].found[0].measure
+    unit = "%" if first.logarithmic else "points"
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((against(line), test_set(line)), []).append(line)
+    rows = []
+    for (arms, test), group in groups.items():
+        changes = [line.found[0].difference for line in group]
+        counts = [[line.verdict for line in group].count(word) for word in ("better", "worse")]
+        numbers = [str(number) for number in (len(group), *counts)]
+        rows.append([arms, test, *numbers, signed(min(changes)), signed(max(changes))])
+    heads = ["first arm against second", "test set", "comparisons", *first.words]
+    return _markdown([*heads, f"lowest, {unit}", f"highest, {unit}"], rows)
+
+
+def lines_in_csv(compared: Mapping[tuple[str, str], Sequence[Line]]) -> str:
+    """Return all comparisons as CSV, one by one measure in a row.
+
+    Args:
+        compared: the lines by track and name of their table.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV)
+    for (track, table), lines in compared.items():
+        for line in lines:
+            for one in line.found:
+                where = [track, table, line.items.rpartition("/")[0], line.pool, line.pairs or ""]
+                seen = [line.budget, "" if line.repeats is None else f"{line.repeats:.2f}"]
+                means = [one.measure.name, f"{one.b:.2f}", f"{one.a:.2f}"]
+                change = [f"{number:.2f}" for number in (one.difference, one.low, one.high)]
+                ps = [f"{p:.3g}" for p in (one.p, one.corrected, one.corrected_of_seeds)]
+                rest = [abs(round(one.detectable, 2)), one.seeds, one.images, one.verdict]
+                writer.writerow([*where, *seen, line.b, line.a, *means, *change, *ps, *rest])
+    return file.getvalue()
 
 
 def separations_in_markdown(found: Sequence[Row]) -> str:
@@ -204,6 +245,7 @@ def separations_in_markdown(found: Sequence[Row]) -> str:
         dict.fromkeys(name for each in of_pool.values() for one in each.values() for name in one)
     )
     rows = []
+    sizes = pool_sizes(found)
     for pool, scorers in sorted(of_pool.items()):
         means = {
             name: math.fsum(one.get(name, math.nan) for one in scorers.values()) / len(scorers)
@@ -213,8 +255,9 @@ def separations_in_markdown(found: Sequence[Row]) -> str:
             one["score"] for one in scorers.values()
         )
         cells = ["" if math.isnan(value) else f"{value:.3f}" for value in means.values()]
-        rows.append([pool, *cells, f"{spread:.3f}"])
-    return _markdown(["pool", *names, "spread of score"], rows)
+        rows.append([pool_in_words(pool, sizes.get(pool)), *cells, f"{spread:.3f}"])
+    heads = [arm_in_words(name) for name in names]
+    return _markdown(["pool", *heads, "spread of score"], rows)
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
@@ -226,9 +269,8 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
         groups: dict[str, list[Line]] = {}
         for line in lines:
             if line.verdict == verdict:
-                arms = f"{arm_in_words(line.b)} against {arm_in_words(line.a)}"
                 groups.setdefault(
-                    f"{arms}, {line.pool}, on {line.items.rpartition('/')[0]}", []
+                    f"{against(line)}, {_pool(line)}, on {test_set(line)}", []
                 ).append(line)
         for where, group in groups.items():
             name = group[0].found[0].measure.name
@@ -273,6 +315,11 @@ def held_by_seeds(tables: Iterable[Sequence[Line]]) -> tuple[int, int, int]:
     )
 
 
+def tests(lines: Sequence[Line]) -> int:
+    """Return how many tests share Holm's correction in a table."""
+    return sum(len(line.found) for line in lines)
+
+
 def difference(one: Compared) -> str:
     """Return the difference alone, as `marked`."""
     return marked(signed(one.difference), one)
@@ -280,10 +327,12 @@ def difference(one: Compared) -> str:
 
 def marked(number: str, one: Compared) -> str:
     """Return the number in bold if its comparison is significant also by seeds alone, in italics if
-    it is significant by seeds and test items only."""
+    it is significant by seeds and test items only. A loss says `worse`, as marks alone look like
+    gains."""
     if one.verdict == "open":
         return number
-    return f"**{number}**" if one.holds_by_seeds else f"*{number}*"
+    worse = " worse" if one.verdict == "worse" else ""
+    return f"**{number}**{worse}" if one.holds_by_seeds else f"*{number}*{worse}"
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -311,6 +360,28 @@ def signed(value: float) -> str:
 
 def _budget(line: Line) -> str:
     return f"k = {line.budget}" if line.items.endswith("/correct") else f"{line.budget:,} samples"
+
+
+def against(line: Line) -> str:
+    """Return both arms in words."""
+    return f"{arm_in_words(line.b)} against {arm_in_words(line.a)}"
+
+
+def test_set(line: Line) -> str:
+    """Return the name of a line's test set on the page."""
+    name = line.items.rpartition("/")[0]
+    return TESTS.get(name, name)
+
+
+def pool_in_words(pool: str, pairs: int | None) -> str:
+    """Return the name of a pool with its size, such as `clean 17,043`, so that pools of several
+    claims differ."""
+    sized = pairs is not None and (pool in POOLS or pool.startswith("lettered-"))
+    return f"{POOLS.get(pool, pool)} {pairs:,}" if sized else POOLS.get(pool, pool)
+
+
+def _pool(line: Line) -> str:
+    return pool_in_words(line.pool, line.pairs)
 
 
 def arm_in_words(name: str) -> str:

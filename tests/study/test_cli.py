@@ -1,6 +1,8 @@
 """The loop over arms: what is done is done, what has no data is said."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,8 +180,9 @@ def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(tmp_path, monkeypatch, 
         "concepts",
         "beta-1",
     }
-    page = (tmp_path / "page" / "study-details.md").read_text(encoding="utf-8")
-    assert page.count("With a tiny ViT on a CPU") == page.count("minutes of one process") == 2
+    for name in ("concepts", "negatives"):
+        page = (tmp_path / "page" / "claims" / f"{name}.md").read_text(encoding="utf-8")
+        assert page.count("With a tiny ViT on a CPU") == page.count("minutes of one process") == 1
 
 
 @pytest.mark.soak
@@ -197,11 +200,52 @@ def test_the_tiny_study_goes_through_every_claim_to_its_page(track, tmp_path, ca
     said = capfd.readouterr().out
     tables = [name for name, table in TABLES.items() if table.claim in there]
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables
-    page = (tmp_path / "results" / "page" / "study-details.md").read_text(encoding="utf-8")
-    assert page.count("minutes of one process") == len(there)
+    pages = (tmp_path / "results" / "page" / "claims").glob("*.md")
+    made = [page.stem for page in pages if "minutes of one process" in page.read_text("utf-8")]
+    assert sorted(made) == sorted(there)
 
 
 def test_few_shot_without_any_of_its_sets_has_no_arms(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Data, "has", lambda data, name: name == "reference")
     assert study("cpu", "full", ["fewshot"], data, Rows(tmp_path)) == 0
     assert "fewshot: 0 arms" in capsys.readouterr().out
+
+
+def test_rows_are_compared_with_the_intervals_of_others(make_rows, tmp_path, capsys):
+    known = make_rows({"all": 0.0, "kept": 0.3})
+    words = ["--compare", str(known.folder), "--output"]
+    mine = tmp_path / "mine"
+    shutil.copytree(known.folder, mine)
+    assert cli.main([*words, str(mine)]) == 0
+    assert "2 of 2 changes lie within the intervals" in capsys.readouterr().out
+    # The same arms with their names exchanged: what was gained is lost.
+    for path in (*mine.glob("*.jsonl"), *mine.glob("items/*")):
+        path.unlink()
+    other = make_rows({"all": 0.3, "kept": 0.0}, claim="cat", pool="injected")
+    for row in other.read("cat"):
+        if row.arm.pool == "injected":
+            as_natural = replace(row.arm, pool="natural")
+            Rows(mine).write(as_natural, row.metrics, other.items(row.arm), 1.0, row.notes)
+    assert cli.main([*words, str(mine)]) == 1
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"cat: kept by CAT against all, clean, 1,000, on photographs: rank \+3.*, not in \u2212.*",
+        first,
+    )
+    assert "R@10" in second and last.startswith("0 of 2 changes lie within")
+
+
+def test_rows_are_not_compared_with_nothing_and_not_with_themselves(make_rows, tmp_path, capsys):
+    known = str(make_rows({"all": 0.0, "kept": 0.3}).folder)
+    absent = str(tmp_path / "absent")
+    few = Rows(tmp_path / "few")
+    few.write(Rows(Path(known)).read("cat")[0].arm, {}, {}, 1.0, {})
+    for output, compared, said in (
+        (known, absent, f"{absent} holds no results of the study"),
+        (absent, known, f"{absent} holds no results of the study"),
+        (known, known, "name your rows as --output"),
+        (str(few.folder), known, "run it to its end"),
+    ):
+        assert cli.main(["--output", output, "--compare", compared]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path(absent).exists()

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from study.rows import Arm, Rows
-from study.tables import TABLES, lines
+from study.tables import TABLES, lines, pool_sizes
 from study.words import (
     matrix,
-    means_in_markdown,
+    pool_in_words,
     separations_in_markdown,
     table_in_markdown,
     verdicts_in_words,
@@ -67,9 +67,9 @@ def test_reversals_and_nulls_are_said_in_words_with_the_size_that_would_have_sho
     first, reversed_, not_shown = verdicts_in_words(found)
     assert first == "The first arm is better in 2 of 4 comparisons and is worse in 1."
     assert reversed_.startswith(
-        "Reversed: kept by CAT against random of the same size, two, on flickr8k-test: rank +"
+        "Reversed: kept by CAT against random of the same size, two, on photographs: rank +"
     )
-    assert not_shown.startswith("Not shown: kept by CAT against all, two, on flickr8k-test: rank ")
+    assert not_shown.startswith("Not shown: kept by CAT against all, two, on photographs: rank ")
     assert "at 1,000 samples (" in not_shown and not_shown.endswith(" would have been seen).")
 
 
@@ -83,7 +83,7 @@ def test_a_table_has_at_most_eight_columns_and_a_number_in_a_cell(make_rows: Mak
     )
     assert rule.count("---") == head.count("|") - 1 == 8
     assert line.startswith(
-        "| flickr8k-test | natural | 1,000 | 2.0 | kept by CAT \u2212 all | **\u22122"
+        "| photographs | clean | 1,000 | 2.0 | kept by CAT \u2212 all | **\u22122"
     )
     assert re.search(r"\| \*\*\u22122\d\.\d\*\* \| \u2212\d\d\.\d \| \u2212\d\d\.\d \|$", line)
     assert "| R@10, points | low | high |" in table_in_markdown(TABLES["cat"], found, 1)
@@ -97,28 +97,42 @@ def test_a_table_may_be_of_some_test_sets_only(make_rows: MakeRows) -> None:
     assert lines(rows, TABLES["reading"], "cpu") == []
 
 
-def test_a_matrix_has_a_row_for_each_arm_and_a_column_for_each_pool(make_rows: MakeRows) -> None:
-    make_rows({"random": 0.0, "cat": 0.3}, claim="rivals", pool="natural", repeats=5.0)
-    rows = make_rows(
-        {"random": 0.0, "cat": 0.3, "t": -0.3}, claim="rivals", pool="lettered-40", repeats=9.0
-    )
+def test_a_matrix_has_a_row_for_each_pair_of_arms_and_a_column_for_each_pool(
+    make_rows: MakeRows,
+) -> None:
+    make_rows({"random": 0.0, "cat": 0.3}, claim="rivals", pool="natural")
+    arms = {"random": 0.0, "cat": 0.3, "t": -0.3}
+    rows = make_rows(arms, claim="rivals", pool="lettered-40")
     head, _, *body = matrix(lines(rows, TABLES["rivals"], "cpu")).splitlines()
-    assert head == "| arm | lettered-40, 9.0 times | natural, 5.0 times |"
-    assert re.fullmatch(r"\| T \| \*\*\+3\d\.\d\*\* \|  \|", body[0])
-    assert re.fullmatch(r"\| C, A and T( \| \*\*\u22122\d\.\d\*\*){2} \|", body[1])
+    assert head == "| first arm against second | lettered-40 | clean |"
+    assert re.fullmatch(
+        r"\| T against random of the same size \| \*\*\+3\d\.\d\*\* worse \|  \|", body[0]
+    )
+    assert re.fullmatch(
+        r"\| C, A and T against random of the same size( \| \*\*\u22122\d\.\d\*\*){2} \|", body[1]
+    )
+    rows = make_rows(arms, claim="rivals", pool="lettered-40", budget=5000)
+    head, *_ = matrix(lines(rows, TABLES["rivals"], "cpu")).splitlines()
+    assert head == "| first arm against second | samples seen | lettered-40 | clean |"
 
 
-def test_means_are_over_seeds_and_leave_out_what_chose_something(tmp_path: Path) -> None:
+def test_pools_of_two_claims_differ_by_their_sizes() -> None:
+    assert pool_in_words("natural", 17_043) == "clean 17,043"
+    assert pool_in_words("natural-all", 8_522) == "clean 8,522"
+    assert pool_in_words("lettered-40", 3_240) == "lettered-40 3,240"
+    assert pool_in_words("usual", 17_043) == "usual", "a start, which is no pool"
+
+
+def test_the_size_of_a_pool_is_that_of_all_its_pairs(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
-    for seed, rank in enumerate((10.0, 40.0)):
-        metrics = {"flickr8k-test/t2i/gm_rank": rank, "flickr8k-test/t2i/R@10": rank}
-        for settings in ({}, {"stage": "tuning"}):
-            one = Arm(
-                claim="cat", pool="natural", arm="kept", budget=1000, seed=seed, settings=settings
-            )
-            rows.write(one, metrics, {}, 1.0, {"repeats": 2.5})
-    _, _, *body = means_in_markdown(rows.read("cat")).splitlines()
-    assert body == ["| flickr8k-test | natural | 1,000 | kept by CAT | 2 | 2.5 | 20.0 | 25.0 |"]
+    arms = {"kept": {"pairs": 4}, "all": {"pairs": 9}, "more-infonce": {"pairs": 20}}
+    for arm, notes in {**arms, "score": {"pairs": 3, "pool": 10}}.items():
+        one = Arm(claim="teachers", pool="natural-all", arm=arm, budget=1000, seed=0)
+        rows.write(one, {}, {}, 1.0, notes)
+    chose = Arm(claim="teachers", pool="natural-all", arm="all", budget=1, seed=0,
+                settings={"stage": "tuning"})  # fmt: skip
+    rows.write(chose, {}, {}, 1.0, {"pairs": 30})
+    assert pool_sizes(rows.read("teachers")) == {"natural-all": 10}
 
 
 def test_separations_are_means_over_the_scorers(tmp_path: Path) -> None:
@@ -131,6 +145,6 @@ def test_separations_are_means_over_the_scorers(tmp_path: Path) -> None:
         )
     head, _, row = separations_in_markdown(rows.read("rivals")).splitlines()
     assert (
-        head == "| pool | score | mix | spread of score |"
-        and row == "| injected | 0.800 | 0.950 | 0.200 |"
+        head == "| pool | score | logistic mix | spread of score |"
+        and row == "| noisy | 0.800 | 0.950 | 0.200 |"
     )
