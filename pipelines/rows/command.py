@@ -38,6 +38,7 @@ from open_diht.pipelines.view.query import (
     every,
     query_of,
     ranked,
+    uids,
 )
 
 _BOUNDS = tuple(f"{name}_{end}" for name in BOUNDS for end in ("low", "high"))
@@ -90,13 +91,15 @@ def _rows(options: argparse.Namespace) -> int:
         query = query_of(asked, choices)
         columns = ["uid"] if options.uids else SHOWN
         page = ranked(output, query, rows=options.limit, columns=columns) if query.order else None
-        hits = page.hits if page else every(output, query, columns=columns)
+        hits = page.hits if page else every(output, query)
         numbers = [query.order] if query.order else ["complexity", "overlap"]
         lines: Iterable[str] = (_of_table(hit, numbers) for hit in hits)
         if options.json:
             lines = map(_as_json, hits)
-        elif options.uids:
+        elif options.uids and page:
             lines = (plain(hit.row["uid"]) for hit in hits if hit.row["uid"])
+        elif options.uids:
+            lines = (plain(uid) for some in uids(output, query) for uid in some)
         else:
             say(_as_line("uid", "end or reason", numbers, "caption"))
         shown = 0

@@ -35,13 +35,13 @@ from open_diht.pipelines.view.query import (
     choices_of,
     count_of,
     end_of,
-    every,
     parameters_of,
     query_of,
     random_place,
     ranked,
     row_at,
     search,
+    uids,
 )
 from open_diht.pipelines.view.thresholds import Decided, Sample, decide, draw, pairs_are_known
 
@@ -135,6 +135,9 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
     )
     shown = skip + len(page.hits)
     more = page.fit is not None and page.fit > shown
+    following = address_of(query, page.after) if page.after else None
+    if more:  # rows that are not listed yet come before those after the million
+        following = address_of(query, start, shown) if shown <= MOST_RANKED else None
     return "rows.html.j2", {
         "here": "rows",
         "query": query,
@@ -149,11 +152,7 @@ def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "skip": skip,
         "hits": [(one.place, one.row, _caption(one, query)) for one in page.hits],
         "more": more,
-        "next": address_of(query, start, shown)
-        if more
-        else address_of(query, page.after)
-        if page.after
-        else None,
+        "next": following,
         "first": address_of(query) if start or skip else None,
         "random": address_of(query, random_place(output)),
         "link": address_of(query, start, skip),
@@ -168,12 +167,13 @@ def uids_of(bench: Workbench, given: Mapping[str, str]) -> Iterator[str]:
     """Yield the uids of all rows of a list, each on a line; with an order the first `MOST_RANKED`
     of the rows that its page ranks. Dead letters of whole files have no uid."""
     _, query, start, _ = _asked(bench, given)
+    found = uids(bench.output, query, start)
     if query.order:
-        most = {"rows": MOST_RANKED, "most": ORDERED_ROWS}
-        hits = iter(ranked(bench.output, query, start, columns=["uid"], **most).hits)
-    else:
-        hits = every(bench.output, query, start, columns=["uid"])
-    return (f"{hit.row['uid']}\n" for hit in hits if hit.row["uid"])
+        page = ranked(
+            bench.output, query, start, rows=MOST_RANKED, most=ORDERED_ROWS, columns=["uid"]
+        )
+        found = iter([[hit.row["uid"] for hit in page.hits if hit.row["uid"]]])
+    return ("".join(f"{uid}\n" for uid in some) for some in found)
 
 
 def _asked(bench: Workbench, given: Mapping[str, str]) -> tuple[Choices, Query, Place | None, int]:

@@ -384,12 +384,21 @@ def search(
     return QueryResult(tuple(hits), looked, None, time.monotonic() - began, len(hits))
 
 
-def every(
-    output: Output, query: Query, start: Place | None = None, columns: Sequence[str] = SHOWN
-) -> Iterator[Hit]:
-    """Yield all rows that fit, in the order of the plan, with `columns`."""
+def every(output: Output, query: Query) -> Iterator[Hit]:
+    """Yield all rows that fit, in the order of the plan."""
+    for piece in _pieces(output, query, None):
+        yield from _hits(piece, query)
+
+
+def uids(output: Output, query: Query, start: Place | None = None) -> Iterator[list[str]]:
+    """Yield the uids of all rows that fit, in the order of the plan, as a list for each piece of a
+    file. Dead letters of whole files have no uid."""
+    # `_hits` would make a dict of each row, which takes most of the time of a large list.
     for piece in _pieces(output, query, start):
-        yield from _hits(piece, query, columns)
+        if piece.file is not None and len(piece.fits):
+            table = piece.file.read_row_groups(piece.groups, columns=["uid"])
+            found = table["uid"].take(pa.array(piece.fits - piece.begin)).to_pylist()
+            yield [uid for uid in found if uid]
 
 
 def ranked(
@@ -620,14 +629,14 @@ def _fitting(
     return np.flatnonzero(fits) + begin
 
 
-def _hits(piece: _Piece, query: Query, columns: Sequence[str] = SHOWN) -> Iterator[Hit]:
+def _hits(piece: _Piece, query: Query) -> Iterator[Hit]:
     """Yield the rows of a piece that fit."""
     if piece.file is not None:
-        for row, content in rows_of(piece.file, piece.fits, _shown(piece.file, query, columns)):
+        for row, content in rows_of(piece.file, piece.fits, _shown(piece.file, query)):
             yield Hit(Place(piece.unit, piece.end, row), content)
 
 
-def _shown(file: pq.ParquetFile, query: Query, columns: Sequence[str]) -> list[str]:
+def _shown(file: pq.ParquetFile, query: Query, columns: Sequence[str] = SHOWN) -> list[str]:
     """Return those of the columns that a file has, and those of the query."""
     wanted = dict.fromkeys([*columns, query.order, query.column])
     return [name for name in wanted if name in file.schema_arrow.names]

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shlex
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from open_diht.pipelines.output import Output
+from open_diht.pipelines.rows.command import main
 from open_diht.pipelines.view.query import (
     Bounds,
     Place,
@@ -149,7 +151,9 @@ def test_the_pages_of_an_order_go_on_to_its_end(site: str, finished: Any) -> Non
     assert pages > 1 and seen == sorted((row["complexity"] for row in rows), reverse=True)
 
 
-def test_the_uids_of_a_list_are_a_file_and_its_link_is_the_list(site: str, finished: Any) -> None:
+def test_a_list_is_taken_along_as_uids_as_a_link_and_as_a_command(
+    site: str, finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     rejected = [row for row in finished.rows("rejected") if row["reason"] == "action"]
     asked = "/rows?end=rejected%3Aaction&caption=a&complexity_high=&order=action_score"
     text = get(site + asked)[1]
@@ -163,6 +167,10 @@ def test_the_uids_of_a_list_are_a_file_and_its_link_is_the_list(site: str, finis
     assert status == 200 and "attachment" in headers["Content-Disposition"]
     assert expected and len(lines.splitlines()) == len(expected) == len({*lines.splitlines()})
     assert {*lines.splitlines()} == expected
+    (command,) = re.findall("<pre>(.*?)</pre>", text)
+    words = shlex.split(html.unescape(re.sub("<[^>]*>", "", command)))
+    assert words[:2] == ["open-diht", "rows"] and main([*words[2:], "--uids"]) == 0
+    assert capsys.readouterr().out == lines
     plain = get(f"{site}/uids?end=rejected%3Aaction")[1].split()
     assert sorted(plain) == sorted(row["uid"] for row in rejected)
 
