@@ -4,9 +4,9 @@
     python -m benchmarks.pictures out/sample docs/images
 
 `view.png` shows the page of thresholds of `make view`. `view.gif` shows a threshold of that page
-that moves, then a rejected pair with its evidence. `pairs.png` shows six pairs with their reasons. A
-text file next to each picture has the words in it, so that a test notices an outdated picture. This
-program needs playwright and a Chromium. The photographs of the pairs are in the public domain
+that moves, then a rejected pair with its evidence. `pairs.png` shows six pairs with their reasons.
+A text file next to each picture has the words in it, so that a test notices an outdated picture.
+This program needs playwright and a Chromium. The photographs of the pairs are in the public domain
 (data/sample/PROVENANCE.tsv).
 """
 
@@ -102,9 +102,9 @@ def pairs(chromium: Browser, address: str, path: Path) -> str:
     words = []
     for caption in PAIRS:
         page.goto(f"{address}rows?caption={caption.replace(' ', '+')}")
-        card = page.locator("article.hit").filter(has_text=caption).first
-        words.append(card.inner_text())
-        cards.append(Image.open(io.BytesIO(card.screenshot())).convert("RGB"))
+        hit = page.locator("article.hit").filter(has_text=caption).first
+        words.append(hit.inner_text())
+        cards.append(Image.open(io.BytesIO(hit.screenshot())).convert("RGB"))
     width = cards[0].width + 8
     first, second = (max(card.height for card in row) for row in (cards[:3], cards[3:]))
     picture = Image.new("RGB", (3 * width, first + 8 + second), cards[0].getpixel((0, 0)))
