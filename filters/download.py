@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or after decompression
     OPT_OUT = "opt_out"  # the server opts out, see `opts_out` in pipelines/fetch/fetcher.py
+    ROBOTS_DENIED = "robots_denied"  # by the host's robots.txt, or that could not be read
     HASH_MISMATCH = "hash_mismatch"  # the bytes do not match the manifest's sha256 or md5
     # HTML, a truncated, broken or too complex image, or a format that is not accepted
     NOT_AN_IMAGE = "not_an_image"
@@ -53,6 +54,10 @@ EXPLANATIONS = {
     Reason.TOO_MANY_REDIRECTS: "The server redirected the request too often.",
     Reason.TOO_LARGE: "The file is larger than allowed.",
     Reason.OPT_OUT: "The server asks that its images are not indexed or not used for training.",
+    Reason.ROBOTS_DENIED: (
+        "The host's robots.txt does not allow us to request the image, or the host failed to send"
+        " its robots.txt. The image was not requested."
+    ),
     Reason.HASH_MISMATCH: "The image does not match the manifest's hash.",
     Reason.NOT_AN_IMAGE: (
         "The server sent no image, a corrupt one, or one that is not accepted, such as AVIF."

@@ -406,3 +406,11 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
             " right to"
         ),
     )
+    group.add_argument(
+        "--download-ignore-robots",
+        action="store_true",
+        help=(
+            "do not read the robots.txt of servers, and download what they disallow; only if you"
+            " have the right to"
+        ),
+    )

@@ -218,7 +218,11 @@ def _score(options: argparse.Namespace, stages: Sequence[str]) -> ScoreSettings 
 def _download(options: argparse.Namespace) -> DownloadSettings:
     given = given_fields(options, DownloadSettings, "download-")
     try:
-        return DownloadSettings(respect_opt_out=not options.download_ignore_opt_out, **given)
+        return DownloadSettings(
+            respect_opt_out=not options.download_ignore_opt_out,
+            respect_robots=not options.download_ignore_robots,
+            **given,
+        )
     except ValueError as error:
         raise WrongUse(str(error)) from error
 

@@ -21,6 +21,7 @@ from open_diht.common.installation import program_version
 from open_diht.pipelines.manifests.plan import Plan, Unit
 from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.layout import CARD_MARK, CROISSANT, KINDS, Layout
 from open_diht.pipelines.store.records import Models
 from open_diht.pipelines.store.storage import StorePath, each, open_parts
@@ -172,6 +173,7 @@ def render_card(
             for stage, model in models.items()
             if stage in settings.stages and (facts := [*model.items()])
         ),
+        *([("opt-outs", settings.download.opt_outs())] if DOWNLOAD in models else []),
         (
             "program",
             f"open-diht {program_version()}; `run.json` has versions and input files, and"

@@ -85,6 +85,9 @@ _REMEDIES: dict[str, str] = {
     Reason.TIMEOUT: f"{_NETWORK}, or allow more time with --download-timeout SECONDS",
     Reason.TOO_LARGE: "allow larger files with --download-max-bytes N",
     Reason.OPT_OUT: "if you have the right to use the images, pass --download-ignore-opt-out",
+    Reason.ROBOTS_DENIED: (
+        "if the owners of these servers allow it, pass --download-ignore-robots"
+    ),
     Reason.HASH_MISMATCH: "check that the manifest's column of hashes belongs to these images",
 }
 _NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}

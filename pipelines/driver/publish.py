@@ -19,6 +19,7 @@ from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.report.page import render_report
 from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
 from open_diht.pipelines.store.layout import CARD, CROISSANT
 from open_diht.pipelines.store.ownership import is_of_the_user
@@ -64,6 +65,8 @@ class Results:
             layout, plan, units, settings.dataset, settings.preset, stages, self.own
         )
         notes = all_notes(funnel)
+        if DOWNLOAD in self.work.models:
+            notes.append(f"download: opt-outs of servers: {settings.download.opt_outs()}")
         # funnel.json is the commit record of the results: deleted first, written last.
         retract(path)
         record = self._provenance(began)

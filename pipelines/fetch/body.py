@@ -38,6 +38,24 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     return body
 
 
+def read_start(answer: http.client.HTTPResponse, most: int) -> bytes:
+    """Return at most the first `most` bytes of a decompressed body; unlike `read_body`, also of a
+    larger or an empty one. Raise FetchError bad_response for one that is truncated or in another
+    encoding."""
+    promised = answer.length
+    body = answer.read(most)
+    if promised is not None and len(body) < min(promised, most):
+        message = f"the body ends after {len(body)} of {promised} bytes"
+        raise FetchError(Reason.BAD_RESPONSE, message, temporary=True)
+    encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
+    if encoding in ("", "identity", "none") or not body:
+        return body
+    try:
+        return zlib.decompressobj(_WINDOWS[encoding]).decompress(body, most)
+    except (KeyError, zlib.error) as error:
+        raise FetchError(Reason.BAD_RESPONSE, f"content encoding {encoding[:40]!r}") from error
+
+
 def _pieces(
     answer: http.client.HTTPResponse, promised: int | None, max_bytes: int
 ) -> Iterator[bytes]:

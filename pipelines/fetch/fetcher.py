@@ -6,16 +6,18 @@ import random
 import ssl
 import string
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from functools import cached_property
+from typing import TypeVar
 from urllib.parse import quote
 
 from open_diht.filters.download import FetchError, Reason
 from open_diht.pipelines.fetch.addresses import Allowed
-from open_diht.pipelines.fetch.body import read_body
+from open_diht.pipelines.fetch.body import read_body, read_start
 from open_diht.pipelines.fetch.connection import (
     Dial,
     GuardedConnection,
@@ -24,11 +26,14 @@ from open_diht.pipelines.fetch.connection import (
     tls_context,
 )
 from open_diht.pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
+from open_diht.pipelines.fetch.robots import MAX_BYTES, Robots
 from open_diht.pipelines.fetch.settings import DownloadSettings
 from open_diht.pipelines.fetch.urls import Target, parse_url
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 429, 502, 503, 504)
+_ROBOTS_REDIRECTS = 5  # RFC 9309 asks for at least so many, whatever `max_redirects` allows images
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Fetcher:
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
         own = settings.user_agent.split()[0].partition("/")[0].lower()
         self._names = (own, "img2dataset")  # by which a server may address us
+        self._robots = Robots(self._robots_txt, self._names)
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
@@ -81,11 +87,14 @@ class Fetcher:
         `settings.max_wait`. Raise the FetchError of the last attempt, with the number of attempts
         made."""
         target = parse_url(url)
+        return self._retried(lambda attempt: self._attempt(target, attempt, first))
+
+    def _retried(self, ask: Callable[[int], T]) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return self._attempt(target, attempt, first)
+                return ask(attempt)
             except FetchError as error:
                 error.attempts = attempt
                 wait = self._wait(error, attempt)
@@ -109,30 +118,13 @@ class Fetcher:
         settings = self._settings
         deadline = time.monotonic() + self._settings.timeout
         for _ in range(settings.max_redirects + 1):
-            addresses = checked_addresses(
-                target,
-                self._resolve,
-                max(0.0, min(settings.connect_timeout, deadline - time.monotonic())),
-                settings.ports,
-                self._allowed,
-            )
-            connection = GuardedConnection(
-                target,
-                addresses,
-                deadline=deadline,
-                connect_timeout=settings.connect_timeout,
-                max_header_bytes=settings.max_header_bytes,
-                context=self._context if target.scheme == "https" else None,
-                dial=self._dial,
-            )
-            with response(connection, target, settings.user_agent, first) as answer:
+            if settings.respect_robots:
+                began = time.monotonic()
+                self._robots.check(target)
+                deadline += time.monotonic() - began  # a robots.txt has limits of its own
+            with self._answer(target, deadline, first) as (connection, answer):
                 if answer.status not in (200, *_REDIRECTS, *((206,) if first else ())):
-                    raise FetchError(
-                        Reason.HTTP_STATUS,
-                        f"{answer.status} {answer.reason}"[:200],
-                        temporary=answer.status in _TEMPORARY,
-                        retry_after=_seconds(answer.getheader("Retry-After")),
-                    )
+                    raise _refusal(answer)
                 if settings.respect_opt_out and (
                     header := opts_out(answer.getheaders(), self._names)
                 ):
@@ -153,6 +145,63 @@ class Fetcher:
             Reason.TOO_MANY_REDIRECTS,
             f"more than {settings.max_redirects}, the last to {target}"[:300],
         )
+
+    def _robots_txt(self, target: Target) -> bytes:
+        """Return the first bytes of a host's robots.txt. It is empty, so that all is allowed, after
+        any status of 4xx that is not temporary, and after too many redirects. Raise FetchError if
+        it cannot be read, so that nothing is allowed."""
+
+        def ask(attempt: int) -> bytes:
+            page = replace(target, path="/robots.txt")
+            deadline = time.monotonic() + self._settings.timeout
+            for _ in range(_ROBOTS_REDIRECTS + 1):
+                with self._answer(page, deadline) as (connection, answer):
+                    if answer.status in _REDIRECTS:
+                        page = _redirected(answer.getheader("Location"), page)
+                        continue
+                    if 400 <= answer.status < 500 and answer.status not in _TEMPORARY:
+                        return b""
+                    if not 200 <= answer.status < 300:
+                        raise _refusal(answer)
+                    connection.allow_body(2 * MAX_BYTES + self._settings.max_header_bytes)
+                    return read_start(answer, MAX_BYTES)
+            return b""
+
+        return self._retried(ask)
+
+    @contextmanager
+    def _answer(
+        self, target: Target, deadline: float, first: int | None = None
+    ) -> Iterator[tuple[GuardedConnection, http.client.HTTPResponse]]:
+        """Request a target from a checked address of its host; see `response`."""
+        settings = self._settings
+        addresses = checked_addresses(
+            target,
+            self._resolve,
+            max(0.0, min(settings.connect_timeout, deadline - time.monotonic())),
+            settings.ports,
+            self._allowed,
+        )
+        connection = GuardedConnection(
+            target,
+            addresses,
+            deadline=deadline,
+            connect_timeout=settings.connect_timeout,
+            max_header_bytes=settings.max_header_bytes,
+            context=self._context if target.scheme == "https" else None,
+            dial=self._dial,
+        )
+        with response(connection, target, settings.user_agent, first) as answer:
+            yield connection, answer
+
+
+def _refusal(answer: http.client.HTTPResponse) -> FetchError:
+    return FetchError(
+        Reason.HTTP_STATUS,
+        f"{answer.status} {answer.reason}"[:200],
+        temporary=answer.status in _TEMPORARY,
+        retry_after=_seconds(answer.getheader("Retry-After")),
+    )
 
 
 def _announced(answer: http.client.HTTPResponse) -> int | None:

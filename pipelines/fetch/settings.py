@@ -1,6 +1,5 @@
 """Settings for fetching and storing images."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ UNREACHED = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
 _MAY_LIFT = {
     "timeout": UNREACHED,
     "connect_timeout": UNREACHED,
-    "retries": (*UNREACHED, Reason.HTTP_STATUS, Reason.BAD_RESPONSE),
+    "retries": (*UNREACHED, Reason.HTTP_STATUS, Reason.BAD_RESPONSE, Reason.ROBOTS_DENIED),
     "max_wait": (Reason.HTTP_STATUS,),
     "max_redirects": (Reason.TOO_MANY_REDIRECTS,),
     "max_bytes": (Reason.TOO_LARGE, Reason.BAD_RESPONSE),
@@ -28,7 +27,7 @@ _MAY_LIFT = {
     "max_pixels": (Reason.TOO_MANY_PIXELS,),
     "ports": (Reason.BLOCKED_PORT,),
     "allow": (Reason.BLOCKED_PORT, Reason.BLOCKED_ADDRESS),
-    "user_agent": (Reason.HTTP_STATUS, Reason.OPT_OUT),
+    "user_agent": (Reason.HTTP_STATUS, Reason.OPT_OUT, Reason.ROBOTS_DENIED),
 }
 """Maps a setting to the reasons of failure that may no longer apply when it permits more than
 before."""
@@ -76,9 +75,12 @@ class DownloadSettings:
     respect_opt_out: bool = True
     """Whether to skip images whose server opts out: X-Robots-Tag noai, noimageai, noindex,
     noimageindex or none, or TDM-Reservation: 1."""
+    respect_robots: bool = True
+    """Whether to read the robots.txt of each host before its first image, and to skip images that
+    it disallows for us, or for all if it does not name us."""
     user_agent: str = f"diht/{program_version()} (image-text data set filter)"
-    """Name sent to servers in the User-Agent header; add a contact address. X-Robots-Tag may
-    address us by its first word (without the version), or as img2dataset."""
+    """Name sent to servers in the User-Agent header; add a contact address. X-Robots-Tag and
+    robots.txt may address us by its first word (without the version), or as img2dataset."""
 
     def __post_init__(self) -> None:
         try:
@@ -95,11 +97,21 @@ class DownloadSettings:
         for text in self.allow:
             Allowed.parse(text)
 
+    def opt_outs(self) -> str:
+        """Return which opt-outs of servers are obeyed, in words for the readers of a data set."""
+        ways = {
+            "robots.txt": self.respect_robots,
+            "X-Robots-Tag and TDM-Reservation": self.respect_opt_out,
+        }
+        return ", ".join(f"{way} {'obeyed' if on else 'ignored'}" for way, on in ways.items())
+
     def identity(self) -> dict[str, object]:
         """Return the settings that stored images depend on. If one changes, all images are fetched
         again. `limits` returns the settings that only decide which downloads fail."""
-        names = ("image_size", "quality", "respect_opt_out")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+        names = ["image_size", "quality", "respect_opt_out"]
+        if not self.respect_robots:  # at its default it changes no fingerprint of older outputs
+            names.append("respect_robots")
+        return {name: getattr(self, name) for name in names}
 
     def limits(self) -> dict[str, object]:
         """Return the settings that only decide which downloads fail, as JSON values."""

@@ -32,6 +32,7 @@ MINUTES = 3
 PEERS = None
 THREADS = 32
 KINDS = 25
+MISSING = 21
 SIZES = ((320, 240), (480, 360), (640, 480), (800, 600), (1280, 960))
 PLAIN = "img2dataset"
 OURS = "ours"
@@ -58,7 +59,7 @@ def answers_of() -> list[bytes]:
     for seed in range(KINDS):
         photo(SIZES[seed % len(SIZES)], seed).save(out := io.BytesIO(), "JPEG", quality=85)
         status, body = "200 OK", out.getvalue()
-        if seed == 21:
+        if seed == MISSING:
             status, body = "404 Not Found", b"gone"
         elif seed == 22:
             body = b"<!doctype html><title>not an image</title>"
@@ -82,6 +83,9 @@ def server() -> Iterator[str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             path = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+            if path == b"/robots.txt":
+                writer.write(answers[MISSING])
+                return
             kind = int(path.rpartition(b"/")[2]) % KINDS
             writer.write(BUSY if kind == 24 and path not in asked else answers[kind])
             asked.add(path)

@@ -16,6 +16,7 @@ from open_diht.pipelines.fetch.settings import DownloadSettings
 from tests.common.hostile_images import encode
 
 Page = Callable[["Handler"], None]
+ROBOTS = "/robots.txt"
 
 
 def jpeg(
@@ -32,10 +33,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.close_connection = True
-        with self.server.lock:
-            self.server.asked.append(self.path)
-            self.server.seen.append(dict(self.headers.items()))
-        page = self.server.pages.get(self.path) or self.server.pages.get("*")
+        if self.path == ROBOTS:
+            with self.server.lock:
+                self.server.robots.append(dict(self.headers.items()))
+            page = self.server.pages.get(ROBOTS)
+        else:
+            with self.server.lock:
+                self.server.asked.append(self.path)
+                self.server.seen.append(dict(self.headers.items()))
+            page = self.server.pages.get(self.path) or self.server.pages.get("*")
         try:
             if page is None:
                 self.reply(b"no such page", status=404)
@@ -70,7 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Web(http.server.ThreadingHTTPServer):
-    """`pages` by path; `asked` are the paths asked for, in order."""
+    """`pages` by path; `asked` are the paths asked for, in order, and `seen` the headers of these
+    requests. Those for /robots.txt are in `robots` alone; without a page of its own it is 404."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -79,6 +86,7 @@ class Web(http.server.ThreadingHTTPServer):
         self.pages: dict[str, Page] = {}
         self.asked: list[str] = []
         self.seen: list[dict[str, str]] = []
+        self.robots: list[dict[str, str]] = []
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)

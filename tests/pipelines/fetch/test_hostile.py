@@ -122,8 +122,8 @@ def test_every_address_of_a_name_is_checked(answer: list[str]) -> None:
 def test_dns_rebinding_meets_the_checked_address(
     web: Any, settings: DownloadSettings, make_jpeg: Any
 ) -> None:
-    """The name is public when it is checked and this machine a moment later: the connection goes
-    where was checked."""
+    """The name is public when it is checked and this machine a moment later: the connections, of
+    robots.txt and of the image, go where was checked."""
     web.page("/a.jpg", make_jpeg())
     dialled = []
 
@@ -134,13 +134,13 @@ def test_dns_rebinding_meets_the_checked_address(
         # The test's stand-in for the web.
         return connect(type(address)("127.0.0.1"), web.server_address[1], timeout)
 
-    names = Names(["93.184.215.14"], ["127.0.0.1"])
+    names = Names(["93.184.215.14"], ["93.184.215.14"], ["127.0.0.1"])
     fetcher = Fetcher(settings, resolve=names, dial=dial)
     assert fetcher.fetch("http://rebind.example.org/a.jpg").body == make_jpeg()
-    assert (dialled, names.asked) == (["93.184.215.14"], 1)
+    assert (dialled, names.asked) == (["93.184.215.14"] * 2, 2) and len(web.robots) == 1
     # The next request resolves anew, and is checked anew.
     error = refused(fetcher, "http://rebind.example.org/a.jpg")
-    assert error.reason is Reason.BLOCKED_ADDRESS and dialled == ["93.184.215.14"]
+    assert error.reason is Reason.BLOCKED_ADDRESS and len(dialled) == 2
 
 
 def test_every_hop_is_resolved_and_checked(web: Any, settings: DownloadSettings) -> None:
@@ -392,7 +392,7 @@ def test_a_resolver_without_an_answer(
 ) -> None:
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: over.wait(30))
-    fetcher = Fetcher(dataclasses.replace(settings, connect_timeout=0.1))
+    fetcher = Fetcher(dataclasses.replace(settings, connect_timeout=0.1, respect_robots=False))
     error = refused(fetcher, "http://example.org/")
     over.set()
     assert error.reason is Reason.DNS_FAILED and error.temporary

@@ -25,6 +25,7 @@ from open_diht.pipelines.manifests.plan import load_plan
 from open_diht.pipelines.pilot.measure import measure
 from open_diht.pipelines.settings import STAGES, ScoreSettings
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.verify.command import main as verify
 from tests.pipelines.conftest import members_of
 from tests.pipelines.kills import Moment, check_kills
 from tests.pipelines.processes import ForkedStarter
@@ -281,6 +282,46 @@ def test_failures_are_rejects_with_a_reason(
     assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"][
         "allow"
     ] == [web.place]
+
+
+def test_robots_txt_is_obeyed_by_a_run_and_by_the_next_unless_it_is_to_be_ignored(
+    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
+) -> None:
+    """What was decided stays decided when the file changes; another setting asks for all rows."""
+    web.page("*", make_jpeg())
+    web.page("/robots.txt", b"User-agent: *\nDisallow: /no/")
+    urls = [web.url(path) for path in ("/a.jpg", "/no/b.jpg", "/no/c.jpg", "/d.jpg")]
+    manifest = runs.manifest(numbered(urls))
+    first = runs(manifest, unit_rows=2)
+    verdicts = {"0": "kept", "1": "robots_denied", "2": "robots_denied", "3": "kept"}
+    assert first.status == 0 and first.verdicts() == verdicts
+    assert sorted(web.asked) == ["/a.jpg", "/d.jpg"]
+    assert first.funnel["rejected"] == {"robots_denied": 2}
+    tables = [
+        pq.read_table(path).to_pylist() for path in (runs.records() / "data").glob("*.parquet")
+    ]
+    messages = {row["url"]: row["message"] for table in tables for row in table}
+    assert messages[urls[1]] == messages[urls[2]] == "robots.txt: Disallow: /no/"
+    out = tmp_path / "out"
+    for name in ("report.html", "README.md"):
+        assert "robots.txt obeyed" in (out / name).read_text(encoding="utf-8")
+    used = json.loads((out / "run.json").read_text())["models"]["download"]
+    assert used["respect_robots"] is True
+
+    web.pages.pop("/robots.txt")
+    web.asked.clear()
+    assert runs(manifest, unit_rows=2).tables() == first.tables() and not web.asked
+    assert verify([str(out)]) == 0
+
+    web.page("/robots.txt", b"User-agent: *\nDisallow: /")
+    ignoring = dataclasses.replace(runs.settings, respect_robots=False)
+    assert set(runs(manifest, unit_rows=2, download=ignoring).verdicts().values()) == {"kept"}
+    assert len(web.asked) == 4
+    assert "robots.txt ignored" in (out / "report.html").read_text(encoding="utf-8")
+    assert "robots.txt ignored" in (out / "README.md").read_text(encoding="utf-8")
+    denied = runs(manifest, unit_rows=2)
+    assert set(denied.verdicts().values()) == {"robots_denied"} and len(web.asked) == 4
+    assert "--download-ignore-robots" in denied.outcome.errors[-1]
 
 
 def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
@@ -541,8 +582,9 @@ def test_wrong_options(option, value, said, tsv, tmp_path, capsys):
 def test_killed_and_started_again_equals_undisturbed(
     web, captions, make_jpeg, forks, tsv, tmp_path
 ):
-    """No url of a committed unit is asked again, whether it succeeded or failed."""
+    """No url of a committed unit is asked again, whether it succeeded, failed or was denied."""
     body = make_jpeg()
+    web.page("/robots.txt", b"User-agent: *\nDisallow: /*1.jpg$")
 
     def slow(handler: Any) -> None:
         time.sleep(0.02)
@@ -585,4 +627,7 @@ def test_killed_and_started_again_equals_undisturbed(
             runs, manifest, words, moments, calm=calm, killed=killed, hits=1, before_resume=look
         )
     assert committed and web.asked and not committed & set(web.asked)
-    assert left["kept"] and {row["reason"] for row in left["rejected"]} >= {"http_status"}
+    assert left["kept"] and {row["reason"] for row in left["rejected"]} >= {
+        "http_status",
+        "robots_denied",
+    }
