@@ -22,13 +22,15 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_
 from open_diht.common.fields import BadValue, converted, field_docstrings, shown
 from open_diht.common.files import DISK_REMEDIES, publish_json
 from open_diht.common.naming import nearest
-from open_diht.common.run_command import QUIET
 from open_diht.common.spelling import spelled_option
 
 OK = 0
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+QUIET = "OPEN_DIHT_QUIET"
+"""Environment variable that --quiet sets, for the processes that a command starts too: nothing is
+printed but errors, and what --json - prints."""
 COMPLETING = "_ARGCOMPLETE"
 """Environment variable with which a shell asks for completions, see `argcomplete`."""
 

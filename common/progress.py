@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from open_diht.common.run_command import QUIET
+from open_diht.common.command_line import QUIET
 
 # A terminal overwrites its line; in a pipe each line stays, so there are fewer.
 EVERY_S = 1.0

@@ -27,9 +27,6 @@ SAID = {
 """Signal that ends a command -> the message to the user."""
 LOADING = "loading libraries"
 """The first line of a command whose imports take seconds."""
-QUIET = "OPEN_DIHT_QUIET"
-"""Environment variable that --quiet sets, for the processes that a command starts too: nothing is
-printed but errors, and what --json - prints."""
 _remedy = ""
 _terminal = 2
 """File descriptor for messages to the user."""
@@ -79,9 +76,9 @@ def run_command(
         # Before Beam is imported: it warns about unused cloud clients.
         logging.basicConfig(level=logging.ERROR)
     if parser is not None:
-        if "options" not in named:
-            from open_diht.common.command_line import parsed_by
+        from open_diht.common.command_line import QUIET, parsed_by
 
+        if "options" not in named:
             named["options"] = parsed_by(parser, *arguments, **named)
         if not getattr(named["options"], "quiet", False) and QUIET not in os.environ:
             _write(f"{LOADING}\n")

@@ -15,9 +15,10 @@ def prints(text: str) -> bool:
     """Whether `print` is named in a file that is no command line, one without a `main`."""
     tree = ast.parse(text)
     named = any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(tree))
-    return named and not any(
-        isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
-    )
+    made = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    names += [target.id for target in made if isinstance(target, ast.Name)]
+    return named and "main" not in names
 
 
 def test_only_command_lines_print():
@@ -35,4 +36,5 @@ def test_only_command_lines_print():
     "text", ["print('here')", "def run(say=print): ...", "def run():\n    print('here')"]
 )
 def test_a_print_is_seen(text):
-    assert prints(text) and not prints(f"{text}\ndef main(): ...")
+    assert prints(text)
+    assert not prints(f"{text}\ndef main(): ...") and not prints(f"{text}\nmain = command(run)")

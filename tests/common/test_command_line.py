@@ -14,6 +14,7 @@ import pytest
 
 from open_diht.common.command_line import (
     OK,
+    QUIET,
     WRONG_USE,
     Parser,
     WrongUse,
@@ -27,7 +28,6 @@ from open_diht.common.command_line import (
     write_numbers,
 )
 from open_diht.common.fields import Count, Positive, Share
-from open_diht.common.run_command import QUIET
 
 
 def parser() -> Parser:
