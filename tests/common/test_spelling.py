@@ -68,7 +68,7 @@ def printed() -> dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]:
 
 
 SPELLING = {"common/spelling.py", "open_diht/cli.py", "open_diht/completion.py"}
-"""Files that spell commands: the helper, the command itself, and what a shell loads at its start."""
+"""Files that spell commands: the helper, the command, and what a shell loads at its start."""
 PRINTED = printed()
 ASKED = sorted({known for known in PRINTED.values() if len(known[0]) > 1 or known[1]})
 """Commands with arguments; the others name a command."""
