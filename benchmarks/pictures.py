@@ -32,8 +32,6 @@ CAPTION = "Countdown to launch"
 """Beginning of the pair's caption. The photograph (SpaceX) is in the public domain."""
 THRESHOLDS = "thresholds?captions.min_complexity=2&text_spotting.min_chars=9"
 """The page of thresholds, two of which are moved."""
-
-
 TOUR = (
     ("thresholds", 1_800),
     *((f"thresholds?text_spotting.min_chars={chars}", 900) for chars in (6, 7, 8)),
@@ -42,8 +40,6 @@ TOUR = (
     ("", 5_000),  # the pair, behind the link of its row
 )
 """The pages of the moving picture, and how many milliseconds each is shown."""
-
-
 PAIRS = (
     "Siberian tiger walking",
     "tawny owl perching",

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_
 from open_diht.common.fields import BadValue, converted, field_docstrings, shown
 from open_diht.common.files import DISK_REMEDIES, publish_json
 from open_diht.common.naming import nearest
-from open_diht.common.spelling import spelled_option
+from open_diht.common.spelling import spelled, spelled_option
 
 OK = 0
 FAILED = 1
@@ -51,6 +51,29 @@ class Parser(argparse.ArgumentParser):
         group = self.add_argument_group(title)
         self._action_groups.insert(0, self._action_groups.pop())
         return group
+
+    def add_output(self) -> None:
+        """Add OUTPUT, the output of a filter run, as an argument that may be left out."""
+        self.add_argument(
+            "output",
+            metavar="OUTPUT",
+            nargs="?",
+            default="out/sample",
+            help=(
+                f"output of `{spelled('filter')}`, a folder or an address such as"
+                " s3://bucket/folder (default out/sample)"
+            ),
+        )
+
+    def add_plugins(self, kinds: str = "filters") -> None:
+        """Add --plugin, for modules of the user with these kinds of additions."""
+        self.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help=f"a Python module with {kinds} of your own",
+        )
 
     def add_script_options(self, numbers: str | None = None) -> None:
         """Add --quiet and, for a command that ends with `numbers`, --json; see `command` and

@@ -32,7 +32,6 @@ LONG = (
     "docs/reference/training-settings.md",
     "docs/study",
     "docs/tasks/",
-    "docs/when-",
     "docs/which-",
 )
 """Pages whose sentences are not counted: those made from rows of the study or from docstrings,

@@ -309,13 +309,7 @@ def command_parser(prog: str, description: str, numbers: str = "the funnel") -> 
         help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)",
     )
     add_fields(parser, RunOptions, "export", "lean")
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a Python module with filters, stages or formats of your own",
-    )
+    parser.add_plugins("filters, stages or formats")
     add_where(parser)
     add_fields(parser, RunOptions, "unit_rows", "max_dead_share")
     add_fields(parser, OcrOptions, prefix="ocr-")

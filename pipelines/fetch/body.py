@@ -10,6 +10,7 @@ _CHUNK = 256 * 2**10  # most images arrive in one read; with 64 threads, these b
 _SLICE = 16 * 2**10
 """Number of bytes unpacked at a time. It is small, since each member of a gzip stream copies the
 bytes behind it."""
+PLAIN = "identity"
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -24,8 +25,8 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
         raise FetchError(
             Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are accepted"
         )
-    encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
-    if encoding in ("", "identity", "none"):
+    encoding = _encoding(answer)
+    if encoding == PLAIN:
         body = b"".join(_pieces(answer, promised, max_bytes))
     elif encoding in _WINDOWS:
         body = _unpacked(_pieces(answer, promised, max_bytes), encoding, max_bytes)
@@ -45,15 +46,25 @@ def read_start(answer: http.client.HTTPResponse, most: int) -> bytes:
     promised = answer.length
     body = answer.read(most)
     if promised is not None and len(body) < min(promised, most):
-        message = f"the body ends after {len(body)} of {promised} bytes"
-        raise FetchError(Reason.BAD_RESPONSE, message, temporary=True)
-    encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
-    if encoding in ("", "identity", "none") or not body:
+        raise _truncated(len(body), promised)
+    encoding = _encoding(answer)
+    if encoding == PLAIN or not body:
         return body
     try:
         return zlib.decompressobj(_WINDOWS[encoding]).decompress(body, most)
     except (KeyError, zlib.error) as error:
         raise FetchError(Reason.BAD_RESPONSE, f"content encoding {encoding[:40]!r}") from error
+
+
+def _encoding(answer: http.client.HTTPResponse) -> str:
+    """Return the encoding of a body; `PLAIN` has several names."""
+    encoding = (answer.getheader("Content-Encoding") or PLAIN).strip().lower()
+    return PLAIN if encoding in ("", "none") else encoding
+
+
+def _truncated(count: int, promised: int) -> FetchError:
+    message = f"the body ends after {count} of {promised} bytes"
+    return FetchError(Reason.BAD_RESPONSE, message, temporary=True)
 
 
 def _pieces(
@@ -67,8 +78,7 @@ def _pieces(
             raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
         yield piece
     if promised is not None and count < promised:
-        message = f"the body ends after {count} of {promised} bytes"
-        raise FetchError(Reason.BAD_RESPONSE, message, temporary=True)
+        raise _truncated(count, promised)
 
 
 def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:

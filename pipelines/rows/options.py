@@ -7,7 +7,6 @@ from typing import Annotated
 
 from open_diht.common.command_line import Parser, add_fields
 from open_diht.common.fields import Count, Range
-from open_diht.common.spelling import spelled
 
 Number = Annotated[float, Range()]
 
@@ -57,22 +56,7 @@ def parse(
 ) -> argparse.Namespace:
     """Parse the command line of `make rows`, by default that of this process."""
     parser = Parser(prog, "Print the rows of an output that fit, as its page of rows lists them.")
-    parser.add_argument(
-        "output",
-        metavar="OUTPUT",
-        nargs="?",
-        default="out/sample",
-        help=(
-            f"output of `{spelled('filter')}`, a folder or an address such as s3://bucket/folder"
-            " (default out/sample)"
-        ),
-    )
+    parser.add_output()
     add_fields(parser, RowsOptions)
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a Python module with filters of your own",
-    )
+    parser.add_plugins()
     return parser.parse_args(arguments)

@@ -11,7 +11,7 @@ failed after the plan and the records were read; 2 wrong use, and nothing was wr
 import argparse
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +125,7 @@ def _select(options: argparse.Namespace) -> int:
         store_errors(root, RunFailed, f"{SEE_TO_OUTPUT}, and run the same command again"),
         watched(layout),
     ):
-        for line in select(layout, options):
-            say(line)
-        write_numbers(options, read_json(root / FOLDER / "selection.json"))
+        write_numbers(options, select(layout, options, say))
     return OK
 
 
@@ -165,9 +163,12 @@ class Readings:
     """Lines to print below the first one."""
 
 
-def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
-    """Write the selection of an output and yield lines about it. WrongUse means that nothing was
-    written; CorruptRecord or BadIndex means that a record or an index of the output is corrupt."""
+def select(
+    layout: Layout, options: argparse.Namespace, tell: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """Write the selection of an output, tell lines about it, and return the content of
+    selection.json. WrongUse means that nothing was written; CorruptRecord or BadIndex means that a
+    record or an index of the output is corrupt."""
     source, made = readings_of(layout, options)
     rows = source.rows
     repeats = made.repeats
@@ -185,22 +186,24 @@ def select(layout: Layout, options: argparse.Namespace) -> Iterator[str]:
     )
     publish_bytes(folder / "selection.html", made.page.encode())
     publish_json(folder / "selection.json", made.about)
-    yield (
+    tell(
         f"{chosen.sum():,} of {len(repeats):,} rows make {repeats.sum():,} samples, at most"
         f" {repeats.max()} of one row (preset {source.preset})"
     )
-    yield from made.lines
+    for line in made.lines:
+        tell(line)
     if source.only_kept and options.rows is None:
-        yield (
+        tell(
             "rejected rows have no image in shards/: to reach them, filter tars with --export"
             " index, or --rows all"
         )
     settings = f"data.selection={folder}", f"schedule.samples={repeats.sum()}"
     if source.indexed or source.own_shards:
         data = folder if source.indexed else layout.root
-        yield f"train: {spelled('train', *settings, data=data)}"
+        tell(f"train: {spelled('train', *settings, data=data)}")
     else:
-        yield f"train on shards that hold these uids, with the settings {' '.join(settings)}"
+        tell(f"train on shards that hold these uids, with the settings {' '.join(settings)}")
+    return made.about
 
 
 def readings_of(layout: Layout, options: argparse.Namespace) -> tuple[Source, Readings]:

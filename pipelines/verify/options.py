@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from open_diht.common.command_line import Parser, number
 from open_diht.common.fields import Count
-from open_diht.common.spelling import spelled
 
 ROWS = 2_000
 """Default number of sampled rows: 100 altered rows in 18,000 are then all missed once in 100,000
@@ -23,16 +22,7 @@ def parse(
         "Check an output against its records, its preset and its input. Nothing is written"
         " into it.",
     )
-    parser.add_argument(
-        "output",
-        metavar="OUTPUT",
-        nargs="?",
-        default="out/sample",
-        help=(
-            f"output of `{spelled('filter')}`, a folder or an address such as s3://bucket/folder"
-            " (default out/sample)"
-        ),
-    )
+    parser.add_output()
     parser.add_argument(
         "--input",
         help="where the manifests are now: pattern, folder or file (default: as recorded)",
@@ -52,12 +42,6 @@ def parse(
     parser.add_argument(
         "--seed", type=number(Count), default=0, metavar="N", help="seed of the sample (default 0)"
     )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a Python module with filters of your own",
-    )
+    parser.add_plugins()
     parser.add_script_options("all that was found")
     return parser.parse_args(arguments)

@@ -41,11 +41,5 @@ def parse(
         help=f"output folder of `{spelled('filter')}`",
     )
     add_fields(parser, ViewOptions)
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="a Python module with filters of your own",
-    )
+    parser.add_plugins()
     return parser.parse_args(arguments)
