@@ -48,6 +48,7 @@ from open_diht.pipelines.store.storage import (
     size_of,
     store_errors,
 )
+from open_diht.pipelines.verify.against import against_filter
 from open_diht.pipelines.verify.findings import Verification
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import check_provenance, evaluation_filter
@@ -140,9 +141,9 @@ def verify(root: StorePath, options: argparse.Namespace) -> Verification:
                 stages=tuple(run["stages"]),
             )
             evaluation = evaluation_filter(structure, run, output.preset)
-            rows = Rows(
-                structure, settings, run, evaluation, _where(plan, dataset, options.input, found)
-            )
+            against = against_filter(structure, run, output.preset)
+            where = _where(plan, dataset, options.input, found)
+            rows = Rows(structure, settings, run, evaluation, against, where)
         good = {
             unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()
         }
