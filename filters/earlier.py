@@ -15,7 +15,8 @@ PAIR = "pair"
 BYTES = "bytes"
 PIXELS = "pixels"
 NEAR = "near"
-"""What a row shares with one of an earlier output, in the order in which they are tried."""
+"""Words for what a row shares with one of an earlier output, in the order in which they are
+tried."""
 EVIDENCE = pa.schema(
     [
         ("earlier_output", pa.string()),
@@ -49,11 +50,11 @@ class AgainstRule:
 
     @property
     def hashes(self) -> bool:
-        """Whether images are compared by more than their bytes."""
+        """Return whether images are compared by more than their bytes."""
         return self.images in (PIXELS, NEAR)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is compared of rows with images, in the order in which it is tried."""
+        """Return what is compared of rows with images, in the order in which it is tried."""
         kinds = (UID, PAIR, BYTES, PIXELS, NEAR)
         return kinds[:2] if self.images == "none" else kinds[: kinds.index(self.images) + 1]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.stages.against import Against
 from open_diht.pipelines.stages.annotator import Annotator, Made, RunStage, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
-from open_diht.pipelines.stages.against import Against
 from open_diht.pipelines.stages.decide import Decision
 from open_diht.pipelines.stages.decontamination import FingerprintStage
 from open_diht.pipelines.stages.dedup.deduplication import Deduplication

@@ -30,8 +30,8 @@ from open_diht.filters.earlier import BYTES, DUPLICATE_EARLIER, EVIDENCE, NEAR, 
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
 from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests.outputs import plan_of, root_of
 from open_diht.pipelines.manifests.plan import Plan, load_plan
-from open_diht.pipelines.output import plan_of, root_of
 from open_diht.pipelines.report.funnel import ComparedEarlier, FunnelRecord
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.annotator import DuplicateFiles, Made, RunStage
@@ -65,6 +65,7 @@ from open_diht.pipelines.store.records import (
     CommitRecord,
     Fingerprints,
     Vouched,
+    caption_record,
     fingerprint_of,
 )
 from open_diht.pipelines.store.shapes import read_record
@@ -99,13 +100,16 @@ class Earlier:
     units: tuple[str, ...]
     identity: str
     """A hash that changes with its keys."""
+    keyed: bool
+    """Whether it has keys of the bytes of images next to their hashes, which may be of fewer
+    rows."""
 
 
 def find_earlier(names: Sequence[str], root: StorePath, kinds: Sequence[str]) -> list[Earlier]:
     """Return the earlier outputs that --against or a preset names. `root` is the output of this
     run, and `kinds` are compared. Raise WrongUse, in one line, if one is not finished, or lacks the
     keys of a kind."""
-    found = []
+    found: list[Earlier] = []
     for name in names:
         where = spelled_option(AGAINST, name)
         if not name:
@@ -135,41 +139,43 @@ def _earlier(name: str, layout: Layout, plan: Plan, kinds: Sequence[str]) -> Ear
             " command first"
         )
     units = tuple(unit.name for unit in plan.units if unit.name not in funnel["set_aside"])
-    state: list[object] = []
-    for kind in kinds:
-        if kind not in _STORED_BY:
-            continue
-        stage = _STORED_BY[kind]
-        vouched = Vouched(layout)
-        paths = [layout.commit(stage, unit) for unit in units]
-        records = list(each(vouched.current, paths, layout.root))
-        lacking = [unit for unit, record in zip(units, records, strict=True) if not record]
-        if lacking and kind == PAIR:
-            raise WrongUse(
-                f"{where}: the keys of unit {lacking[0]} are missing or have changed; run its"
-                " command again, which makes them from its annotations"
-            )
-        if lacking:
-            raise WrongUse(
-                f"{where} has no keys of the images of unit {lacking[0]}; run its command again with"
-                " stage spotting or dedup.images, or set against.images of the preset to none"
-            )
-        state.append([record["fingerprint"] for record in records])
-    if PIXELS in kinds:
-        hashed = sorted(stamps(layout.commits(IMAGE_HASHES), ".json"))
-        paths = [layout.commit(IMAGE_HASHES, name) for name in hashed]
-        records = list(each(Vouched(layout).current, paths, layout.root))
-        if not hashed or not all(records):
-            raise WrongUse(
-                f"{where} has no hashes of its images, or they have changed; run its command again"
-                " with against.images: pixels or near in its preset, or set it to bytes in this one"
-            )
-        state.append([[record["fingerprint"], record["images"]] for record in records])
-    return Earlier(name, layout, units, fingerprint_of(name, units, state))
+    pairs = _records(layout, _STORED_BY[PAIR], units)
+    if not pairs:
+        raise WrongUse(
+            f"{where}: keys of its rows are missing or have changed; run its command again, which"
+            " makes them from its annotations"
+        )
+    images = _records(layout, _STORED_BY[BYTES], units) if BYTES in kinds else []
+    hashed = sorted(stamps(layout.commits(IMAGE_HASHES), ".json")) if BYTES in kinds else []
+    hashes = _records(layout, IMAGE_HASHES, hashed)
+    if PIXELS in kinds and not hashes:
+        raise WrongUse(
+            f"{where} has no hashes of its images, or they have changed; run its command again"
+            " with against.images: pixels or near in its preset, or set it to bytes in this one"
+        )
+    if BYTES in kinds and not images and not hashes:
+        raise WrongUse(
+            f"{where} has no keys of its images, or they have changed; run its command again with"
+            " stage spotting or dedup.images, or set against.images of this preset to none"
+        )
+    state = [
+        [[record["fingerprint"], record.get("images")] for record in some]
+        for some in (pairs, images, hashes)
+    ]
+    return Earlier(name, layout, units, fingerprint_of(name, units, state), bool(images))
+
+
+def _records(layout: Layout, stage: str, units: Sequence[str]) -> list[CommitRecord]:
+    """Return the commit records of units of a stage, or none if one of them is missing or its files
+    are not intact."""
+    vouched = Vouched(layout)
+    paths = [layout.commit(stage, unit) for unit in units]
+    records = list(each(vouched.current, paths, layout.root))
+    return records if all(records) else []
 
 
 def _hashes_of(layout: Layout, plan: Plan, unit: str) -> pa.Table:
-    return stored_rows(layout, IMAGE_HASHES, plan, unit, ["ordinal", "pixels", "hashes"])
+    return stored_rows(layout, IMAGE_HASHES, plan, unit, ["ordinal", "sha256", "pixels", "hashes"])
 
 
 def imported_fingerprint(kinds: Sequence[str], identities: Sequence[str]) -> str:
@@ -185,15 +191,23 @@ def _publish_keys(path: StorePath, records: NDArray[np.void]) -> StorePath:
     return path
 
 
-def _keys_of_pixels(
-    stored: pa.Table, ordinals: NDArray[np.int64], uids: Halves
+def _keys_of_images(
+    stored: pa.Table, kind: str, ordinals: NDArray[np.int64], uids: Halves
 ) -> NDArray[np.void]:
-    """Return the keys of the pixels of those rows (n,) that have any. `ordinals` ascend."""
-    pixels = stored.filter(pc.is_valid(stored["pixels"]))
-    pixels = pixels.filter(pc.is_in(pixels["ordinal"], value_set=pa.array(ordinals)))
-    places = np.searchsorted(ordinals, np.asarray(pixels["ordinal"]))
-    keys = halves_of_digests(pixels["pixels"].to_pylist())
-    return key_records(keys, ordinals[places], uids[places])
+    """Return the keys of the bytes or pixels of those rows (n,) of which they are stored.
+    `ordinals` ascend."""
+    rows, places = _of_rows(stored, {BYTES: "sha256", PIXELS: "pixels"}[kind], ordinals)
+    return key_records(halves_of_digests(rows.to_pylist()), ordinals[places], uids[places])
+
+
+def _of_rows(
+    stored: pa.Table, column: str, ordinals: NDArray[np.int64]
+) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+    """Return the values of a column that are not null, for some rows, and the places of their rows
+    in `ordinals`, which ascend."""
+    asked = pc.is_in(stored["ordinal"], value_set=pa.array(ordinals))
+    rows = stored.filter(pc.and_(asked, pc.is_valid(stored[column])))
+    return rows[column], np.searchsorted(ordinals, np.asarray(rows["ordinal"]))
 
 
 @dataclass
@@ -210,41 +224,36 @@ class ImportStage(Stage):
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         number, _, earlier_unit = unit.partition("-")
-        layout = self.outputs[int(number)].layout
+        output = self.outputs[int(number)]
+        layout = output.layout
         pairs = read_keys(layout.slices(_STORED_BY[PAIR], earlier_unit))
         pairs = pairs[np.argsort(pairs["ordinal"], kind="stable")]
         ordinals = pairs["ordinal"].astype(np.int64)
         uids = np.stack([pairs["cited_high"], pairs["cited_low"]], axis=1)
+        stored = None
+        if PIXELS in self.kinds or not output.keyed:
+            stored = _hashes_of(layout, self._plans[int(number)], earlier_unit)
         files = []
         for kind in self.kinds:
             path = self.layout.slices(self.name, f"{unit}-{kind}")
-            if kind in _STORED_BY:
+            if kind == UID:
+                files.append(_publish_keys(path, key_records(uids, ordinals, uids)))
+            elif kind == NEAR:
+                hashes, places = _of_rows(stored, "hashes", ordinals)
+                names = [uid_of(*halves) for halves in uids[places].tolist()]
+                path = self.layout.data(self.name, f"{unit}-{kind}")
+                publish_table(path, pa.table([names, hashes], schema=_HASHES))
+                files.append(path)
+            elif kind == PIXELS or (kind == BYTES and not output.keyed):
+                files.append(_publish_keys(path, _keys_of_images(stored, kind, ordinals, uids)))
+            else:
                 keys = read_keys(layout.slices(_STORED_BY[kind], earlier_unit))
                 files.append(_publish_keys(path, keys))
-            elif kind == UID:
-                files.append(_publish_keys(path, key_records(uids, ordinals, uids)))
-            else:
-                stored = _hashes_of(layout, self._plans[int(number)], earlier_unit)
-                if kind == PIXELS:
-                    files.append(_publish_keys(path, _keys_of_pixels(stored, ordinals, uids)))
-                else:
-                    path = self.layout.data(self.name, f"{unit}-{kind}")
-                    publish_table(path, _named(stored, ordinals, uids))
-                    files.append(path)
         return {"rows": len(pairs)}, files
 
     @cached_property
     def _plans(self) -> list[Plan]:
         return [load_plan(one.layout.plan) for one in self.outputs]
-
-
-def _named(stored: pa.Table, ordinals: NDArray[np.int64], uids: Halves) -> pa.Table:
-    """Return the hashes of rows by their uids."""
-    stored = stored.filter(pc.is_valid(stored["hashes"]))
-    stored = stored.filter(pc.is_in(stored["ordinal"], value_set=pa.array(ordinals)))
-    places = np.searchsorted(ordinals, np.asarray(stored["ordinal"]))
-    names = [uid_of(*halves) for halves in uids[places].tolist()]
-    return pa.table([names, stored["hashes"].combine_chunks()], schema=_HASHES)
 
 
 @dataclass
@@ -258,16 +267,24 @@ class OwnKeysStage(KeyStage):
         self.name = OWN
 
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
+        record = caption_record(self.layout, unit)
         rows = self.survivors(unit)
         ordinals = rows.ordinals
         uids = halves_of_uids(rows.uids)
-        asked = ordinals.tolist() if BYTES in self.kinds else [*rows.bare]
-        digests = self.digests(unit, asked)
+        stored = _hashes_of(self.layout, self._plan, unit) if PIXELS in self.kinds else None
+        if stored is None:
+            asked = ordinals.tolist() if BYTES in self.kinds else [*rows.bare]
+            digests = self.digests(unit, asked)
+        else:
+            values, places = _of_rows(stored, "sha256", ordinals)
+            digests = dict(zip(ordinals[places].tolist(), values.to_pylist(), strict=True))
         read = np.array([ordinal in digests for ordinal in ordinals.tolist()], bool)
         files = []
         for kind in self.kinds:
             if kind == UID:
-                keys = key_records(uids, ordinals, uids)
+                # A uid that was made from a row says what its pair says, or less without a URL.
+                some = slice(None if record["own_uids"] else 0)
+                keys = key_records(uids[some], ordinals[some], uids[some])
             elif kind == PAIR:
                 # A unit of the earlier output may have the same name.
                 keys = key_records(rows.keys(f"{AGAINST} {unit}", digests), ordinals, uids)
@@ -275,7 +292,7 @@ class OwnKeysStage(KeyStage):
                 seen = halves_of_digests([digests[one] for one in ordinals[read].tolist()])
                 keys = key_records(seen, ordinals[read], uids[read])
             elif kind == PIXELS:
-                keys = _keys_of_pixels(_hashes_of(self.layout, self._plan, unit), ordinals, uids)
+                keys = _keys_of_images(stored, kind, ordinals, uids)
             else:
                 continue  # near copies are looked up by the stored hashes themselves
             files.append(_publish_keys(self.layout.slices(self.name, f"{unit}-{kind}"), keys))
@@ -343,9 +360,7 @@ class NearStage(Stage):
     part_of = AGAINST
 
     def setup(self) -> None:
-        tables = [
-            read_table(self.layout.data(IMPORTED, f"{name}-{NEAR}")) for name in self.earlier
-        ]
+        tables = [read_table(self.layout.data(IMPORTED, f"{name}-{NEAR}")) for name in self.earlier]
         outputs = [int(name.partition("-")[0]) for name in self.earlier]
         self._outputs = np.repeat(outputs, [table.num_rows for table in tables])
         known = pa.concat_tables([_HASHES.empty_table(), *tables])
@@ -395,7 +410,7 @@ class AgainstFilter:
     outputs: tuple[str, ...]
     """The names of the earlier outputs."""
     files: tuple[DuplicateFiles, ...]
-    """What was found, by kind, in the order in which it counts."""
+    """The files of what was found, by kind, in the order in which it counts."""
     distance: int | None
     """Most differing bits of near copies, or None if these were not looked for."""
     fingerprint: str

@@ -1,5 +1,4 @@
-"""Compare what an output says of earlier outputs (`--against`) with the keys that it has copied from
-them."""
+"""Compare what an output says of earlier outputs (`--against`) with the keys that it has copied."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
+from open_diht.pipelines.manifests.outputs import plan_of, root_of
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.output import Output, plan_of, root_of
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout

@@ -107,9 +107,9 @@ class Rows:
         against: AgainstFilter | None,
         where: Mapping[str, str],
     ):
-        """Store what the checks need. `run` is run.json, `evaluation` the result of
-        `evaluation_filter`, `against` that of `against_filter`, and `where` maps the recorded path of each unchanged input file to its
-        path now."""
+        """Store what the checks need. `run` is run.json. `evaluation` and `against` are the results
+        of `evaluation_filter` and `against_filter`. `where` maps the recorded path of each
+        unchanged input file to its path now."""
         self.layout = structure.layout
         self.preset = settings.preset
         self.stages = settings.stages

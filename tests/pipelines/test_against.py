@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
@@ -96,25 +97,26 @@ def test_a_uid_or_a_pair_of_an_earlier_output_is_rejected_with_its_evidence(tmp_
 def test_images_are_compared_by_bytes_pixels_and_near_copies_as_the_preset_says(
     tmp_path, filtering
 ):
-    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:4], [IMAGES[0], _as(IMAGES[1], "PNG"), *IMAGES[2:4]])  # fmt: skip
-    images = [IMAGES[0], _as(IMAGES[1], "BMP"), _cropped(IMAGES[2]), IMAGES[3], *IMAGES[4:6]]
+    images = [IMAGES[0], _as(IMAGES[1], "PNG"), *IMAGES[2:4]]
+    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:4], images, 4)
+    seen = [IMAGES[0], _as(IMAGES[1], "BMP"), _cropped(IMAGES[2]), IMAGES[3], *IMAGES[4:6]]
     captions = [*CAPTIONS[4:7], CAPTIONS[3], *CAPTIONS[8:10]]
-    new = pairs_of(tmp_path / "new.parquet", captions, images, 3)
+    new = pairs_of(tmp_path / "new.parquet", captions, seen, 3)
     asked = {"stages": STAGES, "unit_rows": 3}
     filtering(old, tmp_path / "old", preset=NEAR, **asked)
     shutil.move(tmp_path / "old.parquet", tmp_path / "moved.parquet")  # no image is read again
     found = {0: "bytes", 1: "pixels", 2: "near", 3: "pair"}
     asked["against"] = f"{tmp_path}/old"
-    for images, kinds in {
+    for asks, kinds in {
         "near": {"bytes", "pixels", "near", "pair"},
         "pixels": {"bytes", "pixels", "pair"},
         "bytes": {"bytes", "pair"},
         "none": {"pair"},
     }.items():
-        preset = f"{{base: paper, against: {{images: {images}}}}}"
+        preset = f"{{base: paper, against: {{images: {asks}}}}}"
         done = filtering(new, tmp_path / "out", preset=preset, **asked)
         expected = {n: ("old", how) for n, how in found.items() if how in kinds}
-        assert _evidence(done) == expected, images
+        assert _evidence(done) == expected, asks
     near = filtering(new, tmp_path / "out", preset=NEAR, **asked)
     bits = {row["n"]: row["earlier_bits"] for row in near.rows("rejected")}
     assert bits[0] == bits[1] == bits[3] == 0 and 0 <= bits[2] <= 22
@@ -135,9 +137,7 @@ def test_a_preset_names_earlier_outputs_and_the_option_replaces_them(tmp_path, f
     assert set(done.verdicts().values()) == {"duplicate_earlier"}
     others = [(_uid(10 + n), f"http://c/{n}", CAPTIONS[n]) for n in range(3)]
     filtering(_manifest(tmp_path / "c.tsv", others), tmp_path / "c", stages=stages)
-    done = filtering(
-        old, tmp_path / "out", preset=preset, stages=stages, against=f"{tmp_path}/c"
-    )
+    done = filtering(old, tmp_path / "out", preset=preset, stages=stages, against=f"{tmp_path}/c")
     assert set(done.verdicts().values()) == {"kept"}
 
 
@@ -156,8 +156,10 @@ def test_an_earlier_output_that_changed_is_compared_again(tmp_path, filtering):
 @pytest.fixture
 def compared(tmp_path, filtering):
     """A run with images against an earlier output."""
-    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:3], IMAGES[:3])
-    new = pairs_of(tmp_path / "new.parquet", CAPTIONS[2:7], [*IMAGES[2:4], *IMAGES[:3]], 2)
+    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:3], IMAGES[:3], 3)
+    captions = [CAPTIONS[0], *CAPTIONS[3:7]]  # the first is the same pair
+    images = [IMAGES[0], IMAGES[3], *IMAGES[:3]]
+    new = pairs_of(tmp_path / "new.parquet", captions, images, 2)
     filtering(old, tmp_path / "old", preset=NEAR, stages=STAGES)
     done = filtering(
         new, tmp_path / "out", preset=NEAR, stages=STAGES, against=f"{tmp_path}/old", unit_rows=2
@@ -167,21 +169,19 @@ def compared(tmp_path, filtering):
 
 
 def test_verify_looks_all_rows_up_again(tmp_path, compared, capsys):
-    assert verify(["--output", str(tmp_path / "out")]) == 0
+    assert verify([str(tmp_path / "out")]) == 0
     assert "looked up again among 3 rows" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "old")
-    assert verify(["--output", str(tmp_path / "out")]) == 0
+    assert verify([str(tmp_path / "out")]) == 0
     assert "its keys as they were copied are checked" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("kind", ["pair", "bytes", "near"])
 def test_verify_finds_a_row_that_no_earlier_output_has(tmp_path, compared, kind, capsys):
-    import pyarrow.parquet as pq
-
     folder = tmp_path / "out" / "work" / f"against_{kind}_duplicates" / "data"
     (path,) = [one for one in sorted(folder.glob("*.parquet")) if pq.read_table(one).num_rows][:1]
     pq.write_table(pq.read_table(path).slice(1), path)
-    assert verify(["--output", str(tmp_path / "out")]) == 1
+    assert verify([str(tmp_path / "out")]) == 1
     assert path.name in capsys.readouterr().out
 
 
@@ -190,7 +190,7 @@ def test_verify_finds_that_run_json_names_another_earlier_output(tmp_path, compa
     record = json.loads(path.read_text())
     record["models"]["against"]["outputs"][0]["identity"] = "0" * 16
     path.write_text(json.dumps(record))
-    assert verify(["--output", str(tmp_path / "out")]) == 1
+    assert verify([str(tmp_path / "out")]) == 1
     assert "earlier outputs" in capsys.readouterr().out
 
 
@@ -204,14 +204,12 @@ def test_verify_finds_that_run_json_names_another_earlier_output(tmp_path, compa
         ("{}/out", "name earlier ones"),
         ("{}/unfinished", "finish it with the same command first"),
         ("{}/lacking", "run its command again"),
-        ("{}/captions", "set against.images of the preset to none"),
+        ("{}/captions", "set against.images of this preset to none"),
     ],
 )
-def test_what_is_no_earlier_output_is_refused_before_any_work(
-    tmp_path, filtering, against, remedy
-):
+def test_what_is_no_earlier_output_is_refused_before_any_work(tmp_path, filtering, against, remedy):
     (tmp_path / "root").symlink_to("/")
-    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:2], IMAGES[:2])
+    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:2], IMAGES[:2], 2)
     rows = [(_uid(n), f"http://a/{n}", CAPTIONS[n]) for n in range(3)]
     asked = against.replace("{}", str(tmp_path))
     if against.endswith("captions"):
@@ -230,13 +228,11 @@ def test_what_is_no_earlier_output_is_refused_before_any_work(
 
 
 def test_hashes_that_an_earlier_output_lacks_are_refused_with_the_remedy(tmp_path, filtering):
-    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:2], IMAGES[:2])
+    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:2], IMAGES[:2], 2)
     dedup = "{base: paper, dedup: {images: true}}"
     filtering(old, tmp_path / "old", preset=dedup, stages=STAGES)
     with pytest.raises(WrongUse, match="set it to bytes in this one"):
-        filtering(
-            old, tmp_path / "out", preset=NEAR, stages=STAGES, against=f"{tmp_path}/old"
-        )
+        filtering(old, tmp_path / "out", preset=NEAR, stages=STAGES, against=f"{tmp_path}/old")
     done = filtering(old, tmp_path / "out", stages=STAGES, against=f"{tmp_path}/old")
     assert {how for _, how in _evidence(done).values()} == {"pair"}
 
