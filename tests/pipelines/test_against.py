@@ -4,6 +4,8 @@ earlier image is read."""
 import io
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,8 +13,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.verify.command import main as verify
-from tests.pipelines.conftest import pairs_of
+from tests.pipelines.conftest import pairs_of, sorted_tables
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
 IMAGES = [path.read_bytes() for path in sorted(SAMPLE.glob("*.jpg"))[:12]]
@@ -259,3 +262,37 @@ def test_many_ranges_find_what_one_finds(tmp_path, filtering, monkeypatch):
     assert many.tables() == one.tables() and len(_evidence(many)) == 10
     names = list((tmp_path / "many" / "work" / "against_uid_duplicates" / "data").iterdir())
     assert len(names) > 1
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["disk", pytest.param("store", marks=pytest.mark.store)])
+def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
+    place, tmp_path, filtering, compared, runs, request
+):
+    """On a disk, and with both outputs in a store."""
+    root = request.getfixturevalue("bucket") if place == "store" else tmp_path
+    preset = tmp_path / "near.yaml"
+    preset.write_text(NEAR)
+    old = store_path(f"{root}/earlier")
+    asked = ["--stages", ",".join(STAGES), "--preset", str(preset), "--unit-rows", "2"]
+    runs.finish(tmp_path / "old.parquet", old, *asked)
+    output = store_path(f"{root}/killed")
+    asked += ["--against", str(old)]
+    for stage in ("against_earlier", "against_keys", "against_bytes_duplicates", "decide"):
+        killed = runs.start(tmp_path / "new.parquet", output, *asked)
+        while not stamps(output / "work" / stage / "commits", ".json"):
+            assert killed.poll() is None, killed.communicate()[0]
+            time.sleep(0.002)
+        killed.clear()
+        assert killed.returncode == -signal.SIGKILL, killed.communicate()[0]
+        for left in (output / "work" / "leases").glob("*.json"):
+            left.unlink()  # of the killed run; it would count for minutes
+    runs.finish(tmp_path / "new.parquet", output, *asked)
+
+    def without_output(tables):
+        return {
+            kind: [{**row, "earlier_output": None} for row in rows] for kind, rows in tables.items()
+        }
+
+    assert without_output(sorted_tables(output)) == without_output(compared.tables())
