@@ -148,7 +148,8 @@ class Preset:
             self.score,
             self.dedup,
             self.evaluation,
-            self.against,
+            # Outputs of earlier versions have a fingerprint without this section.
+            *([self.against] if self.against != AgainstRule() else []),
         )
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
