@@ -39,6 +39,8 @@ BANDS = BITS // 16
 FLIPS = 4
 _PROBES = 1 << FLIPS
 
+VIEWS = 3
+"""The number of hashes that `views` makes."""
 Box = tuple[float, float, float, float]
 Hashes = NDArray[np.uint64]
 """Hashes, shape (..., `WORDS`)."""

@@ -73,6 +73,9 @@ class RunOptions:
     decontaminate: Annotated[str, "SETS"] | None = None
     """Reject images of evaluation sets: diht29, demo, tasks, FOLDER/ of images, FILE.parquet;
     comma-separated. With None, no image is compared."""
+    against: Annotated[str, "OUTPUT,..."] | None = None
+    """Reject rows that earlier outputs have: their uids, pairs and images, by stored keys (default:
+    the outputs of section `against` of the preset)."""
     export: Literal["shards", "index"] = SHARDS
     """Write kept images as new shards, or as indexes of webdataset INPUT's unchanged tars. An
     index of a tar lists the kept samples that training can use."""
@@ -147,7 +150,7 @@ def parsed_run(parser: Parser, arguments: Sequence[str] | None) -> argparse.Name
     later, and may add stages.
     """
     options = parsed(parser, arguments)
-    refuse_empty(options, "input", "output", "work", "decontaminate")
+    refuse_empty(options, "input", "output", "work", "decontaminate", "against")
     if options.plugin:
         return options
     try:
@@ -303,7 +306,7 @@ def command_parser(prog: str, description: str, numbers: str = "the funnel") -> 
         default="paper",
         help=f"thresholds: {', '.join(_PRESETS.names())}, or a YAML file",
     )
-    add_fields(parser, RunOptions, "decontaminate")
+    add_fields(parser, RunOptions, "decontaminate", "against")
     parser.add_argument(
         "--stages",
         help=f"comma-separated, of {','.join(STAGES)} and those of plugins (default: all)",

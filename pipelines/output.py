@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from open_diht.common.command_line import WrongUse
 from open_diht.common.fields import BadValue
-from open_diht.common.installation import remedy
 from open_diht.common.spelling import spelled
 from open_diht.filters.cascade import NO_REASON, Reasons
 from open_diht.filters.presets import Preset, load_preset, recorded_preset
 from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
-from open_diht.pipelines.manifests.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.manifests.outputs import plan_of
 from open_diht.pipelines.report.funnel import FunnelRecord
 from open_diht.pipelines.stages.columns import COLUMNS
 from open_diht.pipelines.stages.images import DOWNLOAD
@@ -29,15 +28,11 @@ from open_diht.pipelines.store.records import (
 )
 from open_diht.pipelines.store.shapes import read_record
 from open_diht.pipelines.store.storage import (
-    SEE_TO_OUTPUT,
     FileStamp,
     StorePath,
-    is_local,
     read_table,
     row_count,
     stamps,
-    store_errors,
-    store_path,
 )
 
 UNREADABLE = "unreadable"
@@ -70,23 +65,6 @@ class State:
     """Units with results of stage `captions`, including decided ones."""
     finished: bool
     """True if a run has ended, and all units are decided or quarantined."""
-
-
-def root_of(output: str) -> StorePath:
-    """Return the path of the OUTPUT that a user has named. Raise WrongUse if its address is wrong,
-    its package is not installed, or its store does not answer."""
-    try:
-        root = store_path(output)
-        with store_errors(root, WrongUse, SEE_TO_OUTPUT):
-            root.exists()
-    except (ValueError, ImportError) as error:
-        if isinstance(error, WrongUse):
-            raise
-        raise WrongUse(
-            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as"
-            f" s3://bucket/folder, whose package is installed: {remedy('cloud')}"
-        ) from error
-    return root
 
 
 class Output:
@@ -261,29 +239,6 @@ class Output:
 
 def _ordinals(path: StorePath) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(read_table(path, ["ordinal"])["ordinal"], -1)).astype(np.int64)
-
-
-def plan_of(layout: Layout) -> Plan:
-    """Return the plan of an output. Raise WrongUse if there is none."""
-    root = layout.root
-    if is_local(root) and not root.is_dir():
-        raise WrongUse(
-            f"OUTPUT {root} does not exist, or is not a folder; name the OUTPUT of a"
-            f" `{spelled('filter')}`"
-        )
-    try:
-        return load_plan(layout.plan)
-    except FileNotFoundError as error:
-        raise WrongUse(
-            f"OUTPUT {root} holds no output of `{spelled('filter')}` ({layout.plan} is missing);"
-            " name the folder that was its OUTPUT"
-        ) from error
-    except PlanMismatch as error:
-        raise WrongUse(str(error)) from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise WrongUse(
-            f"{layout.plan} is not a plan of this version ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _dataset(source: SourceRecord) -> Dataset:

@@ -77,6 +77,13 @@ class RunSettings(RunOptions):
     """Modules of user plugins, recorded in run.json."""
 
     @property
+    def earlier(self) -> tuple[str, ...]:
+        """The earlier outputs to compare with: those of `against`, or of the preset."""
+        if self.against is None:
+            return self.preset.against.outputs
+        return tuple(name.strip() for name in self.against.split(","))
+
+    @property
     def ocr(self) -> SpotterSettings:
         """Settings of the OCR: `spotter`, or those of the preset."""
         return self.spotter or self.preset.ocr.settings()

@@ -24,6 +24,7 @@ from open_diht.filters.captions.rules import CaptionRule
 from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
 from open_diht.filters.decontamination import EVALUATION_CAPTION, EVALUATION_IMAGE, EvaluationRule
 from open_diht.filters.dedup import DedupRule
+from open_diht.filters.earlier import DUPLICATE_EARLIER, AgainstRule
 from open_diht.filters.score import CLIP_SCORE, MASKED_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from open_diht.filters.spotting.overlap import OverlapRule
 from open_diht.filters.spotting.settings import OcrRule
@@ -37,6 +38,7 @@ _SECTIONS = (
     "score",
     "dedup",
     "evaluation",
+    "against",
     "foresee",
 )
 """Sections of a preset file, in addition to those of registered filters."""
@@ -88,6 +90,8 @@ class Preset:
     dedup: DedupRule = field(default_factory=DedupRule)
     evaluation: EvaluationRule = field(default_factory=EvaluationRule)
     """Thresholds for copies of evaluation images, for runs with --decontaminate."""
+    against: AgainstRule = field(default_factory=AgainstRule)
+    """Earlier outputs, and which of their rows are the same, also for runs with --against."""
     columns: tuple[ColumnCondition, ...] = ()
     """Conditions on columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
@@ -144,6 +148,8 @@ class Preset:
             self.score,
             self.dedup,
             self.evaluation,
+            # Outputs of earlier versions have a fingerprint without this section.
+            *([self.against] if self.against != AgainstRule() else []),
         )
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
@@ -206,6 +212,7 @@ def _check_reasons(columns: Sequence[ColumnCondition], own: Mapping[str, type[Fi
         NOT_SCORED,
         EVALUATION_IMAGE,
         EVALUATION_CAPTION,
+        DUPLICATE_EARLIER,
     )
     built_in = {*_OF_ROWS, *others, *(one.reason for one in filters)}
     for reason, kind in own.items():

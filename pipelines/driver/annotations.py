@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from open_diht.pipelines.engine.work import Work
 from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.stages.against import Against
 from open_diht.pipelines.stages.annotator import Annotator, Made, RunStage, registered_annotators
 from open_diht.pipelines.stages.captions import CaptionStage
 from open_diht.pipelines.stages.columns import ColumnStage
@@ -30,7 +31,7 @@ ANNOTATING: tuple[type[Annotator], ...] = (
 )
 """The annotating stages of this program, in the order in which they run. Those of plugins
 follow."""
-DECIDING: tuple[type[RunStage], ...] = (Deduplication, Decision, Export)
+DECIDING: tuple[type[RunStage], ...] = (Against, Deduplication, Decision, Export)
 """The stages after all that annotate, in the order in which they run."""
 
 

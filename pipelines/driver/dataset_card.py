@@ -19,7 +19,7 @@ import yaml
 
 from open_diht.common.installation import program_version
 from open_diht.pipelines.manifests.plan import Plan, Unit
-from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
+from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words, earlier_in_words
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.stages.images import DOWNLOAD
 from open_diht.pipelines.store.layout import CARD_MARK, CROISSANT, KINDS, Layout
@@ -167,6 +167,11 @@ def render_card(
                 if (checked := funnel.get("checked"))
                 else "no evaluation set"
             ),
+        ),
+        *(
+            [("compared with", _text(earlier_in_words(earlier)))]
+            if (earlier := funnel.get("earlier"))
+            else []
         ),
         *(
             (f"models of {stage}", ", ".join(f"{name} {_code(str(one))}" for name, one in facts))

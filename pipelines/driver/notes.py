@@ -6,7 +6,7 @@ from open_diht.common.naming import counted
 from open_diht.common.spelling import spelled, spelled_option
 from open_diht.filters.cascade import NOT_AT_HAND
 from open_diht.pipelines.manifests import FileInfo, check_consistent
-from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words
+from open_diht.pipelines.report.funnel import FunnelRecord, checked_in_words, earlier_in_words
 from open_diht.pipelines.stages.dedup.findings import UID
 from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 
@@ -60,6 +60,8 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
         )
     if checked := funnel.get("checked"):
         notes.append(f"checked against {checked_in_words(checked)}")
+    if earlier := funnel.get("earlier"):
+        notes.append(f"compared with {earlier_in_words(earlier)}")
     duplicates = funnel.get("duplicates", {})
     stay = [
         f"{counted(duplicates[kind]['found'], noun)} {where}"

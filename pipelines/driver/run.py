@@ -137,6 +137,7 @@ def run(
         settings.plugins,
         settings.export,
         settings.decontaminate,
+        settings.against,
     )
     name = shard_name(settings.shard, asked) if settings.shard else ""
     try:

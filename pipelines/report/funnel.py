@@ -108,6 +108,34 @@ def checked_in_words(checked: Checked) -> str:
     )
 
 
+class EarlierOutput(TypedDict):
+    """An earlier output that rows were compared with."""
+
+    name: str
+    identity: str  # changes with its keys
+
+
+class ComparedEarlier(TypedDict):
+    """The earlier outputs of --against, and what was compared with them."""
+
+    outputs: list[EarlierOutput]
+    kinds: list[str]  # see `filters.earlier`
+    distance: int | None  # most bits of near copies; None if these were not looked for
+    ranges: int  # number of ranges of keys
+    compared: int  # number of rows
+    earlier_rows: int
+
+
+def earlier_in_words(earlier: ComparedEarlier) -> str:
+    """Return what rows were compared with, in one line."""
+    outputs = ", ".join(one["name"] for one in earlier["outputs"])
+    kinds = ", ".join(earlier["kinds"])
+    return (
+        f"{outputs} ({counted(earlier['earlier_rows'], 'row')}): by {kinds}, of"
+        f" {counted(earlier['compared'], 'row')}"
+    )
+
+
 class FunnelRecord(TypedDict):
     """The counts of a run. `funnel.json` has these, examples, and the fields of a commit record."""
 
@@ -135,6 +163,8 @@ class FunnelRecord(TypedDict):
     """Axis of the histogram of each number that has a condition, by the name of the histogram."""
     checked: NotRequired[Checked]
     """The evaluation sets that rows were compared with, in a run with --decontaminate."""
+    earlier: NotRequired[ComparedEarlier]
+    """The earlier outputs that rows were compared with, in a run with --against."""
     duplicates: dict[str, DuplicateCounts]
     """Counts of duplicates by kind."""
     left: IndexCounts

@@ -22,7 +22,8 @@ from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.common.spelling import spelled
 from open_diht.common.stores import in_words, translated
 from open_diht.filters.presets import BadPreset
-from open_diht.pipelines.output import Output, root_of
+from open_diht.pipelines.manifests.outputs import root_of
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.rows.options import parse
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors

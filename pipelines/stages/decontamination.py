@@ -71,8 +71,6 @@ VERSION = 1
 """Increase the version when equal fingerprints may be compared differently."""
 EMBEDDING_COLUMN = "embedding"
 """Column of the stage's files with embeddings, if semantic de-duplication is on."""
-# The number of hashes that `copies.views` makes.
-_VIEWS = 3
 # Rows whose cosines with all evaluation images are in memory: 400 MB of float32 with 400,000 of
 # these images.
 _TILE = 256
@@ -124,17 +122,21 @@ class FingerprintStage(SegmentAnnotator):
 
     @classmethod
     def runs(cls, settings: RunSettings) -> bool:
-        return settings.decontaminate is not None
+        return settings.decontaminate is not None or settings.preset.against.hashes
 
     @classmethod
     def check(cls, settings: RunSettings, plan: Plan | None, say: Callable[[str], None]) -> None:
-        if settings.decontaminate is None:
+        if not cls.runs(settings):
             return
-        if plan is None:
-            find_sets(settings.decontaminate)
-        else:
-            option = spelled_option("decontaminate", settings.decontaminate)
+        sets = settings.decontaminate
+        if plan is not None and sets is None:
+            asked = f"against.images: {settings.preset.against.images} of the preset"
+            check_images(settings, plan, asked, "set it to none")
+        elif plan is not None:
+            option = spelled_option("decontaminate", sets)
             check_images(settings, plan, option, "leave it out")
+        elif sets is not None:
+            find_sets(sets)
 
     @classmethod
     def of_run(cls, settings: RunSettings, work: Work) -> Self:
@@ -149,9 +151,10 @@ class FingerprintStage(SegmentAnnotator):
     @classmethod
     def row_filter(
         cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[object]]
-    ) -> EvaluationFilter:
+    ) -> EvaluationFilter | None:
         """Compare all units with the sets, and return the filter."""
-        assert settings.decontaminate is not None
+        if settings.decontaminate is None:
+            return None
         semantic = encoder_of(settings)
         rule = settings.preset.evaluation
         try:
@@ -289,7 +292,7 @@ class MatchStage(Stage):
         bits = np.full(n, np.nan, np.float32)
         looks = np.frombuffer(
             b"".join(fingerprinted["hashes"].drop_null().to_pylist()), copies.HASH
-        ).reshape(-1, _VIEWS)
+        ).reshape(-1, copies.VIEWS)
         near[read], bits[read] = self._index.nearest(looks, MOST_BITS)
         alike, distance = self._alike(fingerprinted["ordinal"], unit)
         values = [fingerprinted["ordinal"], read, exact, same_bytes, near, bits, alike, distance]

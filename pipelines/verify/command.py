@@ -34,8 +34,9 @@ from open_diht.filters.presets import BadPreset
 from open_diht.pipelines.datasets import Dataset, DatasetError
 from open_diht.pipelines.manifests import ManifestError, expand_inputs, stamps_of
 from open_diht.pipelines.manifests.files import difference, fingerprint
+from open_diht.pipelines.manifests.outputs import plan_of, root_of
 from open_diht.pipelines.manifests.plan import Plan
-from open_diht.pipelines.output import Output, plan_of, root_of
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.settings import RunSettings
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.layout import Layout
@@ -48,6 +49,7 @@ from open_diht.pipelines.store.storage import (
     size_of,
     store_errors,
 )
+from open_diht.pipelines.verify.against import against_filter
 from open_diht.pipelines.verify.findings import Verification
 from open_diht.pipelines.verify.options import parse
 from open_diht.pipelines.verify.provenance import check_provenance, evaluation_filter
@@ -140,9 +142,9 @@ def verify(root: StorePath, options: argparse.Namespace) -> Verification:
                 stages=tuple(run["stages"]),
             )
             evaluation = evaluation_filter(structure, run, output.preset)
-            rows = Rows(
-                structure, settings, run, evaluation, _where(plan, dataset, options.input, found)
-            )
+            against = against_filter(structure, run, output.preset)
+            where = _where(plan, dataset, options.input, found)
+            rows = Rows(structure, settings, run, evaluation, against, where)
         good = {
             unit: min(max(record["good"], 0), _MOST) for unit, record in structure.annotated.items()
         }

@@ -29,6 +29,7 @@ from open_diht.filters.cascade import DEAD as GONE
 from open_diht.filters.cascade import stage_of
 from open_diht.filters.decontamination import EVALUATION_CAPTION, EVALUATION_IMAGE
 from open_diht.filters.dedup import COPIES
+from open_diht.filters.earlier import DUPLICATE_EARLIER
 from open_diht.filters.output import OURS, SEVERAL
 from open_diht.filters.several_captions import OTHERS, captions_of
 from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
@@ -49,6 +50,7 @@ from open_diht.pipelines.manifests import (
 )
 from open_diht.pipelines.manifests.plan import Unit
 from open_diht.pipelines.settings import INDEX, RunSettings
+from open_diht.pipelines.stages.against import AGAINST, AgainstFilter
 from open_diht.pipelines.stages.captions import BATCH_ROWS, CaptionStage
 from open_diht.pipelines.stages.columns import annotated_rows
 from open_diht.pipelines.stages.decide import DecideStage
@@ -102,11 +104,12 @@ class Rows:
         settings: RunSettings,
         run: WholeRunRecord,
         evaluation: EvaluationFilter | None,
+        against: AgainstFilter | None,
         where: Mapping[str, str],
     ):
-        """Store what the checks need. `run` is run.json, `evaluation` the result of
-        `evaluation_filter`, and `where` maps the recorded path of each unchanged input file to its
-        path now."""
+        """Store what the checks need. `run` is run.json. `evaluation` and `against` are the results
+        of `evaluation_filter` and `against_filter`. `where` maps the recorded path of each
+        unchanged input file to its path now."""
         self.layout = structure.layout
         self.preset = settings.preset
         self.stages = settings.stages
@@ -135,7 +138,7 @@ class Rows:
                 for name, (least, keep) in rule.thresholds.items()
             }
             score = ScoreFilter.of(rule, asked, "")
-        own = tuple(one for one in (score, evaluation) if one is not None)
+        own = tuple(one for one in (score, evaluation, against) if one is not None)
         self._stage = DecideStage(
             self.layout,
             self.dataset,
@@ -148,6 +151,7 @@ class Rows:
         )
         # Because of a difference, which is reported.
         lost = evaluation is None and EVALUATION in self.models
+        gone = against is None and AGAINST in self.models
         self.plugins = bool(run.get("plugins"))
         self._leaves = run.get("export") == INDEX
         self.images: dict[str, SampledImages] = {}
@@ -155,6 +159,7 @@ class Rows:
         self._known = {
             *stage_of(self.preset, own),
             *(() if lost else (EVALUATION_IMAGE, EVALUATION_CAPTION)),
+            *(() if gone else (DUPLICATE_EARLIER,)),
         }
         """The reasons that can be decided again."""
         self._annotators: dict[tuple[str, bool, bool], CaptionStage] = {}
@@ -288,8 +293,8 @@ class Rows:
                         self._compare("input", path, row, again[place], again[place].keys(), "read")
                 elif passed[place] and reason not in self._known:
                     why = (
-                        "by a stage that is not of this program, or by evaluation sets whose table"
-                        " is missing"
+                        "by a stage that is not of this program, or by evaluation sets or earlier"
+                        " outputs whose records are missing"
                     )
                     self.found.skip(f"rejections for {reason}, {why}: they are not decided again")
                 else:

@@ -13,7 +13,8 @@ import uvicorn
 from open_diht.common.command_line import OK, WrongUse, command, say
 from open_diht.common.plugins import PluginError, load_plugin
 from open_diht.filters.presets import BadPreset
-from open_diht.pipelines.output import Output, root_of
+from open_diht.pipelines.manifests.outputs import root_of
+from open_diht.pipelines.output import Output
 from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, store_errors
 from open_diht.pipelines.view.app import HOSTS, make_app

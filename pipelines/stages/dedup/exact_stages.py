@@ -50,7 +50,7 @@ from open_diht.pipelines.stages.spotting import load_records
 from open_diht.pipelines.store.commit import publish_bytes, read_json
 from open_diht.pipelines.store.layout import Layout, image_unit_name
 from open_diht.pipelines.store.records import CommitRecord, Fingerprints
-from open_diht.pipelines.store.storage import read_range, row_groups
+from open_diht.pipelines.store.storage import StorePath, read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:
@@ -71,7 +71,7 @@ def competitors(
 ) -> Competitors:
     """Return the survivors of the filters, without the duplicates of kinds in `before` that
     reject."""
-    records = _read_keys(layout, PAIR, unit, 0, PARTS)
+    records = read_keys(layout.slices(keys_stage(PAIR), unit))
     records = records[np.argsort(records["ordinal"], kind="stable")]
     for files in before:
         if files.rejects:
@@ -123,8 +123,8 @@ class Pairs:
         return halves_of_digests(pairs)
 
 
-def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
-    path = layout.slices(keys_stage(kind), unit)
+def read_keys(path: StorePath, first: int = 0, stop: int = PARTS) -> NDArray[np.void]:
+    """Return the keys of parts [first, stop) of a unit's file of keys, of dtype `KEY`."""
     return read_slice(partial(read_range, path), KEY, PARTS, first, stop, str(path))
 
 
@@ -163,6 +163,12 @@ class KeyStage(Stage):
         return {"rows": len(records)}, [self.layout.slices(self.name, unit)]
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
+        kept = self.survivors(unit)
+        keys = kept.keys(unit, self.digests(unit, list(kept.bare)))
+        return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
+
+    def survivors(self, unit: str) -> Pairs:
+        """Return the rows of a unit that the filters keep."""
         kept = Pairs()
         units = self._image_units(unit)
         for read, decisions in decided_rows(
@@ -170,21 +176,20 @@ class KeyStage(Stage):
         ):
             rows = read.select([name for name in (*ROW.names, OTHERS) if name in read.column_names])
             kept.add(rows.filter(pa.array(decisions.passed)))
-        keys = kept.keys(unit, self._digests(unit, list(kept.bare)))
-        return key_records(keys, kept.ordinals, halves_of_uids(kept.uids))
+        return kept
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
         every = Pairs()
         for rows in row_groups(self.layout.data("captions", unit), [*ROW.names, OTHER_CAPTIONS]):
             every.add(rows)
         digests = (
-            self._digests(unit, self._spotted(unit))
+            self.digests(unit, self._spotted(unit))
             if every.bare and "spotting" in self.stages
             else {}
         )
         pairs = spread(every.keys(unit, digests))
         # The survivors alone; their images were read if needed.
-        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)
+        known = read_keys(self.layout.slices(keys_stage(PAIR), unit))
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
@@ -200,7 +205,7 @@ class KeyStage(Stage):
 
     def _of_images(self, unit: str) -> NDArray[np.void]:
         rows = competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
-        digests = self._digests(unit, rows.ordinals.tolist())
+        digests = self.digests(unit, rows.ordinals.tolist())
         have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
         rows = Competitors(rows.ordinals[have], rows.uids[have])
         keys = halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()])
@@ -210,7 +215,7 @@ class KeyStage(Stage):
         read = read_json(self.layout.commit("captions", unit))
         return self._plan.image_units(read)
 
-    def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
+    def digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """Return the SHA-256 of these rows' images, by ordinal, as far as they are known. With
         `read_missing`, read the other images. An image is known if this run's stage `spotting` has
         read it. Records of earlier runs are not used, because they may be of other files, as below
@@ -259,9 +264,10 @@ class RangeStage(Stage):
     def process(self, unit: str, before: CommitRecord | None, heartbeat: Heartbeat) -> Done:
         width = PARTS // self.ranges
         first = int(unit) * width
+        stage = keys_stage(self.kind)
         names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]
         slices = (
-            (number, _read_keys(self.layout, self.kind, name, first, first + width))
+            (number, read_keys(self.layout.slices(stage, name), first, first + width))
             for number, name in names
             if name not in self.skip
         )
