@@ -17,7 +17,7 @@ Write = Callable[[str], str]
 
 SECTIONS = (
     "must map sections (captions, columns, images, text_spotting, ocr, score, dedup, evaluation,"
-    " foresee) to settings"
+    " against, foresee) to settings"
 )
 
 
