@@ -59,7 +59,7 @@ from open_diht.pipelines.stages.keys import (
 )
 from open_diht.pipelines.stages.score.stored import stored_rows
 from open_diht.pipelines.stages.slices import pack
-from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_table
+from open_diht.pipelines.store.commit import RunFailed, publish_bytes, publish_table, read_json
 from open_diht.pipelines.store.layout import Layout
 from open_diht.pipelines.store.records import (
     CommitRecord,
@@ -69,7 +69,7 @@ from open_diht.pipelines.store.records import (
     fingerprint_of,
 )
 from open_diht.pipelines.store.shapes import read_record
-from open_diht.pipelines.store.storage import StorePath, each, read_table, stamps
+from open_diht.pipelines.store.storage import StorePath, each, is_local, read_table, stamps
 
 AGAINST = "against"
 """Name of the stage. `--against` asks for it, not STAGES."""
@@ -118,16 +118,21 @@ def find_earlier(names: Sequence[str], root: StorePath, kinds: Sequence[str]) ->
                 " OUTPUT of each earlier run, separated by commas"
             )
         try:
-            layout = Layout(root_of(name))
+            layout = Layout(_absolute(root_of(name)))
             plan = plan_of(layout)
         except WrongUse as error:
             raise WrongUse(f"{where}: {error}") from error
-        if layout.root.resolve() == root.resolve():
+        if layout.root == _absolute(root):
             raise WrongUse(f"{where} is the OUTPUT of this run; name earlier ones")
-        if layout.root.resolve() in [one.layout.root.resolve() for one in found]:
+        if layout.root in [one.layout.root for one in found]:
             raise WrongUse(f"{where} is named twice; name each earlier output once")
         found.append(_earlier(name, layout, plan, kinds))
     return found
+
+
+def _absolute(root: StorePath) -> StorePath:
+    """Return the path of an output as workers with other working folders find it."""
+    return root.resolve() if is_local(root) else root
 
 
 def _earlier(name: str, layout: Layout, plan: Plan, kinds: Sequence[str]) -> Earlier:
@@ -166,12 +171,18 @@ def _earlier(name: str, layout: Layout, plan: Plan, kinds: Sequence[str]) -> Ear
 
 
 def _records(layout: Layout, stage: str, units: Sequence[str]) -> list[CommitRecord]:
-    """Return the commit records of units of a stage, or none if one of them is missing or its files
-    are not intact."""
+    """Return the commit records of units of a stage, or none if one of them is missing, its files
+    are not intact, or a run that has not finished has begun to replace them."""
     vouched = Vouched(layout)
     paths = [layout.commit(stage, unit) for unit in units]
     records = list(each(vouched.current, paths, layout.root))
-    return records if all(records) else []
+    if not all(records):
+        return []
+    if stage == IMAGE_HASHES:  # it has one fingerprint for all units
+        return records
+    last: Mapping[str, str] = read_json(layout.fingerprints(stage)) or {}
+    current = all(record["fingerprint"] == last.get(record["unit"]) for record in records)
+    return records if current else []
 
 
 def _hashes_of(layout: Layout, plan: Plan, unit: str) -> pa.Table:
@@ -212,8 +223,8 @@ def _of_rows(
 
 @dataclass
 class ImportStage(Stage):
-    """A `Stage` that copies the keys of a unit of an earlier output. Its own units have names of
-    `imported_names`."""
+    """A `Stage` that copies the keys of a unit of an earlier output. The names of its own units
+    begin with the number of that output and a hyphen."""
 
     layout: Layout
     outputs: tuple[Earlier, ...]
@@ -231,7 +242,7 @@ class ImportStage(Stage):
         ordinals = pairs["ordinal"].astype(np.int64)
         uids = np.stack([pairs["cited_high"], pairs["cited_low"]], axis=1)
         stored = None
-        if PIXELS in self.kinds or not output.keyed:
+        if PIXELS in self.kinds or (BYTES in self.kinds and not output.keyed):
             stored = _hashes_of(layout, self._plans[int(number)], earlier_unit)
         files = []
         for kind in self.kinds:
@@ -248,6 +259,8 @@ class ImportStage(Stage):
                 files.append(_publish_keys(path, _keys_of_images(stored, kind, ordinals, uids)))
             else:
                 keys = read_keys(layout.slices(_STORED_BY[kind], earlier_unit))
+                # The keys of images may be of a run whose filters kept other rows.
+                keys = keys[np.isin(keys["ordinal"], pairs["ordinal"])]
                 files.append(_publish_keys(path, keys))
         return {"rows": len(pairs)}, files
 

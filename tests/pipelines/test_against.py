@@ -207,6 +207,7 @@ def test_verify_finds_that_run_json_names_another_earlier_output(tmp_path, compa
         ("{}/out", "name earlier ones"),
         ("{}/unfinished", "finish it with the same command first"),
         ("{}/lacking", "run its command again"),
+        ("{}/begun", "run its command again"),
         ("{}/captions", "set against.images of this preset to none"),
     ],
 )
@@ -220,9 +221,12 @@ def test_what_is_no_earlier_output_is_refused_before_any_work(tmp_path, filterin
         filtering(manifest, tmp_path / "captions", stages=("captions",))
     elif "nowhere" not in against and "root" not in against:
         filtering(old, tmp_path / "old", preset=NEAR, stages=STAGES)
-        for name in ("out", "unfinished", "lacking"):
+        for name in ("out", "unfinished", "lacking", "begun"):
             shutil.copytree(tmp_path / "old", tmp_path / name)
         (tmp_path / "unfinished" / "funnel.json").unlink()
+        # A run with another preset was killed before it made all keys.
+        fingerprints = tmp_path / "begun" / "work" / "pair_keys" / "fingerprints.json"
+        fingerprints.write_text(json.dumps({"00000-00000": "another"}))
         next((tmp_path / "lacking" / "work" / "pair_keys" / "data").iterdir()).unlink()
     with pytest.raises(WrongUse) as refused:
         filtering(old, tmp_path / "out", stages=STAGES, against=asked)
