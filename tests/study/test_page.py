@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import open_clip
 import pyarrow.parquet as pq
@@ -13,10 +14,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from open_diht.common.html.charts import svg_file
 from study.claims.negatives import best_scales
 from study.cli import main
 from study.figures import PHOTOGRAPHS
 from study.page import PAGES, render
+from study.panels import R10, readme_figure
 from study.rows import CLAIMS, CPU, Rows
 from study.tables import TABLES, Line, lines
 from study.words import pool_in_words, signed
@@ -58,6 +61,33 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
     assert drawn == {name for name in made if name.endswith(".svg")}
     written = {f"claims/{path.name}" for path in (DOCS / "claims").iterdir()}
     assert written == {name for name in made if name.startswith("claims/")}
+
+
+def test_the_plot_of_the_readme_has_every_comparison_of_whole_pools_once() -> None:
+    """Filled dots are significant; what a line shows is read off its place on the axes."""
+    compared = {name: committed(name) for name in TABLES}
+    found = ElementTree.fromstring(svg_file(readme_figure(compared)))
+    name = "{http://www.w3.org/2000/svg}"
+    dots = [dot for group in found.findall(f"{name}g") for dot in group.findall(f"{name}circle")]
+    taught = [line for line in committed("teachers") if line.b == "embeddings-infonce"]
+    shown = [
+        *committed("weights-default"),
+        *(line for line in committed("cat") if (line.b, line.a) == ("kept", "all")),
+        *(line for line in taught if not line.pool.endswith("-kept")),
+        *committed("teachers-more"),
+    ]
+    assert len(dots) == len(shown) == 24 + 12 + 8 + 8
+    hollow = [dot for dot in dots if dot.get("class") == "hollow"]
+    assert len(hollow) == [line.verdict for line in shown].count("open")
+    width, height = float(found.attrib["width"]), float(found.attrib["height"])
+    assert width <= 430, "a phone shows it without making its letters small"
+    for dot in dots:
+        assert 0 < float(dot.attrib["cx"]) < width and 0 < float(dot.attrib["cy"]) < height
+    first = [(float(dot.attrib["cy"]), line) for dot, line in zip(dots, shown[:12], strict=False)]
+    assert [line for _, line in sorted(first, key=lambda one: one[0])] == sorted(
+        shown[:12], key=lambda line: -line.found[R10].difference
+    )
+    assert "(logarithmic)" in "".join(found.itertext())
 
 
 def test_the_first_lines_say_what_the_committed_rows_show() -> None:
