@@ -171,11 +171,56 @@ def test_the_readme_counts_what_the_rows_say() -> None:
     better = [line.verdict for line in plain].count("better")
     assert f"better than CAT** in {better} of {len(plain)} comparisons" in section
     assert "worse" not in [line.verdict for line in plain]
-    trainings = [row for row in Rows(RESULTS).read("rivals") + rows if row.arm.arm == "all"]
+    trainings = [
+        row
+        for row in [*Rows(RESULTS).read("rivals"), *Rows(RESULTS).read("cat"), *rows]
+        if row.arm.arm == "all"
+    ]
     least, most = (
         end(round(row.arm.budget / row.notes["repeats"]) for row in trainings) for end in (min, max)
     )
-    assert f"pools of {least:,} to {most:,} pairs" in section
+    budgets = {row.arm.budget for row in trainings}
+    assert (
+        f"{min(budgets):,} to {max(budgets):,} samples, pools of {least:,} to {most:,} pairs"
+        in section
+    )
+
+
+def test_the_readme_describes_its_plot() -> None:
+    """In the alternative text, which is all that some readers have."""
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    [described] = re.findall(r"!\[([^\]]*)\]\(docs/images/study-readme\.svg\)", readme)
+    score = committed("weights-default")
+    cat = [line for line in committed("cat") if (line.b, line.a) == ("kept", "all")]
+    teacher = [
+        line
+        for line in committed("teachers")
+        if line.b == "embeddings-infonce" and not line.pool.endswith("-kept")
+    ]
+    of_score, of_cat, of_teacher, control = (
+        {(line.pool, line.budget, line.items): line.found[R10].difference for line in found}
+        for found in (score, cat, teacher, committed("teachers-more"))
+    )
+    assert f"gains up to {max(of_score.values()):.0f} points in short trainings" in described
+    assert {line.verdict for line in score if line.budget == 153_600} == {"open"}
+    gains = sorted(of_cat, key=lambda of: of_cat[of])
+    assert f"gains up to {of_cat[gains[-1]]:.0f} points in the shortest" in described
+    assert f"loses up to {-of_cat[gains[0]]:.0f} in longer ones" in described
+    assert (gains[-1][1], gains[0][1]) == (17_408, 102_400)
+    ends = (end(of_teacher.values()) for end in (min, max))
+    assert f"embeddings gain {' to '.join(f'{one:.0f}' for one in ends)} points" in described
+    less = [control[of] < gain for of, gain in of_teacher.items()]
+    assert less.count(True) >= 7 and len(less) == 8
+
+
+def test_the_readme_and_the_page_of_filters_advise_the_same() -> None:
+    """What to do first, and that CAT's gain on photographs ends with a few repeats."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    first = dict(re.findall(r"^\| (images to|images,|clean)[^|]* \| ([^|]*) \|", readme, re.M))
+    advice = page("which-filter-when.md").partition("## What to do")[2]
+    assert "download, or without a GPU, CAT first" in advice and "CAT" in first["images to"]
+    assert "GPU, or patience, weigh by a score" in advice and "score" in first["images,"]
+    assert "training is long, keep all pairs" in advice and first["clean"] == "all pairs"
 
 
 def test_the_sentences_about_filters_are_significant() -> None:
