@@ -191,7 +191,7 @@ def _drawn(
             ends = [top + scale.down(end) for end in (one.high, one.low)]
             interval = f"M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"
             yield f'<path d="{interval}" stroke-width="1.5" stroke-opacity=".7"/>'
-            # A hollow dot covers its line, in the color of the background.
+            # A hollow dot is filled like the background, so that it covers its line.
             filled = f' fill="{color}"' if line.verdict != "open" else ' class="hollow"'
             y = top + scale.down(one.difference)
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" stroke-width="1.5"{filled}/>'

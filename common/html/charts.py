@@ -272,7 +272,7 @@ def line_chart(
 
 def svg_file(chart: str) -> str:
     """Return a chart of lines as the content of an SVG file, on a background that follows the
-    reader's color scheme. The class `hollow` has the color of the background."""
+    reader's color scheme. The class `hollow` is filled like the background."""
     head, _, rest = chart.partition(">")
     head = head.replace('class="lines"', 'xmlns="http://www.w3.org/2000/svg" color="#1d2328"')
     colors = (

@@ -140,7 +140,9 @@ def test_every_pool_has_one_name_with_its_size_and_no_two_share_one() -> None:
     filters = page("which-filter-when.md")
     for said in ("clean 17,043", "noisy 33,043", "clean 11,099", "noisy 21,546"):
         assert said in named and f"| {said} |" in filters
-    for name in ("which-filter-when.md", "study.md"):
+    select = (DOCS / "howto" / "select.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"(?:clean|noisy) [\d,]+\d", select)} <= {*named}
+    for name in ("which-filter-when.md", "study.md", "howto/select.md"):
         tables = re.findall(r"^\|.*\|$", (DOCS / name).read_text(encoding="utf-8"), re.MULTILINE)
         assert not re.search(r"natural|injected", "".join(tables))
 
