@@ -177,8 +177,8 @@ def test_what_people_say_is_quoted_as_measured() -> None:
     )
     assert (
         f"the actions that `paper` finds have an F1 of {f1['`paper`']}, those of `precise`"
-        f" {f1['`precise`']}; on LAION's captions, by a language model, a precision of {by_model}"
-        in readme
+        f" {f1['`precise`']}; on LAION's captions, by a language model's labels, a precision of"
+        f" {by_model}" in readme
     )
     page = prose("docs/howto/presets.md")
     visible = {
