@@ -453,7 +453,7 @@ def weights(which: str) -> Iterator[str]:
     """Yield the changes of the rank by an arm in a table of the study, given as "TABLE ARM"."""
     from study.rows import CPU, Rows
     from study.tables import TABLES, lines
-    from study.words import difference, signed
+    from study.words import difference, pool_in_words, signed
 
     table, _, arm = which.partition(" ")
     rows = Rows(REPOSITORY / "study/results")
@@ -463,8 +463,10 @@ def weights(which: str) -> Iterator[str]:
         if row.arm.arm == "all"
     }
     cells = {}
+    pools = {}
     for line in lines(rows, TABLES[table], CPU):
         if line.b == arm:
+            pools[line.pool] = pool_in_words(line.pool, line.pairs)
             one = line.found[0]
             interval = f"[{signed(one.low)}, {signed(one.high)}]"
             cells[line.pool, line.budget, line.items] = f"{difference(one)} {interval}"
@@ -472,7 +474,7 @@ def weights(which: str) -> Iterator[str]:
     yield "|---|--:|--:|--:|"
     for (pool, budget), times in sorted(per_row.items()):
         both = (cells[pool, budget, f"{test}/t2i"] for test in ("flickr8k-test", "web-held"))
-        yield f"| `{pool}` | {times:.1f} | {' | '.join(both)} |"
+        yield f"| {pools[pool]} | {times:.1f} | {' | '.join(both)} |"
 
 
 MAKERS: dict[str, Callable[..., Iterator[str]]] = {

@@ -10,7 +10,7 @@ from open_diht.common.html.charts import Point, Series, line_chart
 from study.claims.negatives import CHOSEN_BY
 from study.rows import TUNING, Rows
 from study.tables import Line
-from study.words import ARMS
+from study.words import ARMS, pool_in_words
 
 PHOTOGRAPHS = "flickr8k-test/t2i"
 CHANGE = "change of the geometric-mean rank, %"
@@ -23,7 +23,9 @@ def cat_figure(lines: Sequence[Line]) -> str:
         line for line in lines if line.items == PHOTOGRAPHS and line.b == "kept" and line.repeats
     ]
     series = _series(
-        shown, lambda line: f"{line.pool}, against {ARMS[line.a]}", lambda line: line.repeats or 0
+        shown,
+        lambda line: f"{pool_in_words(line.pool, line.pairs)}, against {ARMS[line.a]}",
+        lambda line: line.repeats or 0,
     )
     title = "Kept by CAT: below 0 it is better"
     return line_chart(title, "how often a kept pair is seen", CHANGE, series, (0.5, 1, 2, 4, 8, 16))

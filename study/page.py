@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from open_diht.common.files import publish_bytes
 from open_diht.common.html.charts import svg_file
-from study import figures, words
+from study import figures, panels, words
 from study.claims import negatives, rivals
 from study.claims.described import described
 from study.claims.negatives import ranks_by_scale
@@ -180,7 +180,8 @@ def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, 
 def _plots(
     rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]
 ) -> dict[str, str]:
-    """Return the plots of the claims that have rows for them."""
+    """Return the plots of the claims that have rows for them, and README's if all of its claims
+    have."""
     how: dict[str, Callable[[], str]] = {
         "cat": lambda: figures.cat_figure(compared["cat"]),
         "rivals": lambda: figures.rivals_figure(compared["masking"]),
@@ -192,9 +193,12 @@ def _plots(
         del how["negatives"]  # a short study, or one on a GPU, has no grid of scales
     if not compared["masking"]:
         del how["rivals"]
-    return {
+    made = {
         claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]
     }
+    if panels.complete(compared):
+        made["readme"] = panels.readme_figure(compared)
+    return made
 
 
 def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:

@@ -344,7 +344,11 @@ def test_a_bound_of_a_preset_is_not_quoted_as_a_reason():
 
 
 def test_the_readme_is_short_and_pictures_are_small():
-    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 155
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 155
+    # Without code, alternative texts and the targets of links.
+    read = re.sub(r"```.*?```|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    assert len(re.findall(r"\S*\w\S*", read)) <= 900
     for name in ("view.png", "view.gif", "pairs.png"):
         assert (REPOSITORY / "docs/images" / name).stat().st_size < 300_000
 

@@ -17,7 +17,7 @@ _TOP = 40.0
 _BOTTOM = 52.0
 _MOST_RIGHT = 300.0
 """Largest right margin, which grows with the longest name."""
-_COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
+COLORS = ("#2a8583", "#c2602a", "#8e62b8", "#4a7bc0", "#9a7a1a", "#c0558a", "#74808a")
 """Colors with a contrast of at least 3.8 on the light and the dark page. Further lines reuse
 them."""
 _LABEL = 15.0  # distance of two names at the ends of lines
@@ -188,7 +188,7 @@ def line_chart(
         for end in (min, max)
     )
     if x_ticks is None:
-        x_ticks = _ticks(first, max(last, first + 1))
+        x_ticks = ticks(first, max(last, first + 1))
     low = min(point.low for point in points)
     high = max(point.high for point in points)
     low, high = (min(0.0, low), max(0.0, high)) if zero else (low, high)
@@ -210,9 +210,10 @@ def line_chart(
     def down(y: float) -> float:
         return _TOP + 8 + (high - y) / (high - low) * (base - _TOP - 16)
 
+    x_label = x_label if linear else f"{x_label} (logarithmic)"
     form = ".4g" if linear else ",.1f"  # a learning rate has no first decimal
     parts = [f'<text x="{_LEFT}" y="22" font-weight="600">{attribute(title)}</text>']
-    for value in _ticks(low, high):
+    for value in ticks(low, high):
         y = down(value)
         opacity = 1 if value == 0 else 0.2
         parts.append(
@@ -241,7 +242,7 @@ def line_chart(
     for number, (one, name, label) in enumerate(zip(drawn, names, labels, strict=True)):
         placed = [(across(point.x), down(point.y), point) for point in one.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
-        color = _COLORS[number % len(_COLORS)]
+        color = COLORS[number % len(COLORS)]
         radius = 3 if len(placed) < _MANY else 1.5
         parts.append(
             f'<g stroke="{color}" fill="{color}"><path d="M{path}" fill="none" stroke-width="2"/>'
@@ -270,15 +271,15 @@ def line_chart(
 
 
 def svg_file(chart: str) -> str:
-    """Return a line chart as the content of an SVG file, on a background that follows the reader's
-    color scheme."""
+    """Return a chart of lines as the content of an SVG file, on a background that follows the
+    reader's color scheme. The class `hollow` is filled like the background."""
     head, _, rest = chart.partition(">")
     head = head.replace('class="lines"', 'xmlns="http://www.w3.org/2000/svg" color="#1d2328"')
-    dark = (
-        "<style>@media (prefers-color-scheme: dark) { svg { color: #e4e2dc } rect { fill: #1b2126 }"
-        " }</style>"
+    colors = (
+        "<style>rect, .hollow { fill: #fdfcfa } @media (prefers-color-scheme: dark) { svg { color:"
+        " #e4e2dc } rect, .hollow { fill: #1b2126 } }</style>"
     )
-    return f'{head}>\n{dark}\n<rect width="{WIDE:.0f}" height="{HIGH:.0f}" fill="#fdfcfa"/>{rest}'
+    return f'{head}>\n{colors}\n<rect width="100%" height="100%"/>{rest}'
 
 
 def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
@@ -304,7 +305,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Return at most eight round numbers from `low` to `high`."""
     power = math.floor(math.log10((high - low) / _TICKS))
     candidates = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.figures.page import published
+from open_diht.pipelines.manifests.plan import IMAGE_ROWS, UNIT_ROWS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = {"LAION-400M": 0.4e9, "LAION-2B": 2.32e9}
@@ -105,7 +106,16 @@ def test_the_products_are_those_of_the_rates() -> None:
     text = (REPOSITORY / "docs/cost.md").read_text(encoding="utf-8")
     assert f"| **all** | {' | '.join(f'{each:,.0f}' for each in hours)} |" in text
     readme = prose("README.md")
-    assert f"{hours[2]:,.0f} to {hours[3]:,.0f} core-hours with the download" in readme
+    least, most = (200e6 * each / many for each in hours[2:])
+    price = 0.04
+    assert (
+        f"200 million rows take {least:,.0f} to {most:,.0f} core-hours with the download"
+        f" (${least * price:.0f} to ${most * price:.0f} at ${price} each)" in readme
+    )
+    assert f"{price:.2f} for a core-hour" in " ".join(text.split())
+    assert round(10 * read) == 3, "README: seven pairs of ten are rejected, three images fetched"
+    for said in ("reject seven of LAION's pairs in ten, so three images", "saves seven of ten"):
+        assert said in readme
     for cores in CORES:
         digits = 1 if cores > 16 else 0
         assert page[str(cores)] == [f"{each / cores:,.{digits}f}" for each in hours]
@@ -161,9 +171,14 @@ def of_people(name: str, column: str) -> dict[str, str]:
 def test_what_people_say_is_quoted_as_measured() -> None:
     readme = prose("README.md")
     f1 = of_people("FACTUAL, test", "F1")
+    precision = figure("agreement", "action, lenient", "precision")
+    by_model = " and ".join(
+        f"{median(precision[f'`{name}`']):.2f}" for name in ("paper", "precise")
+    )
     assert (
         f"the actions that `paper` finds have an F1 of {f1['`paper`']}, those of `precise`"
-        f" {f1['`precise`']}" in readme
+        f" {f1['`precise`']}; on LAION's captions, by a language model's labels, a precision of"
+        f" {by_model}" in readme
     )
     page = prose("docs/howto/presets.md")
     visible = {
@@ -187,14 +202,34 @@ def test_the_readme_has_the_committed_ratios() -> None:
     defaults, sizes = (
         ratio(*text, f"PaddleOCR, {how}") for how in ("defaults, small", "our sizes")
     )
-    assert (
-        f"text in {defaults:.1f} times as many images as PaddleOCR with its defaults,"
-        f" {sizes:.1f} times as many as PaddleOCR with our sizes" in readme
-    )
     small = ratio("ocr", "ocr-reduced", "ours, medium", "faster-paddle, our sizes")
-    assert f"on images reduced to 256 px {small:.2f} times as many as [faster-paddle]" in readme
+    assert small < 1 < sizes
+    assert (
+        "reduced to 256 px, [faster-paddle](benchmarks/RESULTS.md#ocr) reads text faster: we read"
+        f" {small:.2f} times as many. Otherwise we read {sizes:.1f} times as many as PaddleOCR with"
+        f" our sizes, {defaults:.1f} times with its defaults." in readme
+    )
     cost = ratio("score", "score", cat, "open_clip, ViT-B/32")
     assert f"takes {cost:.2f} of the time of a CLIP score of every pair" in readme
+
+
+def test_what_a_killed_run_loses_is_a_unit() -> None:
+    """The largest units that a plan makes by itself, and their time at the rates of the costs."""
+    page = tables("docs/cost.md")
+    captions = UNIT_ROWS[1] / number(page["captions per core-second"][0])
+    images = IMAGE_ROWS[1] * number(page["OCR, image with text (ms)"][0]) / 1e3
+    resume = prose("docs/howto/resume.md")
+    assert (
+        f"a unit has about {UNIT_ROWS[0]:,} to {UNIT_ROWS[1]:,} captions, or {IMAGE_ROWS[0]} to"
+        f" {IMAGE_ROWS[1]:,} images" in resume
+    )
+    assert (
+        f"take a core {captions:.0f} seconds for captions, and {images / 60:.1f} minutes" in resume
+    )
+    assert (
+        f"by default up to {UNIT_ROWS[1]:,} captions or {IMAGE_ROWS[1]:,} images a core"
+        in prose("README.md")
+    )
 
 
 def test_what_is_said_of_stricter_presets_is_as_measured() -> None:

@@ -40,7 +40,9 @@ def test_all_points_and_names_are_in_the_picture() -> None:
         0 < float(dot.attrib["cx"]) < WIDE and 0 < float(dot.attrib["cy"]) < HIGH for dot in dots
     )
     texts = [text.text for text in found.findall(f".//{name}text")]
-    assert {"Title", "k", "points", "up", "down & <out>", "1", "2", "4", "0"} <= set(texts)
+    assert {"Title", "k (logarithmic)", "points", "up", "down & <out>", "1", "2", "4", "0"} <= set(
+        texts
+    )
 
 
 def test_a_long_name_makes_room_for_itself() -> None:

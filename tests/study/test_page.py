@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import open_clip
 import pyarrow.parquet as pq
@@ -13,10 +14,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from open_diht.common.html.charts import svg_file
 from study.claims.negatives import best_scales
 from study.cli import main
 from study.figures import PHOTOGRAPHS
 from study.page import PAGES, render
+from study.panels import R10, readme_figure
 from study.rows import CLAIMS, CPU, Rows
 from study.tables import TABLES, Line, lines
 from study.words import pool_in_words, signed
@@ -58,6 +61,33 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
     assert drawn == {name for name in made if name.endswith(".svg")}
     written = {f"claims/{path.name}" for path in (DOCS / "claims").iterdir()}
     assert written == {name for name in made if name.startswith("claims/")}
+
+
+def test_the_plot_of_the_readme_has_every_comparison_of_whole_pools_once() -> None:
+    """Filled dots are significant; what a line shows is read off its place on the axes."""
+    compared = {name: committed(name) for name in TABLES}
+    found = ElementTree.fromstring(svg_file(readme_figure(compared)))
+    name = "{http://www.w3.org/2000/svg}"
+    dots = [dot for group in found.findall(f"{name}g") for dot in group.findall(f"{name}circle")]
+    taught = [line for line in committed("teachers") if line.b == "embeddings-infonce"]
+    shown = [
+        *committed("weights-default"),
+        *(line for line in committed("cat") if (line.b, line.a) == ("kept", "all")),
+        *(line for line in taught if not line.pool.endswith("-kept")),
+        *committed("teachers-more"),
+    ]
+    assert len(dots) == len(shown) == 24 + 12 + 8 + 8
+    hollow = [dot for dot in dots if dot.get("class") == "hollow"]
+    assert len(hollow) == [line.verdict for line in shown].count("open")
+    width, height = float(found.attrib["width"]), float(found.attrib["height"])
+    assert width <= 430, "a phone shows it without making its letters small"
+    for dot in dots:
+        assert 0 < float(dot.attrib["cx"]) < width and 0 < float(dot.attrib["cy"]) < height
+    first = [(float(dot.attrib["cy"]), line) for dot, line in zip(dots, shown[:12], strict=False)]
+    assert [line for _, line in sorted(first, key=lambda one: one[0])] == sorted(
+        shown[:12], key=lambda line: -line.found[R10].difference
+    )
+    assert "(logarithmic)" in "".join(found.itertext())
 
 
 def test_the_first_lines_say_what_the_committed_rows_show() -> None:
@@ -110,7 +140,9 @@ def test_every_pool_has_one_name_with_its_size_and_no_two_share_one() -> None:
     filters = page("which-filter-when.md")
     for said in ("clean 17,043", "noisy 33,043", "clean 11,099", "noisy 21,546"):
         assert said in named and f"| {said} |" in filters
-    for name in ("which-filter-when.md", "study.md"):
+    select = (DOCS / "howto" / "select.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"(?:clean|noisy) [\d,]+\d", select)} <= {*named}
+    for name in ("which-filter-when.md", "study.md", "howto/select.md"):
         tables = re.findall(r"^\|.*\|$", (DOCS / name).read_text(encoding="utf-8"), re.MULTILINE)
         assert not re.search(r"natural|injected", "".join(tables))
 
@@ -141,11 +173,56 @@ def test_the_readme_counts_what_the_rows_say() -> None:
     better = [line.verdict for line in plain].count("better")
     assert f"better than CAT** in {better} of {len(plain)} comparisons" in section
     assert "worse" not in [line.verdict for line in plain]
-    trainings = [row for row in Rows(RESULTS).read("rivals") + rows if row.arm.arm == "all"]
+    trainings = [
+        row
+        for row in [*Rows(RESULTS).read("rivals"), *Rows(RESULTS).read("cat"), *rows]
+        if row.arm.arm == "all"
+    ]
     least, most = (
         end(round(row.arm.budget / row.notes["repeats"]) for row in trainings) for end in (min, max)
     )
-    assert f"pools of {least:,} to {most:,} pairs" in section
+    budgets = {row.arm.budget for row in trainings}
+    assert (
+        f"{min(budgets):,} to {max(budgets):,} samples, pools of {least:,} to {most:,} pairs"
+        in section
+    )
+
+
+def test_the_readme_describes_its_plot() -> None:
+    """In the alternative text, which is all that some readers have."""
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    [described] = re.findall(r"!\[([^\]]*)\]\(docs/images/study-readme\.svg\)", readme)
+    score = committed("weights-default")
+    cat = [line for line in committed("cat") if (line.b, line.a) == ("kept", "all")]
+    teacher = [
+        line
+        for line in committed("teachers")
+        if line.b == "embeddings-infonce" and not line.pool.endswith("-kept")
+    ]
+    of_score, of_cat, of_teacher, control = (
+        {(line.pool, line.budget, line.items): line.found[R10].difference for line in found}
+        for found in (score, cat, teacher, committed("teachers-more"))
+    )
+    assert f"gains up to {max(of_score.values()):.0f} points in short trainings" in described
+    assert {line.verdict for line in score if line.budget == 153_600} == {"open"}
+    gains = sorted(of_cat, key=lambda of: of_cat[of])
+    assert f"gains up to {of_cat[gains[-1]]:.0f} points in the shortest" in described
+    assert f"loses up to {-of_cat[gains[0]]:.0f} in longer ones" in described
+    assert (gains[-1][1], gains[0][1]) == (17_408, 102_400)
+    ends = (end(of_teacher.values()) for end in (min, max))
+    assert f"embeddings gain {' to '.join(f'{one:.0f}' for one in ends)} points" in described
+    less = [control[of] < gain for of, gain in of_teacher.items()]
+    assert less.count(True) >= 7 and len(less) == 8
+
+
+def test_the_readme_and_the_page_of_filters_advise_the_same() -> None:
+    """What to do first, and that CAT's gain on photographs ends with a few repeats."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    first = dict(re.findall(r"^\| (images to|images,|clean)[^|]* \| ([^|]*) \|", readme, re.M))
+    advice = page("which-filter-when.md").partition("## What to do")[2]
+    assert "download, or without a GPU, CAT first" in advice and "CAT" in first["images to"]
+    assert "GPU, or patience, weigh by a score" in advice and "score" in first["images,"]
+    assert "training is long, keep all pairs" in advice and first["clean"] == "all pairs"
 
 
 def test_the_sentences_about_filters_are_significant() -> None:
