@@ -176,9 +176,8 @@ def test_what_people_say_is_quoted_as_measured() -> None:
         f"{median(precision[f'`{name}`']):.2f}" for name in ("paper", "precise")
     )
     assert (
-        f"the actions that `paper` finds have an F1 of {f1['`paper`']}, those of `precise`"
-        f" {f1['`precise`']}; on LAION's captions, by a language model's labels, a precision of"
-        f" {by_model}" in readme
+        f"`paper` finds them with an F1 of {f1['`paper`']}, `precise` of {f1['`precise`']}. On"
+        f" LAION's captions, labelled by a language model, their precision is {by_model}" in readme
     )
     page = prose("docs/howto/presets.md")
     visible = {

@@ -221,7 +221,7 @@ def test_the_readme_and_the_page_of_filters_advise_the_same() -> None:
     first = dict(re.findall(r"^\| (images to|images,|clean)[^|]* \| ([^|]*) \|", readme, re.M))
     advice = page("which-filter-when.md").partition("## What to do")[2]
     assert "download, or without a GPU, CAT first" in advice and "CAT" in first["images to"]
-    assert "GPU, or patience, weigh by a score" in advice and "score" in first["images,"]
+    assert "GPU, or time to score them, weigh by a score" in advice and "score" in first["images,"]
     assert "training is long, keep all pairs" in advice and first["clean"] == "all pairs"
 
 
