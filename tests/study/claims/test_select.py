@@ -11,6 +11,7 @@ from open_diht.pipelines.select.repeats import DELAYS, HALVES
 from study.claims import select
 from study.rows import TUNING, Rows
 from study.tables import TABLES, lines
+from study.words import pool_in_words
 from tests.study.claims.test_cat import Few
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -71,7 +72,7 @@ def test_the_page_has_the_changes_of_the_committed_rows() -> None:
                 for x in (line.found[0], kept.found[0])
             )
             row = (
-                f"| {items.removesuffix('/t2i')} | {pool} | {budget:,} | {line.repeats:.1f} |"
-                f" {both} |"
+                f"| {items.removesuffix('/t2i')} | {pool_in_words(pool, line.pairs)} |"
+                f" {budget:,} | {line.repeats:.1f} | {both} |"
             )
             assert row in page.replace("**", "")  # significant changes are bold
