@@ -411,16 +411,41 @@ def api(named: str) -> Iterator[str]:
             `members` counts here.
     """
     path, _, options = named.partition(" ")
-    found = _package()[path.removeprefix("open_diht.")]
-    found = _target(found)
+    found = _target(_package()[path.removeprefix("open_diht.")])
+    if found.is_module:
+        yield from (f"**`{path}`**", "")
+    for one in _chosen(found, options):
+        yield from _signature(one)
+
+
+def api_functions(named: str) -> Iterator[Any]:
+    """Yield the functions, constructors and methods that the site shows for a mark of `api`, as
+    objects of griffe.
+
+    Args:
+        named: as for `api`.
+
+    Yields:
+        A class for its constructor, unless it is a dataclass, whose fields have docstrings.
+    """
+    path, _, options = named.partition(" ")
+    for one in _chosen(_target(_package()[path.removeprefix("open_diht.")]), options):
+        if one.is_function or (one.is_class and "dataclass" not in one.labels):
+            yield one
+        for method in one.members.values() if one.is_class else ():
+            # mkdocstrings hides names with one underscore, but not `__call__`.
+            hidden = re.match("_(?!_)", method.name) or not method.has_docstring
+            if not method.is_alias and method.is_function and not hidden:
+                yield method
+
+
+def _chosen(found: Any, options: str) -> list[Any]:
+    """Return the objects that a mark of `api` names: one, or members of a module."""
     if not found.is_module:
-        yield from _signature(found)
-        return
+        return [found]
     members = (yaml.safe_load(options) or {}).get("members") if options else None
     names = members or [name for name in found.members if _shown(found[name])]
-    yield from (f"**`{path}`**", "")
-    for name in names:
-        yield from _signature(_target(found[name]))
+    return [_target(found[name]) for name in names]
 
 
 @functools.cache

@@ -119,6 +119,10 @@ def compare(a: Path, b: Path) -> Comparison:
         a: Folder of the first model's results.
         b: Folder of the second model's results.
 
+    Returns:
+        B minus A for each task that either folder has, with the reason for a task that cannot be
+        compared, and their average.
+
     Raises:
         WrongUse: A folder has no results.json.
         DataBroken: A results.json, or a file in items/ or few_shot/, is corrupt.

@@ -29,6 +29,9 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
         values: (n,) in [0, 1].
         clusters: (n,) the image of each item. By default every item has its own.
 
+    Returns:
+        The mean over items, with the variance over images (linearized ratio of sums).
+
     Raises:
         ValueError: There are no values, some are not finite, or the shapes differ.
     """
@@ -63,6 +66,12 @@ def mean_per_class(
         hits: (n,) 1 for right, 0 for wrong, or in between.
         labels: (n,) class of each item; classes that do not occur do not count.
         clusters: (n,) the image of each item. By default every item has its own.
+
+    Returns:
+        The mean over classes, which all weigh the same, stratified by the size of the classes.
+
+    Raises:
+        ValueError: There are no items, or the numbers of hits and labels differ.
     """
     right = np.asarray(hits, dtype=np.float64)
     _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
@@ -83,6 +92,12 @@ def macro_f1(
         predicted: (n,) predicted class of each item.
         labels: (n,) true class of each item.
         clusters: (n,) the image of each item. By default every item has its own.
+
+    Returns:
+        The mean over classes, which all weigh the same, stratified by the size of the classes.
+
+    Raises:
+        ValueError: There are no items.
     """
     said = np.asarray(predicted)
     of = np.asarray(labels)
@@ -174,6 +189,10 @@ def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None =
         clusters: (n,) the image of each item. By default every item has its own. An image in
             several groups counts in each.
 
+    Returns:
+        The mean of the worst group. Its interval takes into account that another group may be the
+        worst.
+
     Raises:
         ValueError: There are no items, or some hits are not finite.
     """
@@ -200,6 +219,9 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     Args:
         scores: (n,) scores for class 1.
         labels: (n,) 0 or 1. If a class has a single image, there are 0 degrees of freedom.
+
+    Returns:
+        The area, with the variance of DeLong et al. (1988). Equal scores count half.
 
     Raises:
         ValueError: A class does not occur.
@@ -249,8 +271,11 @@ def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     of sets with as many images, since average precision falls with the number of images.
 
     Args:
-        scores: (n, c) scores.
-        labels: (n, c) bool.
+        scores: (n, c) of each image for each class.
+        labels: (n, c) bool, whether the image has the class.
+
+    Returns:
+        The mean over the c classes, with the jackknife variance over images.
     """
     values = np.asarray(scores, dtype=np.float64)
     truth = np.asarray(labels).astype(bool)
@@ -265,13 +290,17 @@ def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
 
 
 def mean_average_precision_11point(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Return the mean over classes of `average_precision_11point`.
+    """Return the mean over classes of the 11-point average precision of PASCAL VOC 2007.
 
+    It is the mean over recalls 0, 0.1, ..., 1 of the highest precision at that recall or beyond.
     Images are left out in groups, the same groups for every model.
 
     Args:
-        scores: (n, c) scores.
-        labels: (n, c) bool.
+        scores: (n, c) of each image for each class.
+        labels: (n, c) bool, whether the image has the class.
+
+    Returns:
+        The mean over the c classes, with the jackknife variance over at most 50 groups of images.
     """
     values = np.asarray(scores, dtype=np.float64)
     truth = np.asarray(labels).astype(bool)

@@ -60,6 +60,10 @@ def run_tasks(suite: Suite, session: Session, say: Say) -> Run:
         say: Prints a line for each task, and one for results of other tasks that results.json
             loses.
 
+    Returns:
+        The results, on every rank. A task whose data is missing or unusable has a result without a
+        number.
+
     Raises:
         WrongUse: The output has results of other weights.
     """

@@ -26,12 +26,19 @@ class Session:
 
 
 def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
-    """Read the data of a task, with the annotations that its kind needs. Raises the errors of
-    `read_task`.
+    """Read the data of a task, with the annotations that its kind needs.
 
     Args:
-        task: The task.
+        task: The task. Its first source that is in `root` is read.
         root: The folder of the data sets.
         memo: Hashes and indexes of the files of the data sets.
+
+    Returns:
+        The images and the annotations of the test items, checked against the task's entry.
+
+    Raises:
+        DataMissing: No source is available; the message says how to get the data.
+        DataBroken: The data is invalid.
+        WrongUse: The options of a source do not fit its layout.
     """
     return read_task(task, KINDS[task.kind].needs, root, memo)

@@ -64,8 +64,17 @@ class Estimate:
         return float(np.sum(self.parts**2))
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return the exact interval for the effective number of items. Return None if there are too
-        few."""
+        """Return the exact interval for the effective number of items.
+
+        Args:
+            level: The coverage, between 0 and 1.
+
+        Returns:
+            The interval, or None if there are too few items.
+
+        Raises:
+            ValueError: The level is not between 0 and 1.
+        """
         return share_interval(self.value, self.variance, self.df, self.most, level)
 
 
@@ -87,7 +96,16 @@ class Lowest(Estimate):
         holds with the given level. The upper end is the lowest of upper ends that hold jointly
         (Sidak), because the worst group is not known. Bootstrapping the minimum would repeat its
         bias: it is too low where groups are alike. A group with too few images has the ends 0 and
-        1; if all have too few, there is no interval.
+        1.
+
+        Args:
+            level: The coverage, between 0 and 1.
+
+        Returns:
+            The interval, or None if all groups have too few images.
+
+        Raises:
+            ValueError: The level is not between 0 and 1.
         """
         # Sidak: upper ends at this level hold jointly at the one-sided level of a single one.
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
@@ -107,10 +125,19 @@ class Averaged(Estimate):
     """(k,) weights that sum to 1."""
 
     def interval(self, level: float = 0.95) -> Interval | None:
-        """Return an interval whose distances from the mean are combined from those of each
-        estimate to the ends of its own interval (`_recovered`). So a proportion of 0 or 1, whose
-        variance is 0, still widens it. Return None if one estimate has no interval, or `df` is
-        below 1.
+        """Return the interval whose distances from the mean are combined from those of each
+        estimate to the ends of its own interval (Zou and Donner 2008).
+
+        So a proportion of 0 or 1, whose variance is 0, still widens it.
+
+        Args:
+            level: The coverage, between 0 and 1.
+
+        Returns:
+            The interval, or None if one estimate has no interval, or `df` is below 1.
+
+        Raises:
+            ValueError: The level is not between 0 and 1.
         """
         ends = [estimate.interval(level) for _, estimate in self.of]
         known = [end for end in ends if end is not None]
@@ -160,8 +187,15 @@ class Paired:
         return self.detectable_among(1)
 
     def detectable_among(self, tests: int) -> float | None:
-        """Return `detectable` for a p value that is compared with 0.05 / `tests`, as in the first
-        step of Holm's correction for this many tests."""
+        """Return `detectable` for one of several tests.
+
+        Args:
+            tests: Number of tests. The p value is compared with 0.05 / `tests`, as in the first
+                step of Holm's correction.
+
+        Returns:
+            The difference, or None if too little is known, or no image changed.
+        """
         # t quantiles of the two-sided test and of 80 % power.
         quantiles = _quantile(self.df, 1 - 0.05 / tests) + _quantile(self.df, 0.6)
         return None if self.p is None or not self.se else quantiles * self.se
@@ -213,8 +247,16 @@ def share_interval(
 def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     """Return the plain average of estimates, each given with a name for its set of images.
 
-    Within a set, the parts of an image are added; sets are independent. Raises ValueError without
-    estimates.
+    Within a set, the parts of an image are added; sets are independent.
+
+    Args:
+        estimates: (set of images, number) of each task. Equal names mean the same images.
+
+    Returns:
+        The mean, in which all numbers weigh the same.
+
+    Raises:
+        ValueError: There are no estimates.
     """
     if not estimates:
         raise ValueError("no numbers to average over")
@@ -257,6 +299,12 @@ def stratified(strata: Sequence[Estimate], weights: ArrayLike) -> Estimate:
     Args:
         strata: The numbers; equal `units` in several of them are the same images.
         weights: (k,) that sum to 1.
+
+    Returns:
+        The weighted mean, or the number itself if there is only one.
+
+    Raises:
+        ValueError: The numbers of strata and weights differ.
     """
     if len(strata) == 1:
         return strata[0]
@@ -294,6 +342,10 @@ def difference(a: Estimate, b: Estimate) -> Paired:
         a: A's number.
         b: B's number, of the same type.
 
+    Returns:
+        The difference with a 95 % interval and a p value, or without both if there are too few
+        images.
+
     Raises:
         ValueError: The images differ.
     """
@@ -319,8 +371,17 @@ def difference(a: Estimate, b: Estimate) -> Paired:
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
-    """Return B minus A averaged over tasks, each (set of images, A's number, B's number); see
-    `average`."""
+    """Return B minus A, averaged over tasks, which all weigh the same.
+
+    Args:
+        pairs: (set of images, A's number, B's number) of each task; see `average`.
+
+    Returns:
+        The mean difference; see `difference`.
+
+    Raises:
+        ValueError: There are no pairs, or the images of A and B differ.
+    """
     one = average([(name, a) for name, a, _ in pairs])
     other = average([(name, b) for name, _, b in pairs])
     return difference(one, other)
@@ -331,7 +392,13 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
 
     Images and draws are both random (two-way random effects). The degrees of freedom are those of
     images and draws, weighted by their fractions of the variance, so that a few draws give wide
-    intervals. Fewer than FEWEST draws leave 0.
+    intervals.
+
+    Args:
+        of_draw: The number with each draw of shots.
+
+    Returns:
+        Mean, variance of the mean, and degrees of freedom, which are 0 for fewer than 3 draws.
     """
     return _crossed(
         [estimate.value for estimate in of_draw],
@@ -343,7 +410,11 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
 def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
     """Return the interval of the mean over draws, at least as wide as for the images alone.
 
-    Return None if there are fewer draws than FEWEST, or too few images.
+    Args:
+        of_draw: The number with each draw of shots; see `crossed`.
+
+    Returns:
+        The 95 % interval, or None if there are fewer than 3 draws, or too few images.
     """
     value, variance, df = crossed(of_draw)
     both = share_interval(value, variance, df, of_draw[0].most)
@@ -360,7 +431,14 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
 
     Args:
         a: A's number for each draw.
-        b: B's number for each draw.
+        b: B's number for each draw, in the same order.
+
+    Returns:
+        The mean difference with a 95 % interval and a p value, or without both if there are fewer
+        than 3 draws.
+
+    Raises:
+        ValueError: The draws or the images of A and B differ in number.
     """
     values = [two.value - one.value for one, two in zip(a, b, strict=True)]
     parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
@@ -491,6 +569,9 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
         hits_a: (n,) 0 or 1 for A.
         hits_b: (n,) 0 or 1 for B.
 
+    Returns:
+        The p value of "no difference", 1 if the models disagree on no item.
+
     Raises:
         ValueError: Shapes differ, or a value is neither 0 nor 1.
     """
@@ -520,6 +601,9 @@ def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     Args:
         hits_a: (n,) 0 or 1 for A.
         hits_b: (n,) 0 or 1 for B.
+
+    Returns:
+        The 95 % interval of B minus A, within [-1, 1].
     """
     a = np.asarray(hits_a, dtype=np.float64)
     b = np.asarray(hits_b, dtype=np.float64)
@@ -539,8 +623,16 @@ def binary(*arrays: Floats) -> bool:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number (Holm 1979).
 
-    At 0.05, the chance of any false positive is at most 5 %. Raises ValueError for a value outside
-    of [0, 1].
+    At 0.05, the chance of any false positive is at most 5 %.
+
+    Args:
+        p_values: One p value for each test, in any order.
+
+    Returns:
+        The corrected values, in the same order, at most 1.
+
+    Raises:
+        ValueError: A value is not in [0, 1].
     """
     if any(not 0 <= p <= 1 for p in p_values):
         raise ValueError(f"p values must lie in [0, 1]: {list(p_values)}")

@@ -108,12 +108,15 @@ class StageFilter(Protocol):
         """A text that changes with the filter's thresholds."""
 
     def reasons(self, layout: Any, unit: str, rows: pa.Table) -> Reasons:
-        """Return the reason of each row, `NO_REASON` for rows that pass; shape (n,).
+        """Decide some rows of a unit.
 
         Args:
             layout: the output folder, a `pipelines.store.layout.Layout`.
             unit: name of the caption unit.
             rows: n rows of the unit (`ordinal`, `uid`, `caption`, ...).
+
+        Returns:
+            (n,) of dtype object: the reason of each row, `NO_REASON` for rows that pass.
         """
 
 
@@ -267,8 +270,12 @@ class Decisions:
         return np.asarray(self.reasons == NO_REASON)
 
     def unreadable(self) -> dict[int, tuple[str, str]]:
-        """Return the error and its message for each row whose image cannot be read, by the index of
-        the row."""
+        """Return why images cannot be read.
+
+        Returns:
+            The error and its message for each row whose image cannot be read, by the index of the
+            row.
+        """
         if self.records is None or self.found is None:
             return {}
         dead = np.flatnonzero(self.reasons == DEAD)

@@ -569,6 +569,48 @@ def test_the_api_is_in_the_repository_as_on_the_site() -> None:
         assert marks and not re.search(r"^ *- `_|^::: ", shown, re.M), path
 
 
+API = sorted(
+    {
+        mark
+        for page in TEXTS
+        for mark in re.findall(
+            r"^<!-- api: (.+?) -->$", (REPOSITORY / page).read_text(encoding="utf-8"), re.M
+        )
+    }
+)
+
+
+def lacking(shown: Any) -> list[str]:
+    """What the docstring of a function or of a class has no entry for: parameters, its result."""
+    function = shown.all_members.get("__init__") if shown.is_class else shown
+    if function is None or not function.is_function:
+        return []
+    parameters = {one.name for one in function.parameters} - {"self", "cls"}
+    if len(parameters) < 2:
+        return []
+    docstrings = [one.docstring for one in {shown.path: shown, function.path: function}.values()]
+    sections = {
+        section.kind.value: section.value
+        for docstring in docstrings
+        if docstring is not None
+        for section in docstring.parse("google")
+    }
+    described = {one.name.lstrip("*") for one in sections.get("parameters", ())}
+    missing = [f"{shown.path}: {name}" for name in sorted(parameters - described)]
+    returns = "None" if shown.is_class else str(function.returns)
+    if returns != "None":
+        result = "Yields" if returns.startswith(("Iterator", "Generator")) else "Returns"
+        missing += [] if result.lower() in sections else [f"{shown.path}: {result}"]
+    return missing
+
+
+def test_each_function_of_the_api_describes_its_parameters_and_its_result() -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed: pip install '.[dev]'")
+    shown = {one.path: one for mark in API for one in generate.api_functions(mark)}
+    assert len(shown) > 80
+    assert [line for one in shown.values() for line in lacking(one)] == []
+
+
 def test_a_page_says_whose_the_data_is_where_it_lies_and_what_goes_wrong() -> None:
     pages = generate.task_pages()
     page = pages["sugarcrepe"]

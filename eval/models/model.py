@@ -45,17 +45,32 @@ class Model(ABC):
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of preprocessed images (b, 3, h, w); a zero vector
-        stays zero.
+        """Encode images.
 
-        Raises `ModelError` for values that are not finite.
+        Args:
+            batch: (b, 3, h, w) images from `preprocess`.
+
+        Returns:
+            (b, d) float32 unit vectors on the CPU; a zero vector stays zero.
+
+        Raises:
+            ModelError: Features are not finite.
         """
         with self._exact():
             return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (b, d) float32 unit vectors of texts; a zero vector stays zero. Raises as
-        `images`."""
+        """Encode texts, each cut to the model's context.
+
+        Args:
+            texts: The b texts.
+
+        Returns:
+            (b, d) float32 unit vectors on the CPU; a zero vector stays zero.
+
+        Raises:
+            ModelError: Features are not finite.
+        """
         with self._exact():
             return _unit(self._texts(texts), f"{self.name}: a batch of texts")
 
@@ -72,7 +87,14 @@ class Model(ABC):
 
     @abstractmethod
     def truncated(self, texts: Sequence[str]) -> int:
-        """Return the number of texts that are longer than the model's context."""
+        """Count the texts that are longer than the model's context, which `texts` cuts.
+
+        Args:
+            texts: Texts as `texts` takes them.
+
+        Returns:
+            Their number.
+        """
 
 
 @contextlib.contextmanager

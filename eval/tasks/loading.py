@@ -25,16 +25,33 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """Return the built-in suite `name`, or the suite of the YAML file `name`. Raises `WrongUse`."""
+    """Load a suite by name, or from a YAML file.
+
+    Args:
+        name: One of `suite_names()`, or a path that ends in .yaml or .yml.
+
+    Returns:
+        The suite, with all its tasks checked.
+
+    Raises:
+        WrongUse: There is no such suite or file, or the file is invalid.
+    """
     path = _SHELF.path(name)
     # Built-in suites do not change while the program runs, so they are cached.
     return _shipped(path) if path.parent == _SHELF.folder else _suite(path)
 
 
 def choose_tasks(words: str) -> Suite:
-    """Return the tasks of a comma-separated list of suites, suite files and task names. If tasks
-    have the same name, only the last is returned. Raises `WrongUse` for no word, an unknown word or
-    an invalid suite file.
+    """Choose tasks by the words of a command line.
+
+    Args:
+        words: A comma-separated list of suites, suite files and names of tasks.
+
+    Returns:
+        A suite of the tasks. If several have the same name, it has only the last.
+
+    Raises:
+        WrongUse: There is no word, a word is unknown, or a suite file is invalid.
     """
     listed = [word.strip() for word in words.split(",") if word.strip()]
     if not listed:

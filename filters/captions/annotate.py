@@ -152,7 +152,14 @@ class CaptionAnnotator:
         return self._parser.slow
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
-        """Return one row of `SCHEMA` per caption, in order. Equal captions are annotated once."""
+        """Annotate captions. Equal captions are annotated once.
+
+        Args:
+            captions: the original captions.
+
+        Returns:
+            One row of `SCHEMA` per caption, in order.
+        """
         with _uncollected():
             distinct = list(dict.fromkeys(captions))  # keeps the order
             texts = [normalize(caption) for caption in distinct]

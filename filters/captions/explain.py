@@ -89,6 +89,13 @@ def explain(caption: str, second_opinion: bool = False) -> Explanation:
     Args:
         caption: the original caption.
         second_opinion: whether the scores are those after the second opinion.
+
+    Returns:
+        The score of each candidate, and the features that contribute most to its log odds.
+
+    Raises:
+        ModelMissing: no spaCy model is installed.
+        OpinionMissing: the weights of the second opinion cannot be used.
     """
     graph = build_graph(_parser().parse([normalize(caption)])[0])
     verifier = load_verifier()

@@ -68,10 +68,17 @@ _FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalize(caption: str) -> str:
-    """Return the text to parse: one line cut to `MAX_CHARS` characters, some of which may become
-    two in lower case. It is empty only for a caption of nothing but markup, quotes, spaces and
-    invisible or replacement characters, or for a file name of less than two words
-    ("IMG_2034.jpg")."""
+    """Return the text to parse: one line without markup, and without the boilerplate of stock
+    sites where enough text is left.
+
+    Args:
+        caption: the original caption.
+
+    Returns:
+        The text, cut to `MAX_CHARS` characters, some of which may become two in lower case. It is
+        empty only for a caption of nothing but markup, quotes, spaces and invisible or replacement
+        characters, or for a file name of less than two words ("IMG_2034.jpg").
+    """
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))  # twice, for captions that were escaped twice

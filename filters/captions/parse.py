@@ -137,6 +137,9 @@ class CaptionParser:
     Args:
         names: packages or folders of spaCy models; the first one that is there is loaded.
 
+    Raises:
+        ModelMissing: none of them is there, or the installed copy does not match its pinned digest.
+
     Examples:
         >>> from open_diht.filters.captions.parse import CaptionParser
         >>> (parse,) = CaptionParser().parse(["a brown dog catches a red ball"])
@@ -155,15 +158,26 @@ class CaptionParser:
             self.slow = str(error)
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
-        """Return one parse per text, in order; equal texts share one."""
+        """Parse texts.
+
+        Args:
+            texts: the texts, as `normalize` returns them.
+
+        Returns:
+            One parse per text, in order; equal texts share one.
+        """
         return [parse for parse in self._distinct(texts, None) if parse is not None]
 
     def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
-        """Return one parse per text that is wanted, in order, with None for the other texts.
+        """Parse only some texts, chosen by their words and tags.
 
         Args:
-            wanted: decides from the words and tags of a text whether to parse it.
-            texts: the texts.
+            wanted: gets a parse without arcs (all `deps` are empty, and each word is its own head)
+                and returns whether to parse the text.
+            texts: the texts, as `normalize` returns them.
+
+        Returns:
+            One parse per text, in order, or None for a text that is not wanted.
         """
         return self._distinct(texts, wanted)
 

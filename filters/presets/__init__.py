@@ -154,13 +154,20 @@ class Preset:
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings for the provenance record."""
+        """Return the settings for the provenance record.
+
+        Returns:
+            `name` and the sections; your own filters are in the section `filters`, by reason.
+        """
         columns = {one.reason: as_section(one) for one in self.columns}
         return {**dataclasses.asdict(self), "columns": columns, "filters": _named(self.filters)}
 
     def as_content(self) -> dict[str, Any]:
-        """Return the content of a preset file that is equal to this preset in everything but its
-        name."""
+        """Return the content of a preset file that is equal to this preset, but for its name.
+
+        Returns:
+            All sections, without `name`; your own filters have sections of their own.
+        """
         said = self.as_dict()
         filters = said.pop("filters")
         return {key: value for key, value in said.items() if key != "name"} | filters

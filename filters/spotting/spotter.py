@@ -97,10 +97,15 @@ class TextSpotter:
         return self._child.pid if self._child and self._child.ready else None
 
     def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
-        """Yield one result per image file, in order: the text that was read, or the reason why the
-        image could not be read.
+        """Read the text in images.
 
-        Images are taken lazily, at most `batch` at a time.
+        Args:
+            images: image files as stored, not decoded. They are taken lazily, at most `batch` at a
+                time.
+
+        Yields:
+            One result per image, in order: the text that was read, or the reason why the image
+            could not be read.
 
         Raises:
             SpotterError: OCR does not work at all.
@@ -198,8 +203,13 @@ class TextSpotter:
 
     def check_installed(self) -> None:
         """Check that the packages and models for an OCR process are installed, without starting
-        one. Raise SpotterError for a missing package, WeightsMissing for a missing model,
-        WeightsDamaged for a file without its pinned digest."""
+        one.
+
+        Raises:
+            SpotterError: a package is missing.
+            WeightsMissing: a model is missing.
+            WeightsDamaged: a model file does not match its pinned digest.
+        """
         engine = self.settings.engine
         for package in _PACKAGES[engine]:
             if importlib.util.find_spec(package) is None:

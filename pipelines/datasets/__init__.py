@@ -10,7 +10,16 @@ from open_diht.pipelines.datasets.dataset import (
     DatasetError,
     dataset_names,
     load_dataset,
+    missing_message,
 )
 from open_diht.pipelines.datasets.roles import Roles
 
-__all__ = ["READ_AS", "Dataset", "DatasetError", "Roles", "dataset_names", "load_dataset"]
+__all__ = [
+    "READ_AS",
+    "Dataset",
+    "DatasetError",
+    "Roles",
+    "dataset_names",
+    "load_dataset",
+    "missing_message",
+]

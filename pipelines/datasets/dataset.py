@@ -127,14 +127,24 @@ class Dataset:
         )
 
     def aliases_of(self, role: str) -> tuple[str, ...]:
-        """Return the column names to try for `role`, best first."""
+        """Return the column names to try for a role.
+
+        Args:
+            role: a field of `Roles`.
+
+        Returns:
+            The names, best first: those of the data set, otherwise the built-in ones.
+        """
         return self.aliases.get(role, ALIASES.get(role, ()))
 
     def with_roles(self, **given: Any) -> Dataset:
         """Return a copy with the user's own settings. None leaves a setting unchanged.
 
         Args:
-            **given: Columns by role, such as `caption`, and the fields named in `READ_AS`.
+            **given: columns by role, such as `caption`, and the fields named in `READ_AS`.
+
+        Returns:
+            The changed description.
 
         Raises:
             DatasetError: a role is unknown, or the copy is refused, see `Dataset`.
@@ -158,34 +168,34 @@ class Dataset:
         settings = {name: changed.pop(name) for name in READ_AS if name in changed}
         return replace(self, roles=replace(self.roles, **changed), **settings)
 
-    def missing_message(self, looked_in: str, given: str | None = None) -> str:
-        """Return the message for a user whose folder `looked_in` has no manifest. `given` is the
-        text that the user typed as DATASET if it is not the data set's name, such as the path of a
-        file."""
-        dataset = given or self.name
-        lines = [
-            f"There is no manifest in {looked_in}: nothing there matches {self.default_glob}.",
-            "",
-            f"  data set  {self.title}",
-            f"  where     {self.where}",
-            f"  size      {self.size}",
-            f"  license   {self.license}",
-            *([f"  more      {self.homepage}"] if self.homepage else []),
-            *([f"  note      {self.notes}"] if self.notes else []),
-            "",
-            f"Put the files into data/{self.name}/ and run",
-            f"  {spelled('filter', dataset=dataset)}",
-            "or leave them where they are and run",
-            f"  {spelled('filter', dataset=dataset, input=f'/path/to/{self.default_glob}')}",
-        ]
-        return "\n".join(lines)
-
 
 def _one_of(what: str, value: str, known: Sequence[str], where: str) -> None:
     if value not in known:
         raise DatasetError(
             f"{where}: unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}"
         )
+
+
+def missing_message(dataset: Dataset, looked_in: str, given: str | None = None) -> str:
+    """Return the message for a user whose folder `looked_in` has no manifest. `given` is the text
+    that the user typed as DATASET if it is not the data set's name, such as the path of a file."""
+    typed = given or dataset.name
+    lines = [
+        f"There is no manifest in {looked_in}: nothing there matches {dataset.default_glob}.",
+        "",
+        f"  data set  {dataset.title}",
+        f"  where     {dataset.where}",
+        f"  size      {dataset.size}",
+        f"  license   {dataset.license}",
+        *([f"  more      {dataset.homepage}"] if dataset.homepage else []),
+        *([f"  note      {dataset.notes}"] if dataset.notes else []),
+        "",
+        f"Put the files into data/{dataset.name}/ and run",
+        f"  {spelled('filter', dataset=typed)}",
+        "or leave them where they are and run",
+        f"  {spelled('filter', dataset=typed, input=f'/path/to/{dataset.default_glob}')}",
+    ]
+    return "\n".join(lines)
 
 
 _SHELF = Shelf(Path(__file__).parent, "data set", DatasetError)

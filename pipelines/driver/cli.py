@@ -24,7 +24,7 @@ from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.spotter import SpotterError
 from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
 from open_diht.pipelines.conservation import NotConserved
-from open_diht.pipelines.datasets import Dataset, DatasetError
+from open_diht.pipelines.datasets import Dataset, DatasetError, missing_message
 from open_diht.pipelines.driver.annotations import stage_names
 from open_diht.pipelines.driver.run import FilterOutcome, run
 from open_diht.pipelines.fetch.settings import DownloadSettings
@@ -282,7 +282,7 @@ def _default_input(dataset: Dataset, given: str | None) -> str:
                 " (10 MB of images under their own licenses); run in a checkout, or pass --dataset"
                 " and --input"
             )
-        raise WrongUse(dataset.missing_message(str(folder), given))
+        raise WrongUse(missing_message(dataset, str(folder), given))
     everything = str(folder / dataset.default_glob)
     if dataset.default_glob != "*":
         return everything

@@ -123,8 +123,11 @@ class Stage(ABC):
         """End helper processes."""
 
     def helpers(self) -> Sequence[int]:
-        """Return the ids of the running processes that work for this stage, whose CPU time counts
-        as the unit's."""
+        """Return the processes that work for this stage.
+
+        Returns:
+            Ids of the running processes, whose CPU time counts as the unit's.
+        """
         return ()
 
     @abstractmethod
@@ -141,17 +144,26 @@ class Stage(ABC):
         """
 
     def fingerprint_of(self, unit: str) -> str:
-        """Return the fingerprint of a unit, see `fingerprint`."""
+        """Return the hash of all that the results of a unit depend on.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            `fingerprint`, or the unit's own if each has one.
+        """
         return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
 
     def current(self, unit: str, record: CommitRecord | None) -> CommitRecord | None:
         """Return the commit record if the unit's files are current. By default they are if the
-        record has the unit's fingerprint. Otherwise return None; the unit is then done from the
-        beginning.
+        record has the unit's fingerprint.
 
         Args:
             unit: name of the unit.
             record: its commit record, if it has one.
+
+        Returns:
+            The record, or None if the unit must be done from the beginning.
         """
         return (
             record
@@ -160,7 +172,15 @@ class Stage(ABC):
         )
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
-        """Return whether a unit is complete, given its commit record."""
+        """Return whether a unit is complete.
+
+        Args:
+            unit: name of the unit.
+            record: its commit record, if it has one.
+
+        Returns:
+            False if `process` must be called for the unit.
+        """
         return self.current(unit, record) is not None
 
     # Not abstract, because few stages depend on others.
@@ -174,8 +194,14 @@ class Stage(ABC):
 
     def do(self, unit: str) -> Counter[str]:
         """Process and commit one unit, unless it has a current commit record and the stage extends
-        none, see `adds`. Return what was counted: see `_counts`, without the counts of an earlier
-        run that was extended.
+        none, see `adds`.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            Numbers for a runner's page: rows (`noun`), rejected, dead_letters, bytes and
+            milliseconds, without those of an earlier run that was extended.
         """
         began = time.time()
         used = cpu_seconds(self.helpers())

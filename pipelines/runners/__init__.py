@@ -25,13 +25,16 @@ __all__ = [
 def make_backend(
     name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None
 ) -> Backend:
-    """Return the backend with a name in `RUNNERS` or `PRISM`, or with Beam's name for one of them
-    but `direct`.
+    """Return the backend that runs the stages.
 
     Args:
-        name: the value of --runner.
+        name: the value of --runner: a name in `RUNNERS` or `PRISM`, or Beam's name for one of them
+            but `direct`.
         beam_arguments: Beam's own options.
         workers: how to start the worker processes of `prism` and `flink`, or find those of `dask`.
+
+    Returns:
+        The backend, for `RunSettings.backend`.
 
     Raises:
         WrongUse: the name is unknown.

@@ -141,6 +141,9 @@ class Annotator(RunStage, Stage):
         Args:
             settings: the run's settings.
             work: the run's work.
+
+        Returns:
+            The stage, which Beam pickles to send it to the workers.
         """
 
     @classmethod
@@ -150,33 +153,49 @@ class Annotator(RunStage, Stage):
         Args:
             work: the run's work.
             units: names of the caption units.
+
+        Returns:
+            The names; by default those of the caption units.
         """
         return list(units)
 
     def announce(
         self, work: Work, todo: Sequence[str], records: Sequence[CommitRecord], of: int
     ) -> str | None:
-        """Return a line to print before units are processed, or None.
+        """Describe the work before units are processed.
 
         Args:
             work: the run's work.
             todo: the units that are not done.
             records: the commit records of the units in `todo` that have one.
             of: number of units of the stage.
+
+        Returns:
+            A line to print, or None.
         """
         return None
 
     def total(self, work: Work, todo: Sequence[str]) -> int | None:
-        """Return the total count that the units will report as progress, or None if unknown.
+        """Count what the units will report as progress.
 
         Args:
             work: the run's work.
             todo: the units that are not done.
+
+        Returns:
+            The total of their heartbeats, or None if it is unknown.
         """
         return None
 
     def workers(self, work: Work) -> int | None:
-        """Return how many units run at a time, or None for the run's default."""
+        """Return how many units run at a time.
+
+        Args:
+            work: the run's work.
+
+        Returns:
+            Number of worker processes, or None for the run's default.
+        """
         return None
 
     def finish(self, work: Work, todo: Sequence[str]) -> None:
@@ -191,14 +210,22 @@ class Annotator(RunStage, Stage):
 
     @classmethod
     def source(cls, record: CommitRecord) -> object:
-        """Return the part of a commit record that decisions depend on."""
+        """Return the part of a commit record that decisions depend on.
+
+        Args:
+            record: the commit record of a unit of this stage.
+
+        Returns:
+            A value that JSON can hold, by default the fingerprint. If it changes, the caption unit
+            is decided again.
+        """
         return record["fingerprint"]
 
     @classmethod
     def row_filter(
         cls, settings: RunSettings, work: Work, sources: Mapping[str, Sequence[object]]
     ) -> StageFilter | None:
-        """Return the filter that decides by the annotations, or None if the cascade already does.
+        """Create the filter that decides by the annotations.
 
         All units that have not failed are annotated by now, so this method may first process them
         together.
@@ -207,6 +234,9 @@ class Annotator(RunStage, Stage):
             settings: the run's settings.
             work: the run's work.
             sources: for each unit, the state that its annotations depend on.
+
+        Returns:
+            The filter, or None if the cascade already decides by these annotations.
         """
         return None
 
@@ -219,6 +249,12 @@ _registered: Registry[type[Annotator]] = Registry(
 
 def register_annotator(kind: _Kind) -> _Kind:
     """Register a stage under its name. Use it as a decorator.
+
+    Args:
+        kind: the class, a subclass of `Annotator`.
+
+    Returns:
+        The same class.
 
     Raises:
         ValueError: `STAGES`, an imported stage of this package, or another registered stage has

@@ -270,11 +270,25 @@ class SegmentStage(Stage):
 
     @abstractmethod
     def candidates(self, unit: str) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that a finished unit must contain, ascending."""
+        """Return the rows that a finished unit must contain.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            Their ordinals, ascending.
+        """
 
     @abstractmethod
     def covered(self, unit: str) -> set[str]:
-        """Return the names of the sets of rows that a unit contains when it is done."""
+        """Return the names of the sets of rows that a unit contains when it is done.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            The names, which the commit record stores in `covers`.
+        """
 
     @abstractmethod
     def add(
@@ -315,7 +329,14 @@ class SegmentStage(Stage):
 
     def sufficient(self, unit: str) -> set[str]:
         """Return names of sets of rows, each of which contains all rows that a finished unit must
-        contain."""
+        contain.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            The names. The unit is done if its commit record names one of them in `covers`.
+        """
         return self.covered(unit)
 
     def is_done(self, unit: str, record: CommitRecord | None) -> bool:
@@ -323,23 +344,29 @@ class SegmentStage(Stage):
         return current is not None and not self.sufficient(unit).isdisjoint(current["covers"])
 
     def wanted(self, unit: str, known: CommitRecord | None) -> NDArray[np.int64]:
-        """Return the ordinals of the rows that remain to be processed.
+        """Return the rows that remain to be processed.
 
         Args:
             unit: name of the unit.
             known: its commit record if that is `current`.
+
+        Returns:
+            Their ordinals, ascending.
         """
         wanted = self.candidates(unit)
         return wanted[~np.isin(wanted, self.results(unit, known)["ordinal"])]
 
     def results(self, unit: str, known: CommitRecord | None, *columns: str) -> pa.Table:
-        """Return the ordinals and these columns of the rows that were processed. If a row was
-        processed again, its last result counts.
+        """Return the results of the rows that were processed. If a row was processed again, its
+        last result counts.
 
         Args:
             unit: name of the unit.
             known: its commit record, or None before any row was processed.
-            columns: columns of the stage's files.
+            *columns: columns of the stage's files.
+
+        Returns:
+            A table of `ordinal`, ascending, and the columns.
         """
         count = known["segments"] if known is not None else 0
         paths = [
@@ -389,7 +416,15 @@ class SegmentStage(Stage):
         }
 
     def downloads(self, unit: str) -> list[Any] | None:
-        """Return the state of a unit's downloaded images, see `images.state_of`."""
+        """Return the state of a unit's downloaded images.
+
+        Args:
+            unit: name of the unit.
+
+        Returns:
+            A value that changes when images of the unit are downloaded, or None if stage `download`
+            has not processed it.
+        """
         known: dict[str, list[Any] | None] = self.__dict__.get("_downloads", {})
         return (
             known[unit]

@@ -162,6 +162,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         caption: the column with the captions.
         stages: stages whose annotations decide, `captions` and `spotting`; filters of other stages
             are skipped. Use `["captions"]` if there are no images.
+        **roles: columns by role (a field of `Roles`), such as `similarity="clip_score"`.
 
     Raises:
         BadPreset: the preset cannot be loaded.
@@ -207,6 +208,9 @@ class ApplyCat(beam.PTransform[Any, Any]):
         Args:
             rows: schema of the batches, with or without the columns that `AnnotateCaptions` and
                 `SpotText` add.
+
+        Returns:
+            The schemas of `kept`, `rejected` and `dead_letter`, by name.
         """
         own = [field for field in rows if field.name not in (ANNOTATIONS, SPOTTING)]
         annotated = pa.schema(

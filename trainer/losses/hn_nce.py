@@ -107,9 +107,16 @@ class HnNce(Loss):
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
     def remark(self, device: torch.device) -> str:
-        """Return a line if `implementation: auto` cannot use kernels on a GPU. Otherwise return "".
+        """Check that the kernels of `implementation` can run on a device.
 
-        Raises `WrongUse` if `implementation: triton` cannot use them.
+        Args:
+            device: the device of the features.
+
+        Returns:
+            A line if `implementation: auto` cannot use kernels on a GPU, otherwise "".
+
+        Raises:
+            WrongUse: `implementation: triton` cannot use them.
         """
         why = (
             without_kernels(device)
@@ -139,7 +146,6 @@ class HnNce(Loss):
         mine: Tensor | None,
         all_of: Tensor | None,
     ) -> tuple[Tensor, Statistics]:
-        """Compute the losses of rows by the chosen implementation; see `Loss.rows`."""
         alpha, beta = self.constants
         options: dict[str, Any] = {
             "alpha": alpha,

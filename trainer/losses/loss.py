@@ -75,11 +75,18 @@ class Loss(ABC):
         return True
 
     def remark(self, device: torch.device) -> str:
-        """Return a line to report about the computation on a device, or an empty string."""
+        """Describe how the loss is computed on a device, where the user should know.
+
+        Args:
+            device: the device of the features.
+
+        Returns:
+            A line to print when a training starts, or "".
+        """
         return ""
 
     def describe(self) -> str:
-        """Return a few words for the model card."""
+        """Return the name and the constants, for the model card."""
         return self.name
 
     def __call__(

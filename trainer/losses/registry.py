@@ -17,8 +17,17 @@ LOSSES: Registry[type[Loss]] = Registry(
 
 
 def register(loss: type[Loss]) -> type[Loss]:
-    """Register a loss by its name. Works as a decorator. Raises ValueError if the name is missing
-    or taken."""
+    """Register a loss by its name. Works as a decorator.
+
+    Args:
+        loss: the class, whose field `name` has a default.
+
+    Returns:
+        The same class.
+
+    Raises:
+        ValueError: the name is missing or taken.
+    """
     name = getattr(loss, "name", None)
     if not name:
         raise ValueError(

@@ -51,12 +51,14 @@ def check_constants(alpha: float, beta: float) -> None:
 
 
 def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
-    """Return the mask (b, n) of columns that share a hash with the row. A row is a duplicate of
-    itself.
+    """Find the columns that must not be negatives of a row: those that share a hash with it.
 
     Args:
-        mine: (b, k) hashes of the rows, or (b,).
-        all_of: (n, k) hashes of the columns, or (n,).
+        mine: (b, k) int64 hashes of the rows, or (b,).
+        all_of: (n, k) int64 hashes of the columns, or (n,).
+
+    Returns:
+        (b, n) bool. A row is a duplicate of itself.
     """
     same = None
     for row, column in zip(_by_kind(mine), _by_kind(all_of), strict=True):

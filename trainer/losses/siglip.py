@@ -24,10 +24,11 @@ from open_diht.trainer.losses.rows import duplicates
 
 @dataclass(frozen=True, kw_only=True)
 class SigLip(Loss):
-    """The pairwise sigmoid loss.
+    """The pairwise sigmoid loss (Zhai et al. 2023).
 
-    It is computed in tiles of at most 32 MiB of float32 similarities, or of one row; the backward
-    pass recomputes them if there are several. Its statistics are `accuracy`, the fraction of images
+    The model must have a logit bias (`model.bias`); without one, a call raises ValueError. The loss
+    is computed in tiles of at most 32 MiB of float32 similarities, or of one row; the backward pass
+    recomputes them if there are several. Its statistics are `accuracy`, the fraction of images
     whose caption is more similar than every negative, and `bias`.
     """
 
@@ -62,8 +63,6 @@ class SigLip(Loss):
         all_of: Tensor | None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Compute the losses of rows by tiles; see `Loss.rows`. Raises ValueError without a
-        bias."""
         if bias is None:
             raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
 

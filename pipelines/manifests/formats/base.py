@@ -66,20 +66,29 @@ class Format(ABC):
     are then discarded."""
 
     def starts(self, head: bytes) -> bool:
-        """Return whether a file with these first 512 bytes, as stored, certainly has this format.
+        """Return whether a file certainly has this format.
 
         It is called only if neither the data set nor the file's name tells the format.
+
+        Args:
+            head: the first 512 bytes of the file, as stored.
+
+        Returns:
+            True if no other format begins like this.
         """
         return False
 
     # Not abstract, because not all formats can tell.
     def check(self, path: str, head: bytes, compression: Compression) -> None:  # noqa: B027
-        """Raise UnreadableFile if the first bytes show that a file does not have this format.
+        """Check the first bytes of a file.
 
         Args:
             path: the file, for messages.
             head: its first bytes as stored.
             compression: how the file is compressed.
+
+        Raises:
+            UnreadableFile: they show that the file does not have this format.
         """
 
     @abstractmethod
@@ -91,6 +100,9 @@ class Format(ABC):
             size: its size in bytes.
             compression: how the file is compressed.
             dataset: how its rows are read.
+
+        Returns:
+            The description of the file that the plan stores.
 
         Raises:
             UnreadableFile: empty, damaged, or not what its name says.
@@ -111,13 +123,24 @@ class Format(ABC):
             dataset: how its rows are read.
             images: whether to include the column of image bytes, if the format has one.
 
+        Yields:
+            Consecutive rows, with the indices that they have in the span.
+
         Raises:
             UnreadableFile: the file cannot be opened or is damaged; the rows read before are
-                yielded first. Unreachable: a store does not answer.
+                yielded first.
+            Unreachable: a store does not answer.
         """
 
     def whole(self, info: FileInfo) -> Span:
-        """Return the span of all rows of a file."""
+        """Return the span of all rows of a file.
+
+        Args:
+            info: the file.
+
+        Returns:
+            One span that covers the file.
+        """
         rows = info.estimated_rows
         return Span(
             path=info.path,
@@ -153,6 +176,14 @@ class Format(ABC):
             dataset: how its rows are read.
             wanted: ordinals of the rows, ascending.
             max_bytes: most bytes of an image.
+
+        Yields:
+            The ordinal of each row, and its image file as stored, not decoded, or the reason why
+            there is none.
+
+        Raises:
+            UnreadableFile: the manifest cannot be opened or is damaged.
+            Unreachable: a store does not answer.
         """
         folders = image_folders(info.path, dataset)
         rest = set(wanted)

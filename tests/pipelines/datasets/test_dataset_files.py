@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset
+from open_diht.pipelines.datasets import (
+    Dataset,
+    DatasetError,
+    dataset_names,
+    load_dataset,
+    missing_message,
+)
 
 MINIMAL = """
 name: mine
@@ -43,7 +49,7 @@ def test_the_promised_sets_are_there() -> None:
 def test_a_set_says_where_how_large_and_under_which_license(name: str) -> None:
     dataset = load_dataset(name)
     assert dataset.name == name
-    message = dataset.missing_message(f"data/{name}/")
+    message = missing_message(dataset, f"data/{name}/")
     for part in (
         dataset.title,
         dataset.where,
@@ -105,7 +111,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_data_that_is_not_there_is_said_in_english() -> None:
-    message = load_dataset("custom").missing_message("data/custom")
+    message = missing_message(load_dataset("custom"), "data/custom")
     assert message.startswith("There is no manifest in data/custom: nothing there matches *.\n")
     assert "data set  a manifest of your own\n" in message
 
