@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Locator, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 """Names of the program on PATH, by preference."""
@@ -70,12 +70,19 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def load_images(shown: Locator) -> None:
-    """Wait until the images in an element are decoded. Those of a list load only when they come
-    into view, which a screenshot does not wait for."""
-    for image in shown.locator("img").all():
-        image.scroll_into_view_if_needed()
-        image.evaluate("image => image.decode()")
+def show_all(page: Page) -> None:
+    """Draw all rows of a list and load their images, and wait for it. By themselves they appear
+    only when they come into view, which neither the text nor a screenshot waits for."""
+    page.evaluate(
+        """async () => {
+            for (const row of document.querySelectorAll(".hit"))
+                row.style.contentVisibility = "visible";
+            for (const image of document.images) {
+                image.loading = "eager";
+                await image.decode();
+            }
+        }"""
+    )
 
 
 def tour(chromium: Browser, address: str, path: Path) -> str:
@@ -89,8 +96,7 @@ def tour(chromium: Browser, address: str, path: Path) -> str:
         else:
             page.locator("a[href^='/row/']").first.click()
         page.wait_for_load_state("networkidle")
-        load_images(page.locator("body"))
-        page.evaluate("scrollTo(0, 0)")
+        show_all(page)
         words.append(page.locator("body").inner_text())
         frame = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         frames.append(frame.resize((800, 544), Image.Resampling.LANCZOS).quantize(64))
@@ -109,8 +115,8 @@ def pairs(chromium: Browser, address: str, path: Path) -> str:
     for caption in PAIRS:
         page.goto(f"{address}rows?caption={caption.replace(' ', '+')}")
         hit = page.locator("article.hit").filter(has_text=caption).first
+        show_all(page)
         words.append(hit.inner_text())
-        load_images(hit)
         cards.append(Image.open(io.BytesIO(hit.screenshot())).convert("RGB"))
     width = cards[0].width + 8
     first, second = (max(card.height for card in row) for row in (cards[:3], cards[3:]))

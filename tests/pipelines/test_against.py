@@ -274,7 +274,7 @@ def test_many_ranges_find_what_one_finds(tmp_path, filtering, monkeypatch):
 def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
     place, tmp_path, filtering, compared, runs, request
 ):
-    """On a disk, and with both outputs in a store."""
+    """On a disk, and in one of them with both outputs in a store, where each run takes longer."""
     root = request.getfixturevalue("bucket") if place == "store" else tmp_path
     preset = tmp_path / "near.yaml"
     preset.write_text(NEAR)
@@ -283,7 +283,8 @@ def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
     runs.finish(tmp_path / "old.parquet", old, *asked)
     output = store_path(f"{root}/killed")
     asked += ["--against", str(old)]
-    for stage in ("against_earlier", "against_keys", "against_bytes_duplicates", "decide"):
+    stages = ("against_earlier", "against_keys", "against_bytes_duplicates", "decide")
+    for stage in stages[1:2] if place == "store" else stages:
         killed = runs.start(tmp_path / "new.parquet", output, *asked)
         while not stamps(output / "work" / stage / "commits", ".json"):
             assert killed.poll() is None, killed.communicate()[0]
