@@ -9,6 +9,7 @@ are looked up, range by range. What is found only annotates the rows; `AgainstFi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -153,6 +154,8 @@ def _earlier(name: str, layout: Layout, plan: Plan, kinds: Sequence[str]) -> Ear
     images = _records(layout, _STORED_BY[BYTES], units) if BYTES in kinds else []
     hashed = sorted(stamps(layout.commits(IMAGE_HASHES), ".json")) if BYTES in kinds else []
     hashes = _records(layout, IMAGE_HASHES, hashed)
+    if sum(record["images"] for record in hashes) < sum(record["rows"] for record in pairs):
+        hashes = []  # a run with another preset has let more rows pass, and hashed none of them
     if PIXELS in kinds and not hashes:
         raise WrongUse(
             f"{where} has no hashes of its images, or they have changed; run its command again"
@@ -202,6 +205,18 @@ def _publish_keys(path: StorePath, records: NDArray[np.void]) -> StorePath:
     return path
 
 
+def _check_intact(layout: Layout, stage: str, unit: str) -> None:
+    """Raise RuntimeError if a file of keys is not the one that its run has published."""
+    path = layout.slices(stage, unit)
+    record: CommitRecord | None = read_json(layout.commit(stage, unit))
+    known = (record or {}).get("hashes", {}).values()
+    if known and hashlib.sha256(path.read_bytes()).hexdigest() not in known:
+        raise RuntimeError(
+            f"{path} has been damaged; remove {layout.commit(stage, unit)} and run the command of"
+            f" {layout.root} again"
+        )
+
+
 def _keys_of_images(
     stored: pa.Table, kind: str, ordinals: NDArray[np.int64], uids: Halves
 ) -> NDArray[np.void]:
@@ -237,6 +252,7 @@ class ImportStage(Stage):
         number, _, earlier_unit = unit.partition("-")
         output = self.outputs[int(number)]
         layout = output.layout
+        _check_intact(layout, _STORED_BY[PAIR], earlier_unit)
         pairs = read_keys(layout.slices(_STORED_BY[PAIR], earlier_unit))
         pairs = pairs[np.argsort(pairs["ordinal"], kind="stable")]
         ordinals = pairs["ordinal"].astype(np.int64)
@@ -244,6 +260,11 @@ class ImportStage(Stage):
         stored = None
         if PIXELS in self.kinds or (BYTES in self.kinds and not output.keyed):
             stored = _hashes_of(layout, self._plans[int(number)], earlier_unit)
+            if not np.isin(ordinals, stored["ordinal"]).all():
+                raise RuntimeError(
+                    f"{layout.root} has hashes of some of its images only; run its command again"
+                    " with against.images: near in its preset, or set it to bytes or none in this"
+                )
         files = []
         for kind in self.kinds:
             path = self.layout.slices(self.name, f"{unit}-{kind}")
@@ -258,6 +279,7 @@ class ImportStage(Stage):
             elif kind == PIXELS or (kind == BYTES and not output.keyed):
                 files.append(_publish_keys(path, _keys_of_images(stored, kind, ordinals, uids)))
             else:
+                _check_intact(layout, _STORED_BY[kind], earlier_unit)
                 keys = read_keys(layout.slices(_STORED_BY[kind], earlier_unit))
                 # The keys of images may be of a run whose filters kept other rows.
                 keys = keys[np.isin(keys["ordinal"], pairs["ordinal"])]
@@ -295,9 +317,10 @@ class OwnKeysStage(KeyStage):
         files = []
         for kind in self.kinds:
             if kind == UID:
-                # A uid that was made from a row says what its pair says, or less without a URL.
-                some = slice(None if record["own_uids"] else 0)
-                keys = key_records(uids[some], ordinals[some], uids[some])
+                # A uid that was made from a row says what its pair says, or less without a URL. It
+                # was made in another run if the manifest is the result of one.
+                own = rows.own_uids if record["own_uids"] else np.zeros(len(ordinals), bool)
+                keys = key_records(uids[own], ordinals[own], uids[own])
             elif kind == PAIR:
                 # A unit of the earlier output may have the same name.
                 keys = key_records(rows.keys(f"{AGAINST} {unit}", digests), ordinals, uids)
@@ -528,8 +551,11 @@ class Against(RunStage):
 
 def _kinds(settings: RunSettings, plan: Plan) -> tuple[str, ...]:
     """Return what is compared: uids and pairs, and images where there are any."""
-    at_hand = images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages)
-    return settings.preset.against.kinds if at_hand else (UID, PAIR)
+    return settings.preset.against.kinds if _with_images(settings, plan) else (UID, PAIR)
+
+
+def _with_images(settings: RunSettings, plan: Plan) -> bool:
+    return images_at_hand(Layout(settings.output), plan.images or DOWNLOAD in settings.stages)
 
 
 def _found_again(settings: RunSettings, kinds: Sequence[str]) -> tuple[Earlier, ...]:
@@ -567,7 +593,7 @@ def _compare(made: Made) -> AgainstFilter:
         settings.stages,
         findings.PAIR,
         (),
-        BYTES in kinds,
+        _with_images(settings, work.plan),
         Fingerprints.published(layout, OWN, known),
         made.filters,
         kinds=kinds,

@@ -8,11 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
 from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.store.commit import RunFailed
 from open_diht.pipelines.store.storage import stamps, store_path
 from open_diht.pipelines.verify.command import main as verify
 from tests.pipelines.conftest import pairs_of, sorted_tables
@@ -302,3 +304,43 @@ def test_killed_in_each_of_its_stages_it_equals_an_undisturbed_run(
 
     ended = sorted_tables(output)  # type: ignore[arg-type]
     assert without_output(ended) == without_output(compared.tables())
+
+
+def test_captions_first_and_then_what_is_left_keeps_what_one_run_keeps(tmp_path, filtering):
+    """Rows without URL and uid: the uids that the first run makes are of captions alone."""
+    for name, images in (("old", IMAGES[:3]), ("new", [IMAGES[0], *IMAGES[3:5]])):
+        rows = {"caption": CAPTIONS[:3], "image": pa.array(images, pa.binary())}
+        pq.write_table(pa.table({"n": range(3), **rows}), tmp_path / f"{name}.parquet")
+    asked = {"stages": STAGES, "against": f"{tmp_path}/old"}
+    preset = "{base: paper, dedup: {images: true}}"
+    filtering(tmp_path / "old.parquet", tmp_path / "old", preset=preset, stages=STAGES)
+    once = filtering(tmp_path / "new.parquet", tmp_path / "once", **asked)
+    assert _verdicts(once) == {0: "duplicate_earlier", 1: "kept", 2: "kept"}
+    first = {**asked, "stages": ("captions",)}
+    filtering(tmp_path / "new.parquet", tmp_path / "first", **first)
+    then = filtering(tmp_path / "first" / "kept", tmp_path / "then", **asked)
+    assert _verdicts(then) == {1: "kept", 2: "kept"}
+    none = "{base: paper, against: {images: none}}"  # the same pair, by the image's bytes
+    alone = filtering(tmp_path / "new.parquet", tmp_path / "alone", preset=none, **asked)
+    assert _evidence(alone) == {0: ("old", "pair")}
+
+
+def test_hashes_of_some_images_are_no_hashes(tmp_path, filtering):
+    old = pairs_of(tmp_path / "old.parquet", CAPTIONS[:4], IMAGES[:4], 4)
+    few = "{base: paper, against: {images: near}, columns: {n: {max: 0}}}"
+    filtering(old, tmp_path / "old", preset=few, stages=STAGES)
+    filtering(old, tmp_path / "old", stages=STAGES)
+    with pytest.raises(WrongUse, match="has no hashes of its images"):
+        filtering(old, tmp_path / "out", preset=NEAR, stages=STAGES, against=f"{tmp_path}/old")
+
+
+def test_damage_of_the_same_size_ends_the_run_with_the_remedy(tmp_path, filtering):
+    rows = [(_uid(n), f"http://a/{n}", CAPTIONS[n]) for n in range(3)]
+    old = _manifest(tmp_path / "old.tsv", rows)
+    filtering(old, tmp_path / "old", stages=("captions",))
+    (path,) = (tmp_path / "old" / "work" / "pair_keys" / "data").iterdir()
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunFailed, match=f"run the command of {tmp_path}/old again"):
+        filtering(old, tmp_path / "out", stages=("captions",), against=f"{tmp_path}/old")

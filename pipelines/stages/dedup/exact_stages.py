@@ -20,7 +20,7 @@ from open_diht.filters.several_captions import OTHER_CAPTIONS, OTHERS, captions_
 from open_diht.pipelines.datasets import Dataset
 from open_diht.pipelines.engine.progress import Heartbeat
 from open_diht.pipelines.engine.stage import Done, Stage
-from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.manifests import MissingImage, UnreadableFile, make_uid
 from open_diht.pipelines.stages.annotator import DuplicateFiles
 from open_diht.pipelines.stages.dedup.exact import duplicates, shared
 from open_diht.pipelines.stages.dedup.findings import (
@@ -91,6 +91,8 @@ class Pairs:
         self.pairs: list[bytes] = []
         self.bare: dict[int, tuple[int, bytes]] = {}
         """Rows without URL, by ordinal: their index and the digest of their caption."""
+        self._nameless: dict[int, str] = {}
+        """The uids that rows have without URL, stand-in and id, by index."""
 
     @property
     def ordinals(self) -> NDArray[np.int64]:
@@ -104,10 +106,20 @@ class Pairs:
             bare.tolist(), captions_of(rows.take(pa.array(bare))), strict=True
         ):
             digest = hashlib.sha256(caption.encode()).digest()
+            self._nameless[len(self.pairs) + place] = make_uid(url=None, caption=caption)
             self.bare[int(ordinals[place])] = len(self.pairs) + place, digest
         self._ordinals.append(ordinals)
         self.uids += rows["uid"].to_pylist()
         self.pairs += rows["pair"].to_pylist()
+
+    @property
+    def own_uids(self) -> NDArray[np.bool_]:
+        """Whether the uid of each row was not made from its URL or stand-in and its caption."""
+        made = [
+            self._nameless.get(place) if pair is None else pair.hex()
+            for place, pair in enumerate(self.pairs)
+        ]
+        return np.array([uid != one for uid, one in zip(self.uids, made, strict=True)], bool)
 
     def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
         """Return keys that equal pairs share. A row without URL is identified by the bytes of its
