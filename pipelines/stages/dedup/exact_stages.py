@@ -114,7 +114,7 @@ class Pairs:
 
     @property
     def own_uids(self) -> NDArray[np.bool_]:
-        """Return whether the uid of each row (n,) was not made from its image's name and caption."""
+        """Return whether the uid of each row (n,) was not made from its caption and image name."""
         made = [
             self._nameless.get(place) if pair is None else pair.hex()
             for place, pair in enumerate(self.pairs)
