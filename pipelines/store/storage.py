@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
+from open_diht.common.files import naming
 from open_diht.common.stores import in_words, is_of_store, many_at_once, stamp_of, translated
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def open_parts(path: StorePath) -> IO[bytes]:
     """Open a file to read parts of it. A store's client does not read ahead, as it does by default
     (S3: 50 MB)."""
     if is_local(path):
-        return path.open("rb")
+        # A thread of Arrow may close the file a little later than its reader does. It would need
+        # the GIL to close a Python file, and aborts the process if the interpreter has ended.
+        with naming(path):
+            return cast(IO[bytes], pa.OSFile(str(path)))
     return path.fs.open(path.path, "rb", cache_type="none")
 
 

@@ -13,7 +13,13 @@ from upath import UPath
 
 from open_diht.common.command_line import WrongUse
 from open_diht.pipelines.store.layout import Layout
-from open_diht.pipelines.store.storage import is_gone, row_groups, store_errors, store_path
+from open_diht.pipelines.store.storage import (
+    is_gone,
+    open_parts,
+    row_groups,
+    store_errors,
+    store_path,
+)
 
 STORE = store_path("memory://silent/out")
 
@@ -58,6 +64,18 @@ def test_row_groups_are_chosen_by_their_own_column(tmp_path: Path) -> None:
 
 
 # ---- where things lie: the folder of this machine beside an output folder in a store
+def test_a_thread_of_arrow_needs_no_interpreter_to_close_a_file_on_a_disk(tmp_path: Path) -> None:
+    """Else a command that ends while Arrow closes a file is aborted: a reader's `| head`."""
+    (tmp_path / "file").write_bytes(b"content")
+    with open_parts(tmp_path / "file") as file:
+        assert isinstance(file, pa.NativeFile) and not isinstance(file, pa.PythonFile)
+        file.seek(3)
+        assert file.read(2) == b"te"
+    with pytest.raises(FileNotFoundError) as missing:
+        open_parts(tmp_path / "missing")
+    assert missing.value.filename == str(tmp_path / "missing")
+
+
 def test_a_user_without_a_name_has_a_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that is told to run as some number."""
 
