@@ -66,6 +66,8 @@ class Pairs:
 
 BATCH_SIZE = 256
 """Pairs per batch in `features.yaml`."""
+READINGS = 20
+"""The most often that a model that is no arm reads a pair. On the real pools it is at most 12."""
 
 
 def pair_keys(file: str, pairs: int) -> list[str]:
@@ -143,6 +145,12 @@ def batch_of_few(pairs: Pairs) -> dict[str, Any]:
     generated pools."""
     few = len(pairs.captions)
     return {"schedule": {"batch_size": few}} if few < BATCH_SIZE else {}
+
+
+def budget_of_few(budget: int, pairs: Pairs) -> int:
+    """Return the samples that a scorer or teacher learns from: fewer than `budget` only where that
+    would read each pair more than READINGS times, as in generated pools."""
+    return min(budget, READINGS * len(pairs.captions))
 
 
 def trained(

@@ -68,7 +68,7 @@ from study.data import Data
 from study.images import Floats
 from study.lettered import OTHER, Plan, Seen, features_of, plan, seen, spotted_by_filter
 from study.rows import CPU, Arm, Result
-from study.training import Pairs, Trained, batch_of_few, trained
+from study.training import Pairs, Trained, batch_of_few, budget_of_few, trained
 from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("rivals.yaml")
@@ -319,10 +319,9 @@ class Candidates:
 def _scorers(pairs: Pairs) -> tuple[Trained, ...]:
     about = described(ABOUT)["scorer"]
     words = vocabulary(pairs.captions)
+    budget = budget_of_few(about["budget"], pairs)
     # No arm has these seeds.
-    return tuple(
-        trained_on(pairs, words, about["budget"], 1000 + seed) for seed in range(about["seeds"])
-    )
+    return tuple(trained_on(pairs, words, budget, 1000 + seed) for seed in range(about["seeds"]))
 
 
 def trained_on(pairs: Pairs, words: Sequence[str], budget: int, seed: int) -> Trained:

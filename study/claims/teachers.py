@@ -63,7 +63,16 @@ from study.claims.pools import open_pool, retrieval_tests
 from study.data import Data
 from study.rows import CPU, Arm, Result
 from study.teaching import concept_heads, named, write_embeddings, write_targets
-from study.training import FILE, Encoding, Pairs, Trained, batch_of_few, pair_keys, trained
+from study.training import (
+    FILE,
+    Encoding,
+    Pairs,
+    Trained,
+    batch_of_few,
+    budget_of_few,
+    pair_keys,
+    trained,
+)
 from study.word_tokens import vocabulary
 
 ABOUT = Path(__file__).with_name("teachers.yaml")
@@ -143,10 +152,12 @@ def _teacher(data: Data) -> Teacher:
     words = vocabulary(pairs.captions)
     changed = {"model": about["model"], **batch_of_few(pairs)}
     seeds = range(1000, 1000 + about["models"])  # no arm has these seeds
-    how = {"budget": about["budget"], "changed": changed}
+    budget = budget_of_few(about["budget"], pairs)
+    trainer = track_of(ABOUT, CPU).trainer
     return Teacher(
         tuple(
-            trained(track_of(ABOUT, CPU).trainer, pairs, words, seed=seed, **how) for seed in seeds
+            trained(trainer, pairs, words, seed=seed, budget=budget, changed=changed)
+            for seed in seeds
         )
     )
 

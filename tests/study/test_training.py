@@ -19,7 +19,7 @@ from open_diht.trainer.config_files import merged
 from open_diht.trainer.export import load
 from open_diht.trainer.loop import train
 from study.features import StoredTransform
-from study.training import Pairs
+from study.training import READINGS, Pairs, budget_of_few
 
 KINDS = 8
 TOWERS: dict[str, dict[str, Any]] = {
@@ -148,3 +148,10 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
     ):
         with pytest.raises(WrongUse, match=message):
             train(config(**sections), tmp_path / "run", _unheard)
+
+
+def test_only_pairs_that_would_be_read_too_often_have_a_smaller_budget() -> None:
+    few = Pairs.of_each(np.zeros((10, 4)), [["a", "b"]] * 10)
+    assert budget_of_few(READINGS * 20 + 1, few) == READINGS * 20
+    assert budget_of_few(READINGS * 20, few) == READINGS * 20
+    assert budget_of_few(READINGS * 20 - 1, few) == READINGS * 20 - 1
