@@ -116,6 +116,8 @@ def pairs(chromium: Browser, address: str, path: Path) -> str:
         page.goto(f"{address}rows?caption={caption.replace(' ', '+')}")
         hit = page.locator("article.hit").filter(has_text=caption).first
         show_all(page)
+        # The mark of what a search found would look like a reason.
+        hit.locator(".hit").evaluate("mark => mark.removeAttribute('class')")
         words.append(hit.inner_text())
         cards.append(Image.open(io.BytesIO(hit.screenshot())).convert("RGB"))
     width = cards[0].width + 8
