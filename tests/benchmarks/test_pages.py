@@ -113,8 +113,8 @@ def test_the_products_are_those_of_the_rates() -> None:
         f" (${least * price:.0f} to ${most * price:.0f} at ${price} each)" in readme
     )
     assert f"{price:.2f} for a core-hour" in " ".join(text.split())
-    assert round(10 * read) == 3, "README: seven pairs of ten are rejected, three images fetched"
-    for said in ("reject seven of LAION's pairs in ten, so three images", "saves seven of ten"):
+    assert round(100 * (1 - read)) == 70
+    for said in ("reject 70 % of LAION's pairs, so three images of ten", "saves seven of ten"):
         assert said in readme
     for cores in CORES:
         digits = 1 if cores > 16 else 0
@@ -176,8 +176,8 @@ def test_what_people_say_is_quoted_as_measured() -> None:
         f"{median(precision[f'`{name}`']):.2f}" for name in ("paper", "precise")
     )
     assert (
-        f"`paper` finds them with an F1 of {f1['`paper`']}, `precise` of {f1['`precise`']}. On"
-        f" LAION's captions, labelled by a language model, their precision is {by_model}" in readme
+        f"F1 is {f1['`paper`']} with `paper` and {f1['`precise`']} with `precise`. On LAION's"
+        f" captions, labelled by a language model, precision is {by_model}" in readme
     )
     page = prose("docs/howto/presets.md")
     visible = {
@@ -205,8 +205,8 @@ def test_the_readme_has_the_committed_ratios() -> None:
     assert small < 1 < sizes
     assert (
         "reduced to 256 px, [faster-paddle](benchmarks/RESULTS.md#ocr) reads text faster: we read"
-        f" {small:.2f} times as many. Otherwise we read {sizes:.1f} times as many as PaddleOCR with"
-        f" our sizes, {defaults:.1f} times with its defaults." in readme
+        f" {small:.2f} times as many images. Otherwise we read {sizes:.1f} times as many as"
+        f" PaddleOCR with our sizes, {defaults:.1f} times with its defaults." in readme
     )
     cost = ratio("score", "score", cat, "open_clip, ViT-B/32")
     assert f"takes {cost:.2f} of the time of a CLIP score of every pair" in readme
@@ -225,9 +225,8 @@ def test_what_a_killed_run_loses_is_a_unit() -> None:
     assert (
         f"take a core {captions:.0f} seconds for captions, and {images / 60:.1f} minutes" in resume
     )
-    assert (
-        f"by default up to {UNIT_ROWS[1]:,} captions or {IMAGE_ROWS[1]:,} images a core"
-        in prose("README.md")
+    assert f"at most [{UNIT_ROWS[1]:,} captions or {IMAGE_ROWS[1]:,} images per core]" in prose(
+        "README.md"
     )
 
 
