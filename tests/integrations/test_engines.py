@@ -457,6 +457,7 @@ def test_decisions_by_map_and_by_add_decisions_can_be_concatenated(few, monkeypa
     assert mapped.features == added.features and both[:2] == both[2:]
 
 
+@pytest.mark.usefixtures("ocr_models")
 @pytest.mark.parametrize("alias", [False, True])
 def test_daft_takes_caption_and_image_by_their_places(alias):
     daft = pytest.importorskip("daft")
